@@ -1,0 +1,171 @@
+#include "cpu/lookup.h"
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <queue>
+#include <vector>
+
+#include "cpu/hashing.h"
+#include "cpu/random.h"
+#include "cpu/row_set.h"
+
+namespace hashdl::cpu {
+namespace {
+
+/// A set of bits to flip, as a mask over the bits sorted by |projection|, and its cost: the sum of
+/// the squared projections. Ordered by cost, then mask.
+struct Flip {
+  float cost;
+  uint32_t mask;
+  bool operator>(const Flip& other) const {
+    return cost != other.cost ? cost > other.cost : mask > other.mask;
+  }
+};
+
+/// The codes that one table is probed at, cheapest flips first.
+class ProbeSequence {
+ public:
+  ProbeSequence(int64_t K, int64_t P) : K_(K), P_(P), order_(K), squares_(K) {}
+
+  /// Writes P codes to out[0], out[stride], ...; -1 when the table has fewer than P buckets.
+  void fill(const float* projections, int32_t code, int32_t* out, int64_t stride) {
+    out[0] = code;
+    if (P_ == 1) return;
+    sort_bits(projections);
+    heap_ = {};
+    heap_.push({cost(1), 1});
+    for (int64_t p = 1; p < P_; ++p) {
+      if (heap_.empty()) {
+        out[p * stride] = -1;
+        continue;
+      }
+      const Flip flip = heap_.top();
+      heap_.pop();
+      out[p * stride] = code ^ flipped_bits(flip.mask);
+      push_successors(flip.mask);
+    }
+  }
+
+ private:
+  void sort_bits(const float* projections) {
+    for (int64_t k = 0; k < K_; ++k) order_[k] = k;
+    std::stable_sort(order_.begin(), order_.end(), [&](int64_t i, int64_t j) {
+      return std::fabs(projections[i]) < std::fabs(projections[j]);
+    });
+    for (int64_t k = 0; k < K_; ++k) {
+      squares_[k] = projections[order_[k]] * projections[order_[k]];
+    }
+  }
+
+  /// Summed from scratch in ascending order, so that equal sets have equal costs to the bit.
+  float cost(uint32_t mask) const {
+    float sum = 0;
+    for (int64_t k = 0; k < K_; ++k) {
+      if (mask >> k & 1) sum += squares_[k];
+    }
+    return sum;
+  }
+
+  int32_t flipped_bits(uint32_t mask) const {
+    int32_t bits = 0;
+    for (int64_t k = 0; k < K_; ++k) {
+      if (mask >> k & 1) bits |= 1 << order_[k];
+    }
+    return bits;
+  }
+
+  /// "Shift" moves the highest bit one up, "expand" adds the bit above it: every set of bits is
+  /// reached once, from a cheaper one.
+  void push_successors(uint32_t mask) {
+    const int highest = 31 - __builtin_clz(mask);
+    if (highest + 1 >= K_) return;
+    const uint32_t next = uint32_t{1} << (highest + 1);
+    const uint32_t shifted = (mask ^ (uint32_t{1} << highest)) | next;
+    heap_.push({cost(shifted), shifted});
+    heap_.push({cost(mask | next), mask | next});
+  }
+
+  int64_t K_, P_;
+  std::vector<int64_t> order_;  ///< bits by ascending |projection|
+  std::vector<float> squares_;  ///< squared projection of order_[k]
+  std::priority_queue<Flip, std::vector<Flip>, std::greater<>> heap_;
+};
+
+/// The candidates of one sample while they are found.
+class Collector {
+ public:
+  Collector(const Lookup& args) : args_(args), found_(args.C) {}
+
+  void start(int64_t b) {
+    candidates_ = args_.candidates + b * args_.C;
+    hits_ = args_.hits + b * args_.C;
+    count_ = 0;
+    found_.clear();
+  }
+
+  /// Reads bucket `code` of table l, at most cap rows of it.
+  void read_bucket(int64_t l, int32_t code, uint64_t key, int64_t draw) {
+    const int32_t* offset = args_.offsets + l * ((int64_t{1} << args_.K) + 1) + code;
+    const int32_t* bucket = args_.rows + l * args_.N + offset[0];
+    const int64_t size = offset[1] - offset[0];
+    if (size <= args_.cap) {
+      for (int64_t i = 0; i < size; ++i) add(bucket[i]);
+      return;
+    }
+    const int64_t first = draw_below(key, draw, size);
+    for (int64_t i = 0; i < args_.cap; ++i) {
+      const int64_t at = first + i;
+      add(bucket[at < size ? at : at - size]);
+    }
+  }
+
+  void finish() {
+    std::fill(candidates_ + count_, candidates_ + args_.C, -1);
+    std::fill(hits_ + count_, hits_ + args_.C, 0);
+  }
+
+ private:
+  void add(int32_t row) {
+    const int32_t slot = found_.find(row);
+    if (slot >= 0) {
+      ++hits_[slot];
+    } else if (count_ < args_.C) {
+      found_.insert(row, count_);
+      candidates_[count_] = row;
+      hits_[count_++] = 1;
+    }
+  }
+
+  const Lookup& args_;
+  RowSet found_;
+  int32_t* candidates_ = nullptr;
+  int32_t* hits_ = nullptr;
+  int32_t count_ = 0;
+};
+
+}  // namespace
+
+bool lookup(const Lookup& args, int64_t begin, int64_t end) {
+  bool finite = true;
+  std::vector<int32_t> codes(args.L);
+  std::vector<int32_t> probes(args.P * args.L);
+  ProbeSequence sequence(args.K, args.P);
+  Collector collector(args);
+  for (int64_t b = begin; b < end; ++b) {
+    const float* projections = args.projections + b * args.L * args.K;
+    finite &= pack_signs(projections, 0, 1, args.L, args.K, codes.data());
+    for (int64_t l = 0; l < args.L; ++l) {
+      sequence.fill(projections + l * args.K, codes[l], probes.data() + l, args.L);
+    }
+    collector.start(b);
+    const uint64_t key = stream_key(args.seed, args.step, b);
+    for (int64_t i = 0; i < args.P * args.L; ++i) {
+      if (probes[i] >= 0) collector.read_bucket(i % args.L, probes[i], key, i);
+    }
+    collector.finish();
+  }
+  return finite;
+}
+
+}  // namespace hashdl::cpu

@@ -1,0 +1,25 @@
+// Look-up of queries in the tables: query-directed multiprobe (Lv et al., VLDB 2007), a cap on the
+// rows read from one bucket, de-duplication, and a count of the tables' hits.
+#pragma once
+
+#include <cstdint>
+
+namespace hashdl::cpu {
+
+struct Lookup {
+  const float* projections;  ///< (B, L * K) of the queries
+  const int32_t* offsets;    ///< (L, 2^K + 1)
+  const int32_t* rows;       ///< (L, N)
+  int32_t* candidates;       ///< (B, C), written: distinct rows in order of discovery, then -1
+  int32_t* hits;             ///< (B, C), written: in how many probed buckets the row stood
+  int64_t N, L, K, P, C;
+  int64_t cap;         ///< most rows read from one bucket; from a random place on, around the end
+  int64_t seed, step;  ///< key of the random places
+};
+
+/// The samples in [begin, end). Probe 0 of every table is read first, then probe 1, and so on:
+/// when C candidates are found, what is dropped comes from the least likely buckets.
+/// Returns false when a projection in the range is NaN or infinite.
+bool lookup(const Lookup& args, int64_t begin, int64_t end);
+
+}  // namespace hashdl::cpu

@@ -1,0 +1,29 @@
+// Counter-based random numbers: a pure function of (seed, step, stream, draw), so that results do
+// not depend on the number of threads. The same function stands in hashdl/reference.py.
+#pragma once
+
+#include <cstdint>
+
+namespace hashdl::cpu {
+
+/// The finalizer of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
+inline uint64_t mix(uint64_t z) {
+  z += 0x9e3779b97f4a7c15ULL;
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ULL;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111ebULL;
+  return z ^ (z >> 31);
+}
+
+/// The key of one stream (a sample, a bucket, ...) at one step.
+inline uint64_t stream_key(int64_t seed, int64_t step, int64_t stream) {
+  return mix(mix(mix(static_cast<uint64_t>(seed)) ^ static_cast<uint64_t>(step)) ^
+             static_cast<uint64_t>(stream));
+}
+
+/// Draw number `draw` of the stream: uniform in [0, bound), for bound < 2^31.
+inline int64_t draw_below(uint64_t key, int64_t draw, int64_t bound) {
+  const uint64_t bits = mix(key ^ static_cast<uint64_t>(draw)) >> 33;  // 31 bits
+  return static_cast<int64_t>((bits * static_cast<uint64_t>(bound)) >> 31);
+}
+
+}  // namespace hashdl::cpu

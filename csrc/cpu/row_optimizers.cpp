@@ -1,0 +1,174 @@
+#include "cpu/row_optimizers.h"
+
+#include "cpu/vec.h"
+
+namespace hashdl::cpu::HASHDL_SIMD_LEVEL {
+namespace {
+
+HASHDL_INLINE float square_root(float x) { return __builtin_sqrtf(x); }
+HASHDL_INLINE double square_root(double x) { return __builtin_sqrt(x); }
+
+// Rows ahead that are asked for: a row's weight and state lie in different places of memory.
+constexpr int64_t kAhead = 4;
+
+template <typename T>
+HASHDL_INLINE void prefetch_state(const T* state, const int32_t* rows, int64_t u, int64_t end,
+                                  int64_t d) {
+  if (state != nullptr && u + kAhead < end) {
+    prefetch_row(state + static_cast<int64_t>(rows[u + kAhead]) * d, d);
+  }
+}
+
+/// Mean of the squares of one row's gradient, weight decay included.
+template <typename T>
+HASHDL_INLINE Accumulate<T> mean_square(const T* grad, const T* weight, int64_t d,
+                                        Accumulate<T> decay) {
+  using A = Accumulate<T>;
+  A sum = 0;
+  for (int64_t k = 0; k < d; ++k) {
+    const A g = A(load1(grad + k)) + decay * A(load1(weight + k));
+    sum += g * g;
+  }
+  return sum / A(d);
+}
+
+template <typename T>
+void sgd(const SgdRows<T>& args, int64_t begin, int64_t end) {
+  using A = Accumulate<T>;
+  const RowUpdate<T>& up = args.update;
+  const A lr = A(up.lr), decay = A(up.weight_decay), momentum = A(args.momentum);
+  for (int64_t u = begin; u < end; ++u) {
+    prefetch_state(up.weight, up.rows, u, end, up.d);
+    prefetch_state(args.momentum_buffer, up.rows, u, end, up.d);
+    const int64_t row = static_cast<int64_t>(up.rows[u]) * up.d;
+    T* w = up.weight + row;
+    const T* grad = up.grad + u * up.d;
+    A* buffer = args.momentum_buffer == nullptr ? nullptr : args.momentum_buffer + row;
+    for (int64_t k = 0; k < up.d; ++k) {
+      const A wk = load1(w + k);
+      A g = A(load1(grad + k)) + decay * wk;
+      if (buffer != nullptr) {
+        buffer[k] = momentum * buffer[k] + g;
+        g = args.nesterov ? g + momentum * buffer[k] : buffer[k];
+      }
+      store1(w + k, wk - lr * g);
+    }
+  }
+}
+
+template <typename T>
+void adagrad(const AdagradRows<T>& args, int64_t begin, int64_t end) {
+  using A = Accumulate<T>;
+  const RowUpdate<T>& up = args.update;
+  const A lr = A(up.lr), decay = A(up.weight_decay), eps = A(args.eps);
+  for (int64_t u = begin; u < end; ++u) {
+    prefetch_state(up.weight, up.rows, u, end, up.d);
+    prefetch_state(args.sum, up.rows, u, end, args.row_wise ? 1 : up.d);
+    const int64_t row = up.rows[u];
+    T* w = up.weight + row * up.d;
+    const T* grad = up.grad + u * up.d;
+    if (args.row_wise) {
+      args.sum[row] += mean_square(grad, w, up.d, decay);
+      const A rate = lr / (square_root(args.sum[row]) + eps);
+      for (int64_t k = 0; k < up.d; ++k) {
+        const A wk = load1(w + k);
+        store1(w + k, wk - rate * (A(load1(grad + k)) + decay * wk));
+      }
+    } else {
+      A* sum = args.sum + row * up.d;
+      for (int64_t k = 0; k < up.d; ++k) {
+        const A wk = load1(w + k);
+        const A g = A(load1(grad + k)) + decay * wk;
+        sum[k] += g * g;
+        store1(w + k, wk - lr * g / (square_root(sum[k]) + eps));
+      }
+    }
+  }
+}
+
+template <typename A>
+struct AdamConstants {
+  A lr, beta1, beta2, eps, decay, shrink, step_size, correction;
+};
+
+/// The scalars of one step, computed in double as torch does: 1 - beta^t cancels in float.
+template <typename T>
+AdamConstants<Accumulate<T>> adam_constants(const AdamRows<T>& args) {
+  using A = Accumulate<T>;
+  const double t = static_cast<double>(args.step);
+  const double correction1 = 1 - __builtin_pow(args.beta1, t);
+  const double correction2 = 1 - __builtin_pow(args.beta2, t);
+  const double lr = args.update.lr, decay = args.update.weight_decay;
+  return {A(lr),
+          A(args.beta1),
+          A(args.beta2),
+          A(args.eps),
+          A(args.decoupled ? 0 : decay),
+          A(args.decoupled ? 1 - lr * decay : 1),
+          A(lr / correction1),
+          A(1 / __builtin_sqrt(correction2))};
+}
+
+template <typename T>
+HASHDL_INLINE void adam_full_row(const AdamConstants<Accumulate<T>>& c, T* __restrict w,
+                                 const T* __restrict grad, Accumulate<T>* __restrict m,
+                                 Accumulate<T>* __restrict v, int64_t d) {
+  using A = Accumulate<T>;
+  for (int64_t k = 0; k < d; ++k) {
+    const A wk = A(load1(w + k)) * c.shrink;
+    const A g = A(load1(grad + k)) + c.decay * wk;
+    m[k] += (A(1) - c.beta1) * (g - m[k]);
+    v[k] = c.beta2 * v[k] + (A(1) - c.beta2) * g * g;
+    store1(w + k, wk - c.step_size * m[k] / (square_root(v[k]) * c.correction + c.eps));
+  }
+}
+
+template <typename T>
+HASHDL_INLINE void adam_row_wise(const AdamConstants<Accumulate<T>>& c, T* __restrict w,
+                                 const T* __restrict grad, Accumulate<T>* __restrict m,
+                                 Accumulate<T>* v, int64_t d) {
+  using A = Accumulate<T>;
+  *v = c.beta2 * *v + (A(1) - c.beta2) * mean_square(grad, w, d, c.decay);
+  const A rate = c.step_size / (square_root(*v) * c.correction + c.eps);
+  for (int64_t k = 0; k < d; ++k) {
+    const A wk = A(load1(w + k)) * c.shrink;
+    const A g = A(load1(grad + k)) + c.decay * wk;
+    m[k] += (A(1) - c.beta1) * (g - m[k]);
+    store1(w + k, wk - rate * m[k]);
+  }
+}
+
+template <typename T>
+void adam(const AdamRows<T>& args, int64_t begin, int64_t end) {
+  const RowUpdate<T>& up = args.update;
+  const AdamConstants<Accumulate<T>> c = adam_constants(args);
+  for (int64_t u = begin; u < end; ++u) {
+    prefetch_state(up.weight, up.rows, u, end, up.d);
+    prefetch_state(args.exp_avg, up.rows, u, end, up.d);
+    prefetch_state(args.exp_avg_sq, up.rows, u, end, args.row_wise ? 1 : up.d);
+    const int64_t row = up.rows[u];
+    T* w = up.weight + row * up.d;
+    const T* grad = up.grad + u * up.d;
+    Accumulate<T>* m = args.exp_avg + row * up.d;
+    if (args.row_wise) {
+      adam_row_wise(c, w, grad, m, args.exp_avg_sq + row, up.d);
+    } else {
+      adam_full_row(c, w, grad, m, args.exp_avg_sq + row * up.d, up.d);
+    }
+  }
+}
+
+}  // namespace
+
+template <typename T>
+const RowOptimizerKernels<T>& row_optimizer_kernels() {
+  static constexpr RowOptimizerKernels<T> kernels{sgd<T>, adagrad<T>, adam<T>};
+  return kernels;
+}
+
+template const RowOptimizerKernels<float>& row_optimizer_kernels<float>();
+template const RowOptimizerKernels<double>& row_optimizer_kernels<double>();
+template const RowOptimizerKernels<BFloat16>& row_optimizer_kernels<BFloat16>();
+template const RowOptimizerKernels<Half>& row_optimizer_kernels<Half>();
+
+}  // namespace hashdl::cpu::HASHDL_SIMD_LEVEL

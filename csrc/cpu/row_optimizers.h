@@ -1,0 +1,58 @@
+// Optimizer steps that touch only the rows with a gradient. weight (N, d); grad (U, d) belongs to
+// the distinct rows `rows` (U). Everything is updated in place, in one pass over each row.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/dtypes.h"
+#include "cpu/simd.h"
+
+namespace hashdl::cpu {
+
+template <typename T>
+struct RowUpdate {
+  T* weight;            ///< (N, d), updated
+  const int32_t* rows;  ///< (U), distinct, in [0, N)
+  const T* grad;        ///< (U, d)
+  int64_t d;
+  double lr;
+  double weight_decay;  ///< added to the gradient as weight_decay * weight (L2)
+};
+
+template <typename T>
+struct SgdRows {
+  RowUpdate<T> update;
+  Accumulate<T>* momentum_buffer;  ///< (N, d), updated; null without momentum
+  double momentum;
+  bool nesterov;
+};
+
+template <typename T>
+struct AdagradRows {
+  RowUpdate<T> update;
+  Accumulate<T>* sum;  ///< (N, d), or (N) when row_wise: mean of the squares of the row; updated
+  bool row_wise;
+  double eps;
+};
+
+template <typename T>
+struct AdamRows {
+  RowUpdate<T> update;
+  Accumulate<T>* exp_avg;     ///< (N, d), updated
+  Accumulate<T>* exp_avg_sq;  ///< (N, d), or (N) when row_wise; updated
+  bool row_wise;
+  double beta1, beta2, eps;
+  int64_t step;       ///< 1 for the first step: the bias correction is of the global step
+  bool decoupled;     ///< weight decay as in AdamW instead of L2
+};
+
+template <typename T>
+struct RowOptimizerKernels {
+  void (*sgd)(const SgdRows<T>&, int64_t begin, int64_t end);          ///< range of `rows`
+  void (*adagrad)(const AdagradRows<T>&, int64_t begin, int64_t end);  ///< range of `rows`
+  void (*adam)(const AdamRows<T>&, int64_t begin, int64_t end);        ///< range of `rows`
+};
+
+HASHDL_DECLARE_TABLE(RowOptimizerKernels, row_optimizer_kernels)
+
+}  // namespace hashdl::cpu

@@ -1,0 +1,88 @@
+#include "ops/common.h"
+
+namespace hashdl::ops {
+
+std::string shape_string(const Tensor& tensor) {
+  std::string text = "(";
+  for (int64_t i = 0; i < tensor.dim(); ++i) {
+    text += (i > 0 ? ", " : "") + std::to_string(tensor.size(i));
+  }
+  return text + (tensor.dim() == 1 ? ",)" : ")");
+}
+
+std::string dtype_string(ScalarType dtype) {
+  switch (dtype) {
+    case ScalarType::Float:
+      return "float32";
+    case ScalarType::Double:
+      return "float64";
+    case ScalarType::BFloat16:
+      return "bfloat16";
+    case ScalarType::Half:
+      return "float16";
+    case ScalarType::Int:
+      return "int32";
+    case ScalarType::Long:
+      return "int64";
+    case ScalarType::Byte:
+      return "uint8";
+    default:
+      return "dtype number " + std::to_string(static_cast<int>(dtype));
+  }
+}
+
+void check(bool ok, const char* op, const char* argument, const std::string& what) {
+  if (!ok) throw std::runtime_error(std::string("hashdl::") + op + ": " + argument + ": " + what);
+}
+
+void check_shape(const Tensor& tensor, const std::vector<int64_t>& shape, const char* op,
+                 const char* argument) {
+  bool same = tensor.dim() == static_cast<int64_t>(shape.size());
+  std::string wanted = "(";
+  for (size_t i = 0; i < shape.size(); ++i) {
+    same = same && (shape[i] < 0 || tensor.size(i) == shape[i]);
+    wanted += (i > 0 ? ", " : "") + (shape[i] < 0 ? "*" : std::to_string(shape[i]));
+  }
+  wanted += shape.size() == 1 ? ",)" : ")";
+  check(same, op, argument, "got shape " + shape_string(tensor) + ", wanted " + wanted);
+}
+
+void check_dtype(const Tensor& tensor, ScalarType dtype, const char* op, const char* argument) {
+  check(tensor.scalar_type() == dtype, op, argument,
+        "got dtype " + dtype_string(tensor.scalar_type()) + ", wanted " + dtype_string(dtype));
+}
+
+void check_floating(const Tensor& tensor, const char* op, const char* argument) {
+  const ScalarType dtype = tensor.scalar_type();
+  const bool floating = dtype == ScalarType::Float || dtype == ScalarType::Double ||
+                        dtype == ScalarType::BFloat16 || dtype == ScalarType::Half;
+  check(floating, op, argument,
+        "got dtype " + dtype_string(dtype) + ", wanted float32, float64, bfloat16 or float16");
+}
+
+void check_rows(const Tensor& rows, int64_t lowest, int64_t N, const char* op,
+                const char* argument) {
+  const int32_t* ids = data<int32_t>(rows);
+  const int64_t count = rows.numel();
+  int32_t low = 0, high = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    low = ids[i] < low ? ids[i] : low;
+    high = ids[i] > high ? ids[i] : high;
+  }
+  const bool ok = count == 0 || (low >= lowest && high < N);
+  check(ok, op, argument,
+        "got ids from " + std::to_string(low) + " to " + std::to_string(high) + ", wanted " +
+            std::to_string(lowest) + " to " + std::to_string(N - 1));
+}
+
+int64_t read_step(const Tensor& step, const char* op) {
+  check_dtype(step, ScalarType::Long, op, "step");
+  check(step.numel() == 1, op, "step", "got shape " + shape_string(step) + ", wanted one element");
+  return *data<int64_t>(step);
+}
+
+Tensor empty(const Tensor& like, const std::vector<int64_t>& shape, ScalarType dtype) {
+  return torch::stable::new_empty(like, shape, dtype);
+}
+
+}  // namespace hashdl::ops

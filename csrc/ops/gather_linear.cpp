@@ -1,0 +1,137 @@
+// gather_linear and its backward, and scatter_rows.
+#include "cpu/gather_linear.h"
+
+#include "cpu/row_groups.h"
+#include "ops/common.h"
+
+namespace hashdl::ops {
+namespace {
+
+/// The checks that forward and backward share; rows must be contiguous.
+void check_layer(const Tensor& x, const Tensor& weight, const Tensor& rows, const char* op) {
+  check_floating(weight, op, "weight");
+  check_shape(weight, {-1, -1}, op, "weight");
+  check_dtype(x, weight.scalar_type(), op, "x");
+  check_shape(x, {-1, weight.size(1)}, op, "x");
+  check_dtype(rows, ScalarType::Int, op, "rows");
+  check_shape(rows, {x.size(0), -1}, op, "rows");
+  check_rows(rows, -1, weight.size(0), op, "rows");
+}
+
+Tensor gather_linear(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
+                     const Tensor& rows) {
+  constexpr auto op = "gather_linear";
+  const Tensor ids = as_contiguous(rows);
+  check_layer(x, weight, ids, op);
+  if (bias.has_value()) {
+    check_dtype(*bias, weight.scalar_type(), op, "bias");
+    check_shape(*bias, {weight.size(0)}, op, "bias");
+  }
+  const Tensor inputs = as_contiguous(x), w = as_contiguous(weight);
+  const auto b = as_contiguous(bias);
+  const int64_t B = ids.size(0), A = ids.size(1), d = w.size(1);
+  const Tensor z = empty(inputs, {B, A}, w.scalar_type());
+  dispatch_floating(w, [&]<typename T>(T) {
+    const cpu::GatherForward<T> args{data<T>(inputs),      data<T>(w),         data_or_null<T>(b),
+                                     data<int32_t>(ids), mutable_data<T>(z), d, A};
+    const auto run = cpu::gather_linear_kernels<T>().forward;
+    torch::stable::parallel_for(0, B, 1,
+                                [&](int64_t begin, int64_t end) { run(args, begin, end); });
+  });
+  return z;
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> gather_linear_backward(
+    const Tensor& grad_z, const Tensor& x, const Tensor& weight, const Tensor& rows,
+    const std::optional<Tensor>& extra_rows, const std::optional<Tensor>& extra_grad,
+    const std::optional<Tensor>& extra_bias) {
+  constexpr auto op = "gather_linear_backward";
+  const Tensor ids = as_contiguous(rows);
+  check_layer(x, weight, ids, op);
+  const int64_t B = ids.size(0), A = ids.size(1), N = weight.size(0), d = weight.size(1);
+  const ScalarType dtype = weight.scalar_type();
+  check_dtype(grad_z, dtype, op, "grad_z");
+  check_shape(grad_z, {B, A}, op, "grad_z");
+  const auto more = as_contiguous(extra_rows), more_grad = as_contiguous(extra_grad);
+  const auto more_bias = as_contiguous(extra_bias);
+  const int64_t E = more.has_value() ? more->size(0) : 0;
+  check(more.has_value() == more_grad.has_value(), op, "extra_grad",
+        "wanted together with extra_rows");
+  if (more.has_value()) {
+    check_dtype(*more, ScalarType::Int, op, "extra_rows");
+    check_shape(*more, {E}, op, "extra_rows");
+    check_rows(*more, -1, N, op, "extra_rows");
+    check_dtype(*more_grad, dtype, op, "extra_grad");
+    check_shape(*more_grad, {E, d}, op, "extra_grad");
+  }
+  if (more_bias.has_value()) {
+    check_dtype(*more_bias, dtype, op, "extra_bias");
+    check_shape(*more_bias, {E}, op, "extra_bias");
+  }
+  check(B * A + E < int64_t{1} << 32, op, "rows", "got 2^32 pairs or more");
+
+  const Tensor grad = as_contiguous(grad_z), inputs = as_contiguous(x), w = as_contiguous(weight);
+  const auto groups = cpu::group_by_row(data<int32_t>(ids), B * A,
+                                        data_or_null<int32_t>(more), E, N);
+  const int64_t U = static_cast<int64_t>(groups.row.size());
+  const Tensor grad_x = empty(inputs, {B, d}, dtype);
+  const Tensor touched = empty(inputs, {U}, ScalarType::Int);
+  const Tensor grad_weight = empty(inputs, {U, d}, dtype);
+  const Tensor grad_bias = empty(inputs, {U}, dtype);
+  std::copy(groups.row.begin(), groups.row.end(), mutable_data<int32_t>(touched));
+  dispatch_floating(w, [&]<typename T>(T) {
+    const auto& kernels = cpu::gather_linear_kernels<T>();
+    const cpu::GatherBackwardInput<T> to_input{data<T>(grad), data<T>(w), data<int32_t>(ids),
+                                               mutable_data<T>(grad_x), d, A};
+    torch::stable::parallel_for(0, B, 1, [&](int64_t begin, int64_t end) {
+      kernels.backward_input(to_input, begin, end);
+    });
+    const cpu::GatherBackwardWeight<T> to_weight{data<T>(grad),
+                                                 data<T>(inputs),
+                                                 data_or_null<T>(more_grad),
+                                                 data_or_null<T>(more_bias),
+                                                 groups.start.data(),
+                                                 groups.pair.data(),
+                                                 mutable_data<T>(grad_weight),
+                                                 mutable_data<T>(grad_bias),
+                                                 d,
+                                                 A,
+                                                 B * A};
+    torch::stable::parallel_for(0, U, 16, [&](int64_t begin, int64_t end) {
+      kernels.backward_weight(to_weight, begin, end);
+    });
+  });
+  return {grad_x, touched, grad_weight, grad_bias};
+}
+
+Tensor scatter_rows(const Tensor& values, const Tensor& rows, int64_t n_rows, double fill) {
+  constexpr auto op = "scatter_rows";
+  check_floating(values, op, "values");
+  check_dtype(rows, ScalarType::Int, op, "rows");
+  check_shape(rows, {-1, -1}, op, "rows");
+  const int64_t B = rows.size(0), A = rows.size(1);
+  check_shape(values, {B, A}, op, "values");
+  const Tensor source = as_contiguous(values), ids = as_contiguous(rows);
+  check_rows(ids, -1, n_rows, op, "rows");
+  Tensor out = empty(source, {B, n_rows}, source.scalar_type());
+  torch::stable::fill_(out, fill);
+  dispatch_floating(source, [&]<typename T>(T) {
+    for (int64_t b = 0; b < B; ++b) {
+      T* row_out = mutable_data<T>(out) + b * n_rows;
+      for (int64_t a = b * A; a < (b + 1) * A; ++a) {
+        const int32_t row = data<int32_t>(ids)[a];
+        if (row >= 0) row_out[row] = data<T>(source)[a];
+      }
+    }
+  });
+  return out;
+}
+
+}  // namespace
+}  // namespace hashdl::ops
+
+STABLE_TORCH_LIBRARY_IMPL(hashdl, CPU, m) {
+  m.impl("gather_linear", TORCH_BOX(&hashdl::ops::gather_linear));
+  m.impl("gather_linear_backward", TORCH_BOX(&hashdl::ops::gather_linear_backward));
+  m.impl("scatter_rows", TORCH_BOX(&hashdl::ops::scatter_rows));
+}

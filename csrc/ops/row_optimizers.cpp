@@ -1,0 +1,132 @@
+// sgd_rows_, adagrad_rows_ and adam_rows_.
+#include "cpu/row_optimizers.h"
+
+#include "ops/common.h"
+
+namespace hashdl::ops {
+namespace {
+
+/// Elements a row: d of a (N, d) weight, 1 of a (N) bias.
+int64_t row_size(const Tensor& weight) { return weight.dim() == 2 ? weight.size(1) : 1; }
+
+void check_in_place(const Tensor& tensor, const char* op, const char* argument) {
+  check(tensor.is_contiguous(), op, argument, "got a non-contiguous tensor; it is updated in place");
+}
+
+void check_update(const Tensor& weight, const Tensor& rows, const Tensor& grad, const char* op) {
+  check_floating(weight, op, "weight");
+  check(weight.dim() == 1 || weight.dim() == 2, op, "weight",
+        "got shape " + shape_string(weight) + ", wanted (N, d) or (N,)");
+  check_in_place(weight, op, "weight");
+  check_dtype(rows, ScalarType::Int, op, "rows");
+  check_shape(rows, {-1}, op, "rows");
+  check_dtype(grad, weight.scalar_type(), op, "grad");
+  const int64_t U = rows.size(0);
+  if (weight.dim() == 2) {
+    check_shape(grad, {U, weight.size(1)}, op, "grad");
+  } else {
+    check_shape(grad, {U}, op, "grad");
+  }
+}
+
+/// A state of the weight's shape; when `allow_row_wise`, of shape (N,) as well. True if row-wise.
+bool check_state(const Tensor& state, const Tensor& weight, bool allow_row_wise, const char* op,
+                 const char* argument) {
+  check_dtype(state, accumulate_dtype(weight), op, argument);
+  check_in_place(state, op, argument);
+  const bool row_wise = allow_row_wise && weight.dim() == 2 && state.dim() == 1;
+  if (row_wise || weight.dim() == 1) {
+    check_shape(state, {weight.size(0)}, op, argument);
+  } else {
+    check_shape(state, {weight.size(0), weight.size(1)}, op, argument);
+  }
+  return row_wise;
+}
+
+/// Contiguous and checked row ids. Distinctness is the caller's contract: it is what makes rows
+/// independent, and groups of rows come out distinct everywhere in this package.
+Tensor checked_rows(const Tensor& rows, const Tensor& weight, const char* op) {
+  const Tensor ids = as_contiguous(rows);
+  check_rows(ids, 0, weight.size(0), op, "rows");
+  return ids;
+}
+
+template <typename T>
+cpu::RowUpdate<T> row_update(const Tensor& weight, const Tensor& rows, const Tensor& grad,
+                             double lr, double weight_decay) {
+  return {mutable_data<T>(weight), data<int32_t>(rows), data<T>(grad),
+          row_size(weight),        lr,                  weight_decay};
+}
+
+constexpr int64_t kGrain = 16;
+
+void sgd_rows_(const Tensor& weight, const std::optional<Tensor>& momentum_buffer,
+               const Tensor& rows, const Tensor& grad, double lr, double momentum, bool nesterov,
+               double weight_decay) {
+  constexpr auto op = "sgd_rows_";
+  check_update(weight, rows, grad, op);
+  if (momentum_buffer.has_value()) {
+    check_state(*momentum_buffer, weight, false, op, "momentum_buffer");
+  }
+  const Tensor ids = checked_rows(rows, weight, op), gradient = as_contiguous(grad);
+  dispatch_floating(weight, [&]<typename T>(T) {
+    using State = cpu::Accumulate<T>;
+    State* buffer =
+        momentum_buffer.has_value() ? mutable_data<State>(*momentum_buffer) : nullptr;
+    const cpu::SgdRows<T> args{row_update<T>(weight, ids, gradient, lr, weight_decay), buffer,
+                               momentum, nesterov};
+    const auto run = cpu::row_optimizer_kernels<T>().sgd;
+    torch::stable::parallel_for(0, ids.size(0), kGrain,
+                                [&](int64_t begin, int64_t end) { run(args, begin, end); });
+  });
+}
+
+void adagrad_rows_(const Tensor& weight, const Tensor& sum, const Tensor& rows, const Tensor& grad,
+                   double lr, double eps, double weight_decay) {
+  constexpr auto op = "adagrad_rows_";
+  check_update(weight, rows, grad, op);
+  const bool row_wise = check_state(sum, weight, true, op, "sum");
+  const Tensor ids = checked_rows(rows, weight, op), gradient = as_contiguous(grad);
+  dispatch_floating(weight, [&]<typename T>(T) {
+    const cpu::AdagradRows<T> args{row_update<T>(weight, ids, gradient, lr, weight_decay),
+                                   mutable_data<cpu::Accumulate<T>>(sum), row_wise, eps};
+    const auto run = cpu::row_optimizer_kernels<T>().adagrad;
+    torch::stable::parallel_for(0, ids.size(0), kGrain,
+                                [&](int64_t begin, int64_t end) { run(args, begin, end); });
+  });
+}
+
+void adam_rows_(const Tensor& weight, const Tensor& exp_avg, const Tensor& exp_avg_sq,
+                const Tensor& rows, const Tensor& grad, double lr, double beta1, double beta2,
+                double eps, double weight_decay, bool decoupled, int64_t step) {
+  constexpr auto op = "adam_rows_";
+  check_update(weight, rows, grad, op);
+  check(step >= 1, op, "step", "got " + std::to_string(step) + ", wanted 1 or more");
+  check_state(exp_avg, weight, false, op, "exp_avg");
+  const bool row_wise = check_state(exp_avg_sq, weight, true, op, "exp_avg_sq");
+  const Tensor ids = checked_rows(rows, weight, op), gradient = as_contiguous(grad);
+  dispatch_floating(weight, [&]<typename T>(T) {
+    using State = cpu::Accumulate<T>;
+    const cpu::AdamRows<T> args{row_update<T>(weight, ids, gradient, lr, weight_decay),
+                                mutable_data<State>(exp_avg),
+                                mutable_data<State>(exp_avg_sq),
+                                row_wise,
+                                beta1,
+                                beta2,
+                                eps,
+                                step,
+                                decoupled};
+    const auto run = cpu::row_optimizer_kernels<T>().adam;
+    torch::stable::parallel_for(0, ids.size(0), kGrain,
+                                [&](int64_t begin, int64_t end) { run(args, begin, end); });
+  });
+}
+
+}  // namespace
+}  // namespace hashdl::ops
+
+STABLE_TORCH_LIBRARY_IMPL(hashdl, CPU, m) {
+  m.impl("sgd_rows_", TORCH_BOX(&hashdl::ops::sgd_rows_));
+  m.impl("adagrad_rows_", TORCH_BOX(&hashdl::ops::adagrad_rows_));
+  m.impl("adam_rows_", TORCH_BOX(&hashdl::ops::adam_rows_));
+}

@@ -1,0 +1,81 @@
+// select and shared_rows.
+#include "cpu/selection.h"
+
+#include "ops/common.h"
+
+namespace hashdl::ops {
+namespace {
+
+Tensor select(const Tensor& candidates, const std::optional<Tensor>& scores,
+              const std::optional<Tensor>& labels, const std::optional<Tensor>& shared,
+              int64_t active, int64_t random, int64_t n_rows, int64_t seed, const Tensor& step) {
+  constexpr auto op = "select";
+  check_dtype(candidates, ScalarType::Int, op, "candidates");
+  check_shape(candidates, {-1, -1}, op, "candidates");
+  const int64_t B = candidates.size(0), C = candidates.size(1);
+  check(random >= 0 && random <= active, op, "random",
+        "got " + std::to_string(random) + ", wanted 0 to active = " + std::to_string(active));
+  check(n_rows >= 1, op, "n_rows", "got " + std::to_string(n_rows) + ", wanted 1 or more");
+  const Tensor pool = as_contiguous(candidates);
+  check_rows(pool, -1, n_rows, op, "candidates");
+  if (scores.has_value()) {
+    check_dtype(*scores, ScalarType::Float, op, "scores");
+    check_shape(*scores, {B, C}, op, "scores");
+  }
+  const auto ranks = as_contiguous(scores), wanted = as_contiguous(labels), common = as_contiguous(shared);
+  if (wanted.has_value()) {
+    check_dtype(*wanted, ScalarType::Int, op, "labels");
+    check_shape(*wanted, {B, -1}, op, "labels");
+    check_rows(*wanted, -1, n_rows, op, "labels");
+  }
+  if (common.has_value()) {
+    check_dtype(*common, ScalarType::Int, op, "shared");
+    check_shape(*common, {-1}, op, "shared");
+    check_rows(*common, -1, n_rows, op, "shared");
+  }
+  const int64_t M = wanted.has_value() ? wanted->size(1) : 0;
+  const int64_t T = common.has_value() ? common->size(0) : 0;
+  const Tensor rows = empty(pool, {B, M + active}, ScalarType::Int);
+  const cpu::Select args{data<int32_t>(pool),
+                         data_or_null<float>(ranks),
+                         data_or_null<int32_t>(wanted),
+                         data_or_null<int32_t>(common),
+                         mutable_data<int32_t>(rows),
+                         C,
+                         M,
+                         active,
+                         random,
+                         T,
+                         n_rows,
+                         seed,
+                         read_step(step, op)};
+  // A part pays once for the set of shared rows: not too small.
+  torch::stable::parallel_for(0, B, 8,
+                              [&](int64_t begin, int64_t end) { cpu::select(args, begin, end); });
+  return rows;
+}
+
+std::tuple<Tensor, Tensor> shared_rows(const Tensor& labels, int64_t count, int64_t n_rows,
+                                       int64_t seed, const Tensor& step) {
+  constexpr auto op = "shared_rows";
+  check_dtype(labels, ScalarType::Int, op, "labels");
+  check_shape(labels, {-1}, op, "labels");
+  check(n_rows >= 1, op, "n_rows", "got " + std::to_string(n_rows) + ", wanted 1 or more");
+  check(count >= 0, op, "count", "got " + std::to_string(count) + ", wanted 0 or more");
+  const Tensor wanted = as_contiguous(labels);
+  check_rows(wanted, -1, n_rows, op, "labels");
+  const Tensor rows = empty(wanted, {count}, ScalarType::Int);
+  const Tensor n_labels = empty(wanted, {1}, ScalarType::Long);
+  *mutable_data<int64_t>(n_labels) =
+      cpu::shared_rows({data<int32_t>(wanted), mutable_data<int32_t>(rows), wanted.size(0), count,
+                        n_rows, seed, read_step(step, op)});
+  return {rows, n_labels};
+}
+
+}  // namespace
+}  // namespace hashdl::ops
+
+STABLE_TORCH_LIBRARY_IMPL(hashdl, CPU, m) {
+  m.impl("select", TORCH_BOX(&hashdl::ops::select));
+  m.impl("shared_rows", TORCH_BOX(&hashdl::ops::shared_rows));
+}

@@ -1,0 +1,32 @@
+"""hashdl: large PyTorch layers that cost what they use.
+
+Locality-sensitive hash tables over the rows of a layer's weight; forward, backward and update
+touch only the rows that an input meets. See https://arxiv.org/abs/1602.08194.
+"""
+
+from hashdl import _extension
+
+_C = _extension.load()
+
+from hashdl import data, functional, metrics, ops, optim  # noqa: E402
+from hashdl.config import HashConfig  # noqa: E402
+from hashdl.conversion import convert, revert  # noqa: E402
+from hashdl.info import build_info, has_extension  # noqa: E402
+from hashdl.nn import HashLinear, HashSoftmaxWithLoss  # noqa: E402
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "HashConfig",
+    "HashLinear",
+    "HashSoftmaxWithLoss",
+    "build_info",
+    "convert",
+    "data",
+    "functional",
+    "has_extension",
+    "metrics",
+    "ops",
+    "optim",
+    "revert",
+]

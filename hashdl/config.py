@@ -1,0 +1,167 @@
+"""How a layer is hashed: one frozen dataclass, and the sizes it means for a layer of N rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+from hashdl.hashing import FAMILIES
+
+SELECTIONS = ("exact", "frequency", "threshold", "union")
+MAX_BITS = 24
+
+
+@dataclass(frozen=True)
+class HashConfig:
+    """How the rows of a layer are hashed, looked up and selected.
+
+    ``N`` is the layer's ``out_features``. Fields that are ``None`` follow from ``N``.
+
+    Args:
+        family: hash family of the tables. Default: ``"simhash"`` (signed random projections).
+        bits: ``K``, sign bits a table, 1 to 24; a table has :math:`2^K` buckets.
+            Default: ``None``, about ``log2(N) - 4``, so that a bucket holds about 16 rows.
+        tables: ``L``, number of tables. Default: 16.
+        probes: ``P``, buckets read in each table: the query's own, then those whose bits differ
+            where the query is nearest to the hyperplane. Default: 1.
+        cap: most rows read from one bucket; a fuller one is read from a random place on.
+            Default: 128.
+        candidates: ``C``, most distinct rows kept from the look-up, a sample.
+            Default: ``None``, four times the active rows.
+        active: ``A``, the rows a sample computes: a float is a share of ``N``, an int is a number
+            of rows. ``1.0`` (or ``N`` rows) computes exactly ``nn.Linear``. Default: 0.05.
+        selection: how candidates become active: ``"exact"`` computes their logits and keeps the
+            best, ``"frequency"`` keeps those in most buckets, ``"threshold"`` those in at least
+            :attr:`threshold` buckets, ``"union"`` the first found. Default: ``"exact"``.
+        threshold: buckets a candidate must stand in, for ``selection="threshold"``. Default: 2.
+        random: part of the active rows that is drawn uniformly in training: a float is a share
+            of ``A``, an int is a number of rows. Default: 0.0.
+        shared: rows drawn uniformly once a batch and scored for all its samples in one matrix
+            product, beside each sample's own active rows; the labels of the batch come with
+            them. Used by :class:`HashSoftmaxWithLoss` in training. Default: 0.
+        log_q: subtract the log of their probability of being drawn from the logits of random and
+            shared rows (sampled softmax, Bengio and Senécal, 2008). Default: ``False``.
+        center: hash ``w - mean(W)`` instead of ``w``: shifts all logits of a query alike, and
+            fills the buckets more evenly. Default: ``True``.
+        rehash_every: training steps from the first rehash to the second. Default: 50.
+        rehash_growth: factor on that interval after each rehash, at least 1. Default: 1.05.
+        fill: value of inactive outputs of :meth:`HashLinear.forward`. Default: 0.0.
+        sparse_grad: give ``weight`` and ``bias`` sparse COO gradients that hold the active rows
+            alone, for :mod:`hashdl.optim`; else dense ones, which every optimizer takes but
+            which cost O(N d) a step. Default: ``False``.
+        seed: of the hash functions and of all random draws. Default: 0.
+
+    Raises:
+        ValueError: a field is out of its range.
+
+    Examples:
+        >>> HashConfig(active=0.1, tables=8).sizes(1000)
+        Sizes(K=6, L=8, P=1, C=400, A=100, R=0)
+        >>> HashConfig(active=200, random=0.5).sizes(100_000).R
+        100
+        >>> HashConfig(probes=0)
+        Traceback (most recent call last):
+        ...
+        ValueError: HashConfig: probes: got 0, wanted an int of 1 or more
+    """
+
+    family: str = "simhash"
+    bits: int | None = None
+    tables: int = 16
+    probes: int = 1
+    cap: int = 128
+    candidates: int | None = None
+    active: float | int = 0.05
+    selection: str = "exact"
+    threshold: int = 2
+    random: float | int = 0.0
+    shared: int = 0
+    log_q: bool = False
+    center: bool = True
+    rehash_every: int = 50
+    rehash_growth: float = 1.05
+    fill: float = 0.0
+    sparse_grad: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self._check("family", self.family in FAMILIES, f"one of {sorted(FAMILIES)}")
+        self._check("selection", self.selection in SELECTIONS, f"one of {list(SELECTIONS)}")
+        if self.bits is not None:
+            self._check_int("bits", 1)
+            self._check("bits", self.bits <= MAX_BITS, f"an int of 1 to {MAX_BITS}")
+        if self.candidates is not None:
+            self._check_int("candidates", 1)
+        for name in ("tables", "probes", "cap", "threshold", "rehash_every"):
+            self._check_int(name, 1)
+        self._check_int("shared", 0)
+        self._check("rehash_growth", self.rehash_growth >= 1, "1 or more")
+        self._check_share("active", lowest=1)
+        self._check_share("random", lowest=0)
+
+    def _check(self, name: str, ok: bool, wanted: str) -> None:
+        if not ok:
+            value = getattr(self, name)
+            raise ValueError(f"HashConfig: {name}: got {value!r}, wanted {wanted}")
+
+    def _check_int(self, name: str, lowest: int) -> None:
+        value = getattr(self, name)
+        is_int = isinstance(value, int) and not isinstance(value, bool)
+        self._check(name, is_int and value >= lowest, f"an int of {lowest} or more")
+
+    def _check_share(self, name: str, lowest: int) -> None:
+        """An int is a number of rows, a float a share."""
+        value = getattr(self, name)
+        if isinstance(value, float):
+            ok = (0 < value or lowest == 0) and 0 <= value <= 1
+        else:
+            ok = isinstance(value, int) and not isinstance(value, bool) and value >= lowest
+        self._check(name, ok, f"a float share of 0 to 1, or an int of {lowest} or more rows")
+
+    def replace(self, **changes: object) -> HashConfig:
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
+
+    def sizes(self, n_rows: int) -> Sizes:
+        """The numbers that this configuration means for a layer of ``n_rows`` rows.
+
+        Raises:
+            ValueError: more random rows than active ones.
+        """
+        A = _rows(self.active, n_rows)
+        R = _rows(self.random, A) if self.random else 0
+        if R > A:
+            raise ValueError(f"HashConfig: random: got {R} rows, wanted at most active = {A}")
+        K = self.bits
+        if K is None:
+            K = min(max(round(math.log2(max(n_rows, 2))) - 4, 1), 20)
+        C = min(4 * A if self.candidates is None else self.candidates, n_rows)
+        return Sizes(K=K, L=self.tables, P=min(self.probes, 2**K), C=C, A=A, R=R)
+
+
+def _rows(amount: float | int, of: int) -> int:
+    """A share of ``of`` rounded up, or a number of rows, at most ``of``."""
+    rows = math.ceil(amount * of) if isinstance(amount, float) else amount
+    return min(rows, of)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a :class:`HashConfig` means for one layer, in the letters of the literature.
+
+    Attributes:
+        K: bits a table.
+        L: tables.
+        P: probes a table.
+        C: candidates a sample.
+        A: active rows a sample, the random ones among them.
+        R: random rows a sample in training.
+    """
+
+    K: int
+    L: int
+    P: int
+    C: int
+    A: int
+    R: int

@@ -1,0 +1,134 @@
+"""Swap the linear layers of a model for hashed ones, and back."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable
+
+from torch import nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+
+from hashdl.config import HashConfig
+from hashdl.nn import HashLinear, HashSoftmaxWithLoss
+
+Swap = Callable[[nn.Module, str], nn.Module | None]
+
+
+def convert(
+    model: nn.Module,
+    config: HashConfig | None = None,
+    *,
+    filter_fn: Callable[[nn.Module, str], bool] | None = None,
+    inplace: bool = True,
+) -> nn.Module:
+    """Swap the :class:`torch.nn.Linear` layers of a model for :class:`HashLinear`.
+
+    Parameters stay the same objects, so that optimizers, ties and the state dict go on as before;
+    a module used in two places stays one module. Left alone: subclasses of nn.Linear (hashed
+    layers among them), and layers whose ``forward`` is never called (the ``out_proj`` of
+    :class:`torch.nn.MultiheadAttention`).
+
+    Args:
+        model: the model, or a single nn.Linear.
+        config: how to hash. Default: ``HashConfig()``.
+        filter_fn: ``filter_fn(module, fqn) -> bool``: which linear layers to swap.
+            Default: all.
+        inplace: change ``model`` itself; else a deep copy. Default: ``True``.
+
+    Returns:
+        The model, or the new layer when ``model`` itself was swapped.
+
+    Raises:
+        TypeError: ``model`` is no module, or ``config`` no HashConfig.
+
+    Warns:
+        UserWarning: nothing matched.
+
+    Examples:
+        >>> model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 5000))
+        >>> model = convert(model, filter_fn=lambda module, fqn: module.out_features > 1000)
+        >>> type(model[0]).__name__, type(model[2]).__name__
+        ('Linear', 'HashLinear')
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"hashdl.convert: model: got {type(model).__name__}, wanted an nn.Module")
+    if config is not None and not isinstance(config, HashConfig):
+        raise TypeError(
+            f"hashdl.convert: config: got {type(config).__name__}, wanted a HashConfig"
+        )
+
+    def swap(module: nn.Module, fqn: str) -> nn.Module | None:
+        if type(module) is not nn.Linear or (filter_fn is not None and not filter_fn(module, fqn)):
+            return None
+        return HashLinear.from_linear(module, config)
+
+    converted, count = _swap_modules(model if inplace else copy.deepcopy(model), swap)
+    if count == 0:
+        why = "no nn.Linear in it" if filter_fn is None else "no nn.Linear that filter_fn accepts"
+        warnings.warn(
+            f"hashdl.convert: nothing was swapped: {type(model).__name__} has {why}", stacklevel=2
+        )
+    return converted
+
+
+def revert(model: nn.Module) -> nn.Module:
+    """Swap every :class:`HashLinear` of a model back for an nn.Linear, in place.
+
+    Parameters stay the same objects. The layer inside a :class:`HashSoftmaxWithLoss` stays.
+
+    Examples:
+        >>> model = nn.Sequential(nn.Linear(8, 3000))
+        >>> type(revert(convert(model))[0]).__name__
+        'Linear'
+    """
+
+    def swap(module: nn.Module, fqn: str) -> nn.Module | None:
+        return module.to_linear() if type(module) is HashLinear else None
+
+    return _swap_modules(model, swap)[0]
+
+
+def _swap_modules(model: nn.Module, swap: Swap) -> tuple[nn.Module, int]:
+    """Replace each module that ``swap`` answers for, once, wherever it stands; how many it was."""
+    swapped: dict[nn.Module, nn.Module] = {}
+    found = [
+        (fqn, module)
+        for fqn, module in model.named_modules(remove_duplicate=True)
+        if not isinstance(module, NonDynamicallyQuantizableLinear)
+    ]
+    inside_heads = {
+        id(head.linear) for _, head in found if isinstance(head, HashSoftmaxWithLoss)
+    }
+    for fqn, module in found:
+        if id(module) in inside_heads:
+            continue
+        replacement = swap(module, fqn)
+        if replacement is not None:
+            _keep_hooks(module, replacement)
+            swapped[module] = replacement
+    if model in swapped:
+        return swapped[model], 1
+    for parent in model.modules():
+        for name, child in parent._modules.items():
+            if child is not None and child in swapped:
+                parent._modules[name] = swapped[child]
+    return model, len(swapped)
+
+
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_is_full_backward_hook",
+)
+
+
+def _keep_hooks(module: nn.Module, replacement: nn.Module) -> None:
+    """Let hooks that somebody registered on the old layer run on the new one."""
+    for name in _HOOKS:
+        setattr(replacement, name, getattr(module, name))

@@ -1,0 +1,152 @@
+"""Differentiable functions over the ops."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hashdl import ops
+
+# ---- active_linear -----------------------------------------------------------------------------
+
+
+def _shared_weight(weight: Tensor, shared: Tensor) -> Tensor:
+    return weight.index_select(0, shared.clamp_min(0).long())
+
+
+def _active_linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    rows: Tensor,
+    shared: Tensor | None,
+    sparse_grad: bool,
+) -> tuple[Tensor, Tensor]:
+    z = ops.gather_linear(x, weight, bias, rows)
+    if shared is None:
+        return z, x.new_empty((x.shape[0], 0))
+    s = x @ _shared_weight(weight, shared).t()
+    if bias is not None:
+        s += bias.index_select(0, shared.clamp_min(0).long())
+    return z, s.masked_fill_(shared < 0, 0)
+
+
+def _active_linear_fake(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    rows: Tensor,
+    shared: Tensor | None,
+    sparse_grad: bool,
+) -> tuple[Tensor, Tensor]:
+    T = 0 if shared is None else shared.shape[0]
+    return x.new_empty(rows.shape), x.new_empty((x.shape[0], T))
+
+
+def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    x, weight, bias, rows, shared, sparse_grad = inputs
+    ctx.save_for_backward(x, weight, rows, shared)
+    ctx.has_bias, ctx.sparse_grad = bias is not None, sparse_grad
+
+
+def _row_gradient(rows: Tensor, grad: Tensor, shape: torch.Size, sparse: bool) -> Tensor:
+    """The gradient of a whole parameter from that of its touched rows (distinct, ascending)."""
+    if not sparse:
+        return grad.new_zeros(shape).index_copy_(0, rows.long(), grad)
+    return torch.sparse_coo_tensor(
+        rows.long().unsqueeze(0), grad, shape, is_coalesced=True, check_invariants=False
+    )
+
+
+def _active_linear_backward(ctx: Any, grad_z: Tensor, grad_s: Tensor) -> tuple[Any, ...]:
+    x, weight, rows, shared = ctx.saved_tensors
+    extra: tuple[Tensor | None, ...] = (None, None, None)
+    if shared is not None:
+        grad_s = grad_s.masked_fill(shared < 0, 0)
+        extra = (shared, grad_s.t() @ x, grad_s.sum(0))
+    grad_x, touched, grad_weight, grad_bias = ops.gather_linear_backward(
+        grad_z, x, weight, rows, *extra
+    )
+    if shared is not None:
+        grad_x = grad_x + grad_s @ _shared_weight(weight, shared)
+    weight_grad = bias_grad = None
+    if ctx.needs_input_grad[1]:
+        weight_grad = _row_gradient(touched, grad_weight, weight.shape, ctx.sparse_grad)
+    if ctx.has_bias and ctx.needs_input_grad[2]:
+        bias_grad = _row_gradient(touched, grad_bias, weight.shape[:1], ctx.sparse_grad)
+    return grad_x, weight_grad, bias_grad, None, None, None
+
+
+ops.define_differentiable(
+    "active_linear(Tensor x, Tensor weight, Tensor? bias, Tensor rows, Tensor? shared, "
+    "bool sparse_grad) -> (Tensor, Tensor)",
+    kernel=_active_linear,
+    fake=_active_linear_fake,
+    backward=_active_linear_backward,
+    setup_context=_save_for_backward,
+)
+
+
+def active_linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    rows: Tensor,
+    shared: Tensor | None = None,
+    *,
+    sparse_grad: bool = False,
+) -> tuple[Tensor, Tensor]:
+    r"""A linear layer at each sample's active rows, and at rows shared by the batch.
+
+    .. math::
+        z_{ba} = \langle x_b, w_{r_{ba}} \rangle + b_{r_{ba}}, \qquad
+        s_{bt} = \langle x_b, w_{u_t} \rangle + b_{u_t}
+
+    The shared part is one matrix product on gathered rows. Backward touches the rows met alone.
+
+    Args:
+        x: inputs.
+        weight: all rows.
+        bias: all biases, or None.
+        rows: int32 active rows, -1 = padding (output 0, no gradient).
+        shared: int32 rows that every sample has, -1 = padding; None: there are none.
+        sparse_grad: give ``weight`` and ``bias`` sparse COO gradients.
+
+    Shape:
+        - x: :math:`(B, d)`, weight: :math:`(N, d)`, bias: :math:`(N)`
+        - rows: :math:`(B, A)`, shared: :math:`(T)`
+        - Output: :math:`(B, A)` and :math:`(B, T)`
+
+    Raises:
+        RuntimeError: shapes or dtypes do not fit, or a row id is out of range.
+
+    Examples:
+        >>> x, weight = torch.ones(1, 2), torch.arange(6.0).reshape(3, 2)
+        >>> active_linear(x, weight, None, torch.tensor([[2, -1]], dtype=torch.int32))[0]
+        tensor([[9., 0.]])
+    """
+    z, s = torch.ops.hashdl.active_linear(x, weight, bias, rows, shared, sparse_grad)
+    return z, s
+
+
+# ---- scatter_rows ------------------------------------------------------------------------------
+
+
+def _save_rows(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.save_for_backward(inputs[1])
+
+
+def _scatter_rows_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    (rows,) = ctx.saved_tensors
+    values = grad.gather(1, rows.clamp_min(0).long()).masked_fill(rows < 0, 0)
+    return values, None, None, None
+
+
+ops.make_differentiable("scatter_rows", _scatter_rows_backward, _save_rows)
+
+
+def scatter_rows(values: Tensor, rows: Tensor, n_rows: int, fill: float = 0.0) -> Tensor:
+    """Differentiable :func:`hashdl.ops.scatter_rows`."""
+    return ops.scatter_rows(values, rows, n_rows=n_rows, fill=fill)

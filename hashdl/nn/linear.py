@@ -1,0 +1,274 @@
+"""HashLinear: a drop-in for nn.Linear that computes the active rows alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hashdl import ops
+from hashdl.config import HashConfig
+from hashdl.functional import active_linear, scatter_rows
+from hashdl.profiling import part
+from hashdl.selection import select_active
+from hashdl.tables import HashTables
+
+
+class HashLinear(nn.Linear):
+    r"""A linear layer that hashes its rows and computes only those that the input meets.
+
+    For each sample x the layer looks up candidates in hash tables over the rows (w, b) of its
+    weight and bias, and computes
+
+    .. math::
+        y_i = \langle w_i, x \rangle + b_i \quad \text{for } i \in \text{active}(x), \qquad
+        y_i = \text{fill otherwise.}
+
+    Backward reaches the active rows alone. With ``config.active=1.0`` the layer is exactly
+    :class:`torch.nn.Linear`. After Spring and Shrivastava, *Scalable and Sustainable Deep Learning
+    via Randomized Hashing* (KDD 2017), section 4.
+
+    ``state_dict`` is that of :class:`torch.nn.Linear`, both ways: tables follow from the weight
+    and ``config.seed``, and are rebuilt when they are missing, moved or stale. In training they
+    are refreshed on the schedule of the configuration; in evaluation, when the weight has changed
+    since. In evaluation no random rows are active.
+
+    Args:
+        in_features: d, size of an input.
+        out_features: N, number of rows.
+        bias: learn an additive bias. Default: ``True``.
+        config: how to hash. Default: ``HashConfig()``.
+        device: of parameters and tables.
+        dtype: of parameters: float32, float64, bfloat16 or float16.
+
+    Shape:
+        - Input: :math:`(*, d)`
+        - Output: :math:`(*, N)`
+
+    Attributes:
+        weight: the rows, of shape :math:`(N, d)`.
+        bias: of shape :math:`(N)`, or None.
+        config: the :class:`HashConfig`.
+        tables: the :class:`hashdl.tables.HashTables`, or None when every row is active.
+
+    Raises:
+        RuntimeError: the input has another size or dtype than the weight, or NaN.
+
+    Examples:
+        >>> layer = HashLinear(16, 1000, config=HashConfig(active=0.05))
+        >>> layer(torch.randn(8, 16)).shape
+        torch.Size([8, 1000])
+        >>> layer.active(torch.randn(8, 16)).shape
+        torch.Size([8, 50])
+        >>> dense = nn.Linear(16, 1000)
+        >>> dense.load_state_dict(layer.state_dict())
+        <All keys matched successfully>
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        config: HashConfig | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
+        self._hash_rows(HashConfig() if config is None else config)
+
+    def _hash_rows(self, config: HashConfig) -> None:
+        """Give a layer that is otherwise an nn.Linear its configuration and tables."""
+        self.config = config
+        self.tables: HashTables | None = None
+        if config.sizes(self.out_features).A < self.out_features:
+            device = self.weight.device
+            self.tables = HashTables(self.out_features, self.in_features, config, device)
+
+    @classmethod
+    def from_linear(cls, linear: nn.Linear, config: HashConfig | None = None) -> HashLinear:
+        """A HashLinear with the same Parameter objects, so that ties and optimizers keep them.
+
+        Args:
+            linear: the layer to hash; it is not changed.
+            config: how to hash. Default: ``HashConfig()``.
+
+        Examples:
+            >>> dense = nn.Linear(8, 100)
+            >>> HashLinear.from_linear(dense, HashConfig(active=10)).weight is dense.weight
+            True
+        """
+        sizes = (linear.in_features, linear.out_features)
+        layer = cls(*sizes, bias=False, config=HashConfig(active=1.0), device="meta")
+        layer.weight, layer.bias = linear.weight, linear.bias
+        layer.train(linear.training)
+        layer._hash_rows(HashConfig() if config is None else config)
+        return layer
+
+    def to_linear(self) -> nn.Linear:
+        """An nn.Linear with the same Parameter objects."""
+        linear = nn.Linear(self.in_features, self.out_features, bias=False, device="meta")
+        linear.weight, linear.bias = self.weight, self.bias
+        linear.train(self.training)
+        return linear
+
+    # ---- forward -------------------------------------------------------------------------------
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Outputs (\\*, N), ``config.fill`` where a row is not active."""
+        if self.tables is None:
+            return super().forward(input)
+        rows, values = self.sparse_forward(input)
+        flat_rows, flat_values = rows.reshape(-1, rows.shape[-1]), values.flatten(0, -2)
+        out = scatter_rows(flat_values, flat_rows, self.out_features, self.config.fill)
+        return out.reshape(*input.shape[:-1], self.out_features)
+
+    def active(self, input: Tensor) -> Tensor:
+        """The active rows of each sample.
+
+        Shape:
+            - Input: :math:`(*, d)`
+            - Output: int32 :math:`(*, A)`, distinct within a sample, padded with -1
+        """
+        x = self._flat(input)
+        rows = self._active_rows(x)
+        return rows.reshape(*input.shape[:-1], rows.shape[-1])
+
+    def sparse_forward(self, input: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Active rows and their outputs, with no dense output.
+
+        Args:
+            input: the inputs.
+            rows: rows to compute, distinct within a sample, -1 = none.
+                Default: those that the tables find.
+
+        Shape:
+            - Input: :math:`(*, d)`; rows: integer :math:`(*, A)`
+            - Output: int32 rows :math:`(*, A)` and values :math:`(*, A)`, 0 at padding
+        """
+        x = self._flat(input)
+        if rows is None:
+            flat = self._active_rows(x)
+        else:
+            flat = self._given_rows(input, rows)
+        if self.training and self.tables is not None:
+            self.tables.mark(flat)
+        with part("forward"):
+            values, _ = active_linear(
+                x, self.weight, self.bias, flat, sparse_grad=self.config.sparse_grad
+            )
+        shape = (*input.shape[:-1], flat.shape[-1])
+        return flat.reshape(shape), values.reshape(shape)
+
+    @torch.no_grad()
+    def topk(self, input: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """The k largest outputs among the candidates that the tables find.
+
+        Args:
+            input: the inputs.
+            k: how many, 1 to N.
+
+        Shape:
+            - Input: :math:`(*, d)`
+            - Output: values :math:`(*, k)`, descending, and int64 row indices :math:`(*, k)`;
+              -inf and -1 where fewer than k candidates were found
+        """
+        if not 1 <= k <= self.out_features:
+            raise ValueError(
+                f"HashLinear.topk: k: got {k}, wanted 1 to out_features = {self.out_features}"
+            )
+        x = self._flat(input)
+        if self.tables is None:
+            values, indices = F.linear(x, self.weight, self.bias).topk(k)
+        else:
+            values, indices = self._topk_of_candidates(x, k)
+        shape = (*input.shape[:-1], k)
+        return values.reshape(shape), indices.reshape(shape)
+
+    # ---- tables --------------------------------------------------------------------------------
+
+    def rehash(self) -> None:
+        """Hash all rows again and rebuild the tables, now."""
+        if self.tables is None or self.weight.is_meta:
+            return
+        self.tables.invalidate()
+        self.tables.refresh(self.weight, self.bias, training=False)
+
+    def stats(self) -> dict[str, Any]:
+        """What the layer's hashing costs and how its buckets are filled.
+
+        Returns:
+            ``rows``, ``active``, ``candidates``, ``bits``, ``tables``, ``probes``; and, of
+            :meth:`hashdl.tables.HashTables.stats`, ``buckets``, ``mean_load``, ``max_load``,
+            ``empty``, ``gini``, ``rehashes``, ``step``.
+        """
+        sizes = self.config.sizes(self.out_features)
+        stats: dict[str, Any] = {"rows": self.out_features, "active": sizes.A}
+        if self.tables is None:
+            return stats
+        if not self.tables.built:
+            self.rehash()
+        stats |= {"candidates": sizes.C, "bits": sizes.K, "tables": sizes.L, "probes": sizes.P}
+        return stats | self.tables.stats()
+
+    def extra_repr(self) -> str:
+        """The sizes, as of nn.Linear, and what is active."""
+        sizes = self.config.sizes(self.out_features)
+        hashing = f"active={sizes.A}, K={sizes.K}, L={sizes.L}, P={sizes.P}"
+        return f"{super().extra_repr()}, {hashing}"
+
+    # ---- inside --------------------------------------------------------------------------------
+
+    def _flat(self, input: Tensor) -> Tensor:
+        """The input as (B, d), checked, and cast where autocast would have cast it."""
+        if input.dim() == 0 or input.shape[-1] != self.in_features:
+            raise RuntimeError(
+                f"HashLinear: input: got shape {tuple(input.shape)}, wanted "
+                f"(*, in_features = {self.in_features})"
+            )
+        if torch.is_autocast_enabled(input.device.type):
+            input = input.to(self.weight.dtype)
+        if input.dtype != self.weight.dtype:
+            raise RuntimeError(
+                f"HashLinear: input: got dtype {input.dtype}, wanted the weight's {self.weight.dtype}"
+            )
+        return input.reshape(-1, self.in_features)
+
+    def _all_rows(self, x: Tensor) -> Tensor:
+        every = torch.arange(self.out_features, dtype=torch.int32, device=x.device)
+        return every.expand(x.shape[0], -1)
+
+    def _active_rows(self, x: Tensor) -> Tensor:
+        """Active rows (B, A) of x (B, d)."""
+        if self.tables is None:
+            return self._all_rows(x)
+        return select_active(
+            self.config, self.tables, x, self.weight, self.bias, training=self.training
+        )
+
+    def _given_rows(self, input: Tensor, rows: Tensor) -> Tensor:
+        """A caller's rows as int32 (B, A)."""
+        if rows.is_floating_point() or rows.shape[:-1] != input.shape[:-1]:
+            wanted = ", ".join(map(str, (*input.shape[:-1], "A")))
+            raise RuntimeError(
+                f"HashLinear.sparse_forward: rows: got {rows.dtype} of shape "
+                f"{tuple(rows.shape)}, wanted integers of shape ({wanted})"
+            )
+        return rows.reshape(-1, rows.shape[-1]).to(torch.int32)
+
+    def _topk_of_candidates(self, x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        assert self.tables is not None
+        self.tables.refresh(self.weight, self.bias, training=False)
+        candidates, _ = self.tables.lookup(x)
+        candidates = F.pad(candidates, (0, max(0, k - candidates.shape[1])), value=-1)
+        values = ops.gather_linear(x, self.weight, self.bias, candidates)
+        values, columns = values.masked_fill(candidates < 0, -torch.inf).topk(k)
+        return values, candidates.gather(1, columns).long()
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        if self.tables is not None:
+            self.tables.invalidate()

@@ -1,0 +1,326 @@
+"""HashSoftmaxWithLoss: softmax and its loss over a huge number of classes."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hashdl import ops
+from hashdl.config import HashConfig
+from hashdl.functional import active_linear
+from hashdl.nn.linear import HashLinear
+from hashdl.profiling import part
+from hashdl.selection import select_active
+from hashdl.tables import HashTables
+
+# Samples whose N logits are held at once where all classes are needed.
+_EXACT_CHUNK = 256
+
+
+class SoftmaxOutput(NamedTuple):
+    """What :class:`HashSoftmaxWithLoss` returns, as of nn.AdaptiveLogSoftmaxWithLoss.
+
+    Attributes:
+        output: log probability of each sample's target (their mean, for several labels).
+        loss: minus the mean of ``output`` over the samples that have a label.
+    """
+
+    output: Tensor
+    loss: Tensor
+
+
+class HashSoftmaxWithLoss(nn.Module):
+    r"""Softmax cross-entropy over N classes that computes only the classes that matter.
+
+    In training, the softmax of a sample runs over its active set: its labels, the classes with the
+    largest logits that the hash tables find (hard negatives), uniform random classes
+    (``config.random``), and classes shared by the batch (``config.shared``):
+
+    .. math::
+        \ell = -\log \frac{e^{z_y}}{\sum_{i \in \text{active}(x)} e^{z_i - \log q_i}},
+
+    with :math:`q_i = 1` for labels and retrieved classes and, with ``config.log_q``, the
+    probability of being drawn for random and shared ones (sampled softmax: Bengio and Senécal,
+    *Adaptive Importance Sampling to Accelerate Training of a Neural Probabilistic Language
+    Model*, 2008). In evaluation, loss and probabilities are exact.
+
+    The interface is that of :class:`torch.nn.AdaptiveLogSoftmaxWithLoss`; classes need no order.
+
+    Args:
+        in_features: d, size of an input.
+        n_classes: N.
+        bias: learn a bias a class. Default: ``True``.
+        config: how to hash. Default: ``HashConfig(active=200, random=0.5)`` (at most N).
+        device: of parameters and tables.
+        dtype: of parameters.
+
+    Shape:
+        - input: :math:`(B, d)` or :math:`(d)`
+        - target: int64 :math:`(B)` or :math:`()`; several labels a sample: :math:`(B, M)` padded
+          with -1, or a sparse CSR tensor :math:`(B, N)` whose stored places are the labels
+        - output: :math:`(B)` or :math:`()`; loss: scalar
+
+    Attributes:
+        linear: the :class:`HashLinear` that holds weight :math:`(N, d)`, bias and tables.
+
+    Raises:
+        RuntimeError: shapes or dtypes do not fit, a label is out of range, or the input has NaN.
+
+    Examples:
+        >>> head = HashSoftmaxWithLoss(16, 10_000, config=HashConfig(active=100, random=0.5))
+        >>> output, loss = head(torch.randn(8, 16), torch.arange(8))
+        >>> loss.backward()
+        >>> head.predict(torch.randn(8, 16)).shape
+        torch.Size([8])
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        n_classes: int,
+        bias: bool = True,
+        *,
+        config: HashConfig | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if config is None:
+            config = HashConfig(active=200, random=0.5)
+        self.linear = HashLinear(
+            in_features, n_classes, bias, config=config, device=device, dtype=dtype
+        )
+
+    @classmethod
+    def from_linear(
+        cls, linear: nn.Linear, config: HashConfig | None = None
+    ) -> HashSoftmaxWithLoss:
+        """A head over the same Parameter objects as an output layer."""
+        head = cls(linear.in_features, 1, bias=False, config=config, device="meta")
+        head.linear = HashLinear.from_linear(linear, head.config if config is None else config)
+        return head
+
+    @property
+    def in_features(self) -> int:
+        """Size d of an input."""
+        return self.linear.in_features
+
+    @property
+    def n_classes(self) -> int:
+        """Number N of classes."""
+        return self.linear.out_features
+
+    @property
+    def config(self) -> HashConfig:
+        """How the classes are hashed."""
+        return self.linear.config
+
+    @property
+    def weight(self) -> nn.Parameter:
+        """The classes' rows, (N, d)."""
+        return self.linear.weight
+
+    def reset_parameters(self) -> None:
+        """Draw weight and bias anew."""
+        self.linear.reset_parameters()
+        self.rehash()
+
+    def rehash(self) -> None:
+        """Hash all classes again, now."""
+        self.linear.rehash()
+
+    # ---- training ------------------------------------------------------------------------------
+
+    def forward(self, input: Tensor, target: Tensor) -> SoftmaxOutput:
+        """Log probabilities of the targets and the loss: see the class."""
+        batched = input.dim() > 1
+        x = self.linear._flat(input)
+        labels = self._labels(target if batched else target.unsqueeze(0), x)
+        if self.training and self.linear.tables is not None:
+            output = self._sampled_log_prob(x, labels, self.linear.tables)
+        else:
+            output = self._exact_log_prob(x, labels)
+        with part("loss"):
+            labelled = (labels >= 0).any(1)
+            loss = -output.sum() / labelled.sum().clamp_min(1)
+        return SoftmaxOutput(output if batched else output.squeeze(0), loss)
+
+    def _sampled_log_prob(self, x: Tensor, labels: Tensor, tables: HashTables) -> Tensor:
+        """Mean log probability (B,) of each sample's labels, over its active set."""
+        weight, bias, config = self.linear.weight, self.linear.bias, self.config
+        shared, n_labels = self._shared_rows(x, labels, tables)
+        rows = select_active(
+            config, tables, x, weight, bias, training=True, labels=labels, shared=shared
+        )
+        tables.mark(rows)
+        if shared is not None:
+            tables.mark(shared)
+        with part("forward"):
+            z, s = active_linear(
+                x, weight, bias, rows, shared, sparse_grad=config.sparse_grad
+            )
+        with part("loss"):
+            if config.log_q:
+                z, s = self._correct(z, s, n_labels, tables)
+            z = z.masked_fill(rows < 0, -torch.inf)
+            if shared is None:
+                return _label_log_prob(z, z[:, : labels.shape[1]], labels)
+            s = s.masked_fill(shared < 0, -torch.inf)
+            place = _find(shared, labels)
+            at_labels = torch.where(
+                place >= 0, s.gather(1, place.clamp_min(0)), z[:, : labels.shape[1]]
+            )
+            return _label_log_prob(torch.cat([z, s], 1), at_labels, labels)
+
+    def _shared_rows(
+        self, x: Tensor, labels: Tensor, tables: HashTables
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Classes that all samples score: one label of each sample, and uniform draws."""
+        config = self.config
+        if config.shared == 0 or x.shape[0] == 0 or labels.shape[1] == 0:
+            return None, None
+        count = min(config.shared + x.shape[0], self.n_classes)
+        with part("select"):
+            return ops.shared_rows(
+                labels[:, 0],
+                count=count,
+                n_rows=self.n_classes,
+                seed=config.seed,
+                step=tables.step,
+            )
+
+    def _correct(
+        self, z: Tensor, s: Tensor, n_labels: Tensor | None, tables: HashTables
+    ) -> tuple[Tensor, Tensor]:
+        """Subtract log q from the logits of what was drawn."""
+        N, R, T = self.n_classes, tables.sizes.R, s.shape[1]
+        if R > 0:
+            log_q = math.log(-math.expm1(R * math.log1p(-1 / N))) if N > 1 else 0.0
+            z = torch.cat([z[:, :-R], z[:, -R:] - log_q], 1)
+        if n_labels is not None:
+            drawn = torch.arange(T, device=s.device) >= n_labels
+            share = ((T - n_labels) / N).clamp(min=1 / N, max=1).log().to(s.dtype)
+            s = s - torch.where(drawn, share, 0)
+        return z, s
+
+    # ---- all classes ---------------------------------------------------------------------------
+
+    def _logits(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.linear.weight, self.linear.bias)
+
+    def _exact_log_prob(self, x: Tensor, labels: Tensor) -> Tensor:
+        """As :meth:`_sampled_log_prob`, over all classes, a chunk of samples at a time."""
+        pieces = [x.new_zeros(0)]
+        for chunk, wanted in zip(
+            x.split(_EXACT_CHUNK), labels.split(_EXACT_CHUNK), strict=True
+        ):
+            if wanted.numel() == 0:
+                pieces.append(chunk.sum(1) * 0)
+                continue
+            logits = self._logits(chunk)
+            at_labels = logits.gather(1, wanted.clamp_min(0).long())
+            pieces.append(_label_log_prob(logits, at_labels, wanted))
+        return torch.cat(pieces)
+
+    def log_prob(self, input: Tensor) -> Tensor:
+        """Exact log probabilities of all classes.
+
+        Shape:
+            - Input: :math:`(B, d)` or :math:`(d)`
+            - Output: :math:`(B, N)` or :math:`(N)`
+        """
+        log_prob = F.log_softmax(self._logits(self.linear._flat(input)), dim=-1)
+        return log_prob.reshape(*input.shape[:-1], self.n_classes)
+
+    @torch.no_grad()
+    def predict(self, input: Tensor) -> Tensor:
+        """The most probable class, as ``log_prob(input).argmax(-1)``; :meth:`topk` is faster.
+
+        Shape:
+            - Input: :math:`(B, d)` or :math:`(d)`
+            - Output: int64 :math:`(B)` or :math:`()`
+        """
+        chunks = self.linear._flat(input).split(_EXACT_CHUNK)
+        best = [self._logits(chunk).argmax(-1) for chunk in chunks]
+        return torch.cat(best).reshape(input.shape[:-1])
+
+    @torch.no_grad()
+    def topk(self, input: Tensor, k: int, *, exact: bool = False) -> tuple[Tensor, Tensor]:
+        """The k classes with the largest logits, among those that the tables find.
+
+        Args:
+            input: the inputs.
+            k: how many, 1 to N.
+            exact: look at all classes instead.
+
+        Shape:
+            - Input: :math:`(B, d)` or :math:`(d)`
+            - Output: logits and int64 classes, :math:`(B, k)` or :math:`(k)`; see
+              :meth:`HashLinear.topk`
+        """
+        if not exact:
+            return self.linear.topk(input, k)
+        chunks = [self._logits(x).topk(k) for x in self.linear._flat(input).split(_EXACT_CHUNK)]
+        values = torch.cat([chunk.values for chunk in chunks])
+        indices = torch.cat([chunk.indices for chunk in chunks])
+        shape = (*input.shape[:-1], k)
+        return values.reshape(shape), indices.reshape(shape)
+
+    # ---- targets -------------------------------------------------------------------------------
+
+    def _labels(self, target: Tensor, x: Tensor) -> Tensor:
+        """Targets of any form as int32 (B, M), -1 = none, checked."""
+        name = "HashSoftmaxWithLoss: target"
+        if target.layout == torch.sparse_csr:
+            wanted = (x.shape[0], self.n_classes)
+            if tuple(target.shape) != wanted:
+                raise RuntimeError(f"{name}: got shape {tuple(target.shape)}, wanted {wanted}")
+            return _padded(target.crow_indices(), target.col_indices())
+        if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
+            raise RuntimeError(f"{name}: got dtype {target.dtype}, wanted integers")
+        if target.dim() not in (1, 2) or target.shape[0] != x.shape[0]:
+            raise RuntimeError(
+                f"{name}: got shape {tuple(target.shape)}, wanted ({x.shape[0]},) or "
+                f"({x.shape[0]}, M)"
+            )
+        lowest = 0 if target.dim() == 1 else -1
+        if not torch.compiler.is_compiling() and target.numel() > 0:
+            low, high = (int(value) for value in target.aminmax())
+            if low < lowest or high >= self.n_classes:
+                raise RuntimeError(
+                    f"{name}: got labels from {low} to {high}, wanted {lowest} to "
+                    f"n_classes - 1 = {self.n_classes - 1}"
+                )
+        return (target if target.dim() == 2 else target.unsqueeze(1)).to(torch.int32)
+
+
+def _padded(offsets: Tensor, values: Tensor) -> Tensor:
+    """A CSR tensor's columns as int32 (B, M), padded with -1."""
+    counts = offsets.diff()
+    M = int(counts.max()) if counts.numel() else 0
+    column = torch.arange(M, device=values.device)
+    at = (offsets[:-1, None] + column).clamp_max(max(values.numel() - 1, 0))
+    padded = values[at] if values.numel() else at
+    return torch.where(column < counts[:, None], padded, -1).to(torch.int32)
+
+
+def _find(shared: Tensor, labels: Tensor) -> Tensor:
+    """Place of each label in ``shared``, int64; -1 where it is not there or is padding."""
+    ordered, order = shared.sort()
+    at = torch.searchsorted(ordered, labels).clamp_max(shared.shape[0] - 1)
+    return torch.where((ordered[at] == labels) & (labels >= 0), order[at], -1)
+
+
+def _label_log_prob(logits: Tensor, at_labels: Tensor, labels: Tensor) -> Tensor:
+    """Mean over a sample's labels of ``at_labels - logsumexp(logits)``; 0 without labels."""
+    # A label that stands twice in a sample is -inf the second time: it counts once.
+    counted = (labels >= 0) & (at_labels > -torch.inf)
+    # A sample with nothing to count may have no finite logit at all: keep its gradient finite.
+    logits = logits.masked_fill(~counted.any(1, keepdim=True), 0)
+    log_prob = at_labels - logits.logsumexp(1, keepdim=True)
+    log_prob = torch.where(counted, log_prob, 0)
+    return log_prob.sum(1) / counted.sum(1).clamp_min(1)

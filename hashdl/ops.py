@@ -1,0 +1,770 @@
+"""The contract of every op: schema, checks, shapes (the fake kernel), and a typed function.
+
+B samples, N rows, d features, L tables, K bits a table, P probes, C candidates, A active rows,
+M labels a sample, T rows shared by the batch, U distinct rows. Row ids are int32; -1 is padding.
+
+The plain-torch implementation of each op (:mod:`hashdl.reference`) is registered for every device;
+``hashdl._C`` overrides it with compiled CPU kernels. Checks on a tensor's *values* (ids in range,
+finite projections) are made where the values are at hand: in the kernels and in the reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hashdl import reference
+from hashdl.config import MAX_BITS
+
+_LIBRARY = torch.library.Library("hashdl", "DEF")
+_ops = torch.ops.hashdl
+FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def _op(schema: str, checks: Callable[..., None]) -> Callable[[Callable[..., Any]], None]:
+    """Define an op: its checks, its reference as the default kernel, and (decorated) its fake."""
+    name = schema.partition("(")[0]
+    _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    oracle = getattr(reference, name)
+
+    def default_kernel(*args: Any) -> Any:
+        checks(*args)
+        return oracle(*args)
+
+    def register(fake: Callable[..., Any]) -> None:
+        def checked_fake(*args: Any) -> Any:
+            checks(*args)
+            return fake(*args)
+
+        torch.library.register_fake(f"hashdl::{name}", checked_fake, lib=_LIBRARY)
+
+    _LIBRARY.impl(name, default_kernel, "CompositeExplicitAutograd")
+    return register
+
+
+def define_stateful(schema: str, kernel: Callable[..., None]) -> None:
+    """Define an op that only mutates its arguments, implemented in Python by its owner.
+
+    A compiled graph then holds it as one opaque node, whatever it decides as it runs.
+    """
+    name = schema.partition("(")[0]
+    _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    _LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"hashdl::{name}", lambda *args: None, lib=_LIBRARY)
+
+
+def define_differentiable(
+    schema: str,
+    *,
+    kernel: Callable[..., Any],
+    fake: Callable[..., Any],
+    backward: Callable[..., Any],
+    setup_context: Callable[..., None],
+) -> None:
+    """Define an op that is made of other ops and has a gradient."""
+    name = schema.partition("(")[0]
+    _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    _LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"hashdl::{name}", fake, lib=_LIBRARY)
+    make_differentiable(name, backward, setup_context)
+
+
+def make_differentiable(
+    name: str, backward: Callable[..., Any], setup_context: Callable[..., None]
+) -> None:
+    """Give an op its gradient."""
+    torch.library.register_autograd(
+        f"hashdl::{name}", backward, setup_context=setup_context, lib=_LIBRARY
+    )
+
+
+# ---- checks that ops share ---------------------------------------------------------------------
+
+
+def _check(ok: Any, op: str, argument: str, what: str) -> None:
+    if not ok:
+        raise RuntimeError(f"hashdl::{op}: {argument}: {what}")
+
+
+def _check_shape(tensor: Tensor, wanted: tuple[Any, ...], op: str, argument: str) -> None:
+    same = tensor.dim() == len(wanted) and all(
+        size is None or size == have for size, have in zip(wanted, tensor.shape, strict=True)
+    )
+    if not same:
+        text = ", ".join("*" if size is None else str(size) for size in wanted)
+        text = f"({text},)" if len(wanted) == 1 else f"({text})"
+        _check(False, op, argument, f"got shape {tuple(tensor.shape)}, wanted {text}")
+
+
+def _check_dtype(tensor: Tensor, dtype: torch.dtype, op: str, argument: str) -> None:
+    got, wanted = str(tensor.dtype)[6:], str(dtype)[6:]
+    _check(tensor.dtype == dtype, op, argument, f"got dtype {got}, wanted {wanted}")
+
+
+def _check_floating(tensor: Tensor, op: str, argument: str) -> None:
+    _check(
+        tensor.dtype in FLOATING,
+        op,
+        argument,
+        f"got dtype {str(tensor.dtype)[6:]}, wanted float32, float64, bfloat16 or float16",
+    )
+
+
+def _check_ids(tensor: Tensor, shape: tuple[Any, ...], op: str, argument: str) -> None:
+    _check_dtype(tensor, torch.int32, op, argument)
+    _check_shape(tensor, shape, op, argument)
+
+
+def _check_at_least(value: int, lowest: int, op: str, argument: str) -> None:
+    _check(value >= lowest, op, argument, f"got {value}, wanted {lowest} or more")
+
+
+def _check_bits(bits: int, op: str) -> None:
+    _check(1 <= bits <= MAX_BITS, op, "bits", f"got {bits}, wanted 1 to {MAX_BITS}")
+
+
+def _check_step(step: Tensor, op: str) -> None:
+    _check_dtype(step, torch.int64, op, "step")
+    _check(step.numel() == 1, op, "step", f"got shape {tuple(step.shape)}, wanted one element")
+
+
+# ---- pack_signs --------------------------------------------------------------------------------
+
+
+def _check_pack_signs(projections: Tensor, bits: int) -> None:
+    op = "pack_signs"
+    _check_bits(bits, op)
+    _check_dtype(projections, torch.float32, op, "projections")
+    _check_shape(projections, (None, None), op, "projections")
+    _check(
+        projections.shape[1] % bits == 0,
+        op,
+        "projections",
+        f"got shape {tuple(projections.shape)}, wanted (*, multiple of bits = {bits})",
+    )
+
+
+@_op("pack_signs(Tensor projections, int bits) -> Tensor", _check_pack_signs)
+def _(projections: Tensor, bits: int) -> Tensor:
+    M, LK = projections.shape
+    return projections.new_empty((M, LK // bits), dtype=torch.int32)
+
+
+def pack_signs(projections: Tensor, bits: int) -> Tensor:
+    r"""Codes from signs: :math:`c_{ml} = \sum_k [p_{m,lK+k} > 0] \, 2^k`.
+
+    Args:
+        projections: float32 (M, L K); NaN and infinities are refused.
+        bits: K, 1 to 24.
+
+    Returns:
+        codes: int32 (M, L).
+
+    Examples:
+        >>> pack_signs(torch.tensor([[1.0, -1.0, 2.0, 3.0]]), 2)
+        tensor([[1, 3]], dtype=torch.int32)
+    """
+    codes: Tensor = _ops.pack_signs(projections, bits)
+    return codes
+
+
+# ---- build_tables ------------------------------------------------------------------------------
+
+
+def _check_build_tables(codes: Tensor, bits: int) -> None:
+    _check_bits(bits, "build_tables")
+    _check_ids(codes, (None, None), "build_tables", "codes")
+
+
+@_op("build_tables(Tensor codes, int bits) -> (Tensor, Tensor)", _check_build_tables)
+def _(codes: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    N, L = codes.shape
+    return codes.new_empty((L, 2**bits + 1)), codes.new_empty((L, N))
+
+
+def build_tables(codes: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Tables by counting sort: the rows of each bucket, ascending, one bucket after the other.
+
+    Args:
+        codes: int32 (N, L), each in [0, 2^K).
+        bits: K.
+
+    Returns:
+        offsets: int32 (L, 2^K + 1); bucket c of table l is ``rows[l, offsets[l, c]:offsets[l, c+1]]``.
+        rows: int32 (L, N).
+    """
+    offsets, rows = _ops.build_tables(codes, bits)
+    return offsets, rows
+
+
+# ---- lookup ------------------------------------------------------------------------------------
+
+
+def _check_lookup(
+    projections: Tensor,
+    offsets: Tensor,
+    rows: Tensor,
+    bits: int,
+    probes: int,
+    cap: int,
+    candidates: int,
+    seed: int,
+    step: Tensor,
+) -> None:
+    op = "lookup"
+    _check_dtype(projections, torch.float32, op, "projections")
+    _check_ids(rows, (None, None), op, "rows")
+    _check_bits(bits, op)
+    L = rows.shape[0]
+    _check_ids(offsets, (L, 2**bits + 1), op, "offsets")
+    _check_shape(projections, (None, L * bits), op, "projections")
+    _check_at_least(probes, 1, op, "probes")
+    _check_at_least(cap, 1, op, "cap")
+    _check_at_least(candidates, 0, op, "candidates")
+    _check_step(step, op)
+
+
+@_op(
+    "lookup(Tensor projections, Tensor offsets, Tensor rows, int bits, int probes, int cap, "
+    "int candidates, int seed, Tensor step) -> (Tensor, Tensor)",
+    _check_lookup,
+)
+def _(
+    projections: Tensor,
+    offsets: Tensor,
+    rows: Tensor,
+    bits: int,
+    probes: int,
+    cap: int,
+    candidates: int,
+    seed: int,
+    step: Tensor,
+) -> tuple[Tensor, Tensor]:
+    B = projections.shape[0]
+    return rows.new_empty((B, candidates)), rows.new_empty((B, candidates))
+
+
+def lookup(
+    projections: Tensor,
+    offsets: Tensor,
+    rows: Tensor,
+    *,
+    bits: int,
+    probes: int,
+    cap: int,
+    candidates: int,
+    seed: int,
+    step: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Distinct rows in the probed buckets, and how many of those buckets each stands in.
+
+    Probe 0 of a table is the query's own bucket; the others flip the bits whose projections have
+    the smallest sum of squares (query-directed multiprobe, Lv et al., VLDB 2007, section 4.3).
+    All tables' probe 0 are read first, then probe 1, and so on.
+
+    Args:
+        projections: float32 (B, L K) of the queries.
+        offsets: int32 (L, 2^K + 1), of :func:`build_tables`.
+        rows: int32 (L, N), of :func:`build_tables`.
+        bits: K.
+        probes: P, buckets a table.
+        cap: most rows read from one bucket, from a random place on, around its end.
+        candidates: C, most rows kept a sample.
+        seed: of the random places.
+        step: int64, one element: another step, other random places.
+
+    Returns:
+        candidates: int32 (B, C) in order of discovery, padded with -1.
+        hits: int32 (B, C), 0 at padding.
+    """
+    found, hits = _ops.lookup(
+        projections, offsets, rows, bits, probes, cap, candidates, seed, step
+    )
+    return found, hits
+
+
+# ---- select ------------------------------------------------------------------------------------
+
+
+def _check_select(
+    candidates: Tensor,
+    scores: Tensor | None,
+    labels: Tensor | None,
+    shared: Tensor | None,
+    active: int,
+    random: int,
+    n_rows: int,
+    seed: int,
+    step: Tensor,
+) -> None:
+    op = "select"
+    _check_ids(candidates, (None, None), op, "candidates")
+    _check(
+        0 <= random <= active, op, "random", f"got {random}, wanted 0 to active = {active}"
+    )
+    _check_at_least(n_rows, 1, op, "n_rows")
+    if scores is not None:
+        _check_dtype(scores, torch.float32, op, "scores")
+        _check_shape(scores, tuple(candidates.shape), op, "scores")
+    if labels is not None:
+        _check_ids(labels, (candidates.shape[0], None), op, "labels")
+    if shared is not None:
+        _check_ids(shared, (None,), op, "shared")
+    _check_step(step, op)
+
+
+@_op(
+    "select(Tensor candidates, Tensor? scores, Tensor? labels, Tensor? shared, int active, "
+    "int random, int n_rows, int seed, Tensor step) -> Tensor",
+    _check_select,
+)
+def _(
+    candidates: Tensor,
+    scores: Tensor | None,
+    labels: Tensor | None,
+    shared: Tensor | None,
+    active: int,
+    random: int,
+    n_rows: int,
+    seed: int,
+    step: Tensor,
+) -> Tensor:
+    M = 0 if labels is None else labels.shape[1]
+    return candidates.new_empty((candidates.shape[0], M + active))
+
+
+def select(
+    candidates: Tensor,
+    scores: Tensor | None = None,
+    labels: Tensor | None = None,
+    shared: Tensor | None = None,
+    *,
+    active: int,
+    random: int = 0,
+    n_rows: int,
+    seed: int,
+    step: Tensor,
+) -> Tensor:
+    """The active set of each sample: labels, the best candidates, and uniform random rows.
+
+    Args:
+        candidates: int32 (B, C), distinct within a sample, -1 = none.
+        scores: float32 (B, C), higher is better, ties to the earlier column; None: all equal.
+        labels: int32 (B, M), -1 = none: always active.
+        shared: int32 (T,), -1 = none: rows that the whole batch has already, never selected.
+        active: A, rows a sample beside its labels.
+        random: R of these are drawn uniformly from all N rows.
+        n_rows: N.
+        seed: of the draws.
+        step: int64, one element: another step, other draws.
+
+    Returns:
+        rows: int32 (B, M + A): M labels in their own columns, A - R candidates in order of
+        discovery, R draws. A row stands once in a sample; what repeats or is shared is -1.
+    """
+    rows: Tensor = _ops.select(
+        candidates, scores, labels, shared, active, random, n_rows, seed, step
+    )
+    return rows
+
+
+# ---- shared_rows -------------------------------------------------------------------------------
+
+
+def _check_shared_rows(labels: Tensor, count: int, n_rows: int, seed: int, step: Tensor) -> None:
+    op = "shared_rows"
+    _check_ids(labels, (None,), op, "labels")
+    _check_at_least(count, 0, op, "count")
+    _check_at_least(n_rows, 1, op, "n_rows")
+    _check_step(step, op)
+
+
+@_op(
+    "shared_rows(Tensor labels, int count, int n_rows, int seed, Tensor step) -> (Tensor, Tensor)",
+    _check_shared_rows,
+)
+def _(
+    labels: Tensor, count: int, n_rows: int, seed: int, step: Tensor
+) -> tuple[Tensor, Tensor]:
+    return labels.new_empty((count,)), labels.new_empty((1,), dtype=torch.int64)
+
+
+def shared_rows(
+    labels: Tensor, *, count: int, n_rows: int, seed: int, step: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Rows that a whole batch scores: its distinct labels, then distinct uniform draws.
+
+    Args:
+        labels: int32 (B,), -1 = none.
+        count: T, rows wanted.
+        n_rows: N.
+        seed: of the draws.
+        step: int64, one element.
+
+    Returns:
+        rows: int32 (T,), distinct, padded with -1 where the draws gave out (T near N).
+        n_labels: int64 (1,), how many of them are labels; these stand first.
+    """
+    rows, n_labels = _ops.shared_rows(labels, count, n_rows, seed, step)
+    return rows, n_labels
+
+
+# ---- gather_linear -----------------------------------------------------------------------------
+
+
+def _check_layer(op: str, x: Tensor, weight: Tensor, rows: Tensor) -> None:
+    _check_floating(weight, op, "weight")
+    _check_shape(weight, (None, None), op, "weight")
+    _check_dtype(x, weight.dtype, op, "x")
+    _check_shape(x, (None, weight.shape[1]), op, "x")
+    _check_ids(rows, (x.shape[0], None), op, "rows")
+
+
+def _check_bias(op: str, weight: Tensor, bias: Tensor | None) -> None:
+    if bias is not None:
+        _check_dtype(bias, weight.dtype, op, "bias")
+        _check_shape(bias, (weight.shape[0],), op, "bias")
+
+
+def _check_gather_linear(x: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor) -> None:
+    _check_layer("gather_linear", x, weight, rows)
+    _check_bias("gather_linear", weight, bias)
+
+
+@_op(
+    "gather_linear(Tensor x, Tensor weight, Tensor? bias, Tensor rows) -> Tensor",
+    _check_gather_linear,
+)
+def _(x: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor) -> Tensor:
+    return x.new_empty(rows.shape)
+
+
+def gather_linear(x: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor) -> Tensor:
+    r"""Outputs of some rows of a linear layer: :math:`z_{ba} = \langle x_b, w_{r_{ba}} \rangle + b_{r_{ba}}`.
+
+    Not differentiable: :func:`hashdl.functional.active_linear` is.
+
+    Args:
+        x: (B, d) of the weight's dtype.
+        weight: (N, d), float32, float64, bfloat16 or float16.
+        bias: (N,), or None.
+        rows: int32 (B, A).
+
+    Returns:
+        z: (B, A), 0 at padding.
+    """
+    z: Tensor = _ops.gather_linear(x, weight, bias, rows)
+    return z
+
+
+def _check_gather_linear_backward(
+    grad_z: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    rows: Tensor,
+    extra_rows: Tensor | None,
+    extra_grad: Tensor | None,
+    extra_bias: Tensor | None,
+) -> None:
+    op = "gather_linear_backward"
+    _check_layer(op, x, weight, rows)
+    _check_dtype(grad_z, weight.dtype, op, "grad_z")
+    _check_shape(grad_z, tuple(rows.shape), op, "grad_z")
+    together = (extra_rows is None) == (extra_grad is None)
+    _check(together, op, "extra_grad", "wanted together with extra_rows")
+    E = 0 if extra_rows is None else extra_rows.numel()
+    if extra_rows is not None and extra_grad is not None:
+        _check_ids(extra_rows, (None,), op, "extra_rows")
+        _check_dtype(extra_grad, weight.dtype, op, "extra_grad")
+        _check_shape(extra_grad, (E, weight.shape[1]), op, "extra_grad")
+    if extra_bias is not None:
+        _check_dtype(extra_bias, weight.dtype, op, "extra_bias")
+        _check_shape(extra_bias, (E,), op, "extra_bias")
+
+
+@_op(
+    "gather_linear_backward(Tensor grad_z, Tensor x, Tensor weight, Tensor rows, "
+    "Tensor? extra_rows, Tensor? extra_grad, Tensor? extra_bias) "
+    "-> (Tensor, Tensor, Tensor, Tensor)",
+    _check_gather_linear_backward,
+)
+def _(
+    grad_z: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    rows: Tensor,
+    extra_rows: Tensor | None,
+    extra_grad: Tensor | None,
+    extra_bias: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    U = torch.library.get_ctx().new_dynamic_size()
+    return (
+        x.new_empty(x.shape),
+        rows.new_empty((U,)),
+        weight.new_empty((U, weight.shape[1])),
+        weight.new_empty((U,)),
+    )
+
+
+def gather_linear_backward(
+    grad_z: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    rows: Tensor,
+    extra_rows: Tensor | None = None,
+    extra_grad: Tensor | None = None,
+    extra_bias: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of :func:`gather_linear`, compact: only rows that some sample has.
+
+    Args:
+        grad_z: (B, A).
+        x: (B, d).
+        weight: (N, d).
+        rows: int32 (B, A).
+        extra_rows: int32 (E,), -1 = none: rows whose gradient was computed elsewhere.
+        extra_grad: (E, d), added to the gradient of these rows.
+        extra_bias: (E,), added to their bias gradient.
+
+    Returns:
+        grad_x: (B, d), without the part of the extra rows.
+        touched: int32 (U,), the distinct rows, ascending.
+        grad_weight: (U, d).
+        grad_bias: (U,).
+    """
+    grad_x, touched, grad_weight, grad_bias = _ops.gather_linear_backward(
+        grad_z, x, weight, rows, extra_rows, extra_grad, extra_bias
+    )
+    return grad_x, touched, grad_weight, grad_bias
+
+
+# ---- scatter_rows ------------------------------------------------------------------------------
+
+
+def _check_scatter_rows(values: Tensor, rows: Tensor, n_rows: int, fill: float) -> None:
+    op = "scatter_rows"
+    _check_floating(values, op, "values")
+    _check_ids(rows, (None, None), op, "rows")
+    _check_shape(values, tuple(rows.shape), op, "values")
+
+
+@_op(
+    "scatter_rows(Tensor values, Tensor rows, int n_rows, float fill) -> Tensor",
+    _check_scatter_rows,
+)
+def _(values: Tensor, rows: Tensor, n_rows: int, fill: float) -> Tensor:
+    return values.new_empty((values.shape[0], n_rows))
+
+
+def scatter_rows(values: Tensor, rows: Tensor, *, n_rows: int, fill: float = 0.0) -> Tensor:
+    """A dense (B, N) from the values of each sample's rows, ``fill`` elsewhere.
+
+    Args:
+        values: (B, A).
+        rows: int32 (B, A), distinct within a sample.
+        n_rows: N.
+        fill: value of the other outputs.
+    """
+    out: Tensor = _ops.scatter_rows(values, rows, n_rows, fill)
+    return out
+
+
+# ---- row optimizers ----------------------------------------------------------------------------
+
+
+def _check_update(op: str, weight: Tensor, rows: Tensor, grad: Tensor) -> None:
+    _check_floating(weight, op, "weight")
+    _check(
+        weight.dim() in (1, 2),
+        op,
+        "weight",
+        f"got shape {tuple(weight.shape)}, wanted (N, d) or (N,)",
+    )
+    _check_in_place(op, weight, "weight")
+    _check_ids(rows, (None,), op, "rows")
+    _check_dtype(grad, weight.dtype, op, "grad")
+    _check_shape(grad, (rows.shape[0], *weight.shape[1:]), op, "grad")
+
+
+def _check_in_place(op: str, tensor: Tensor, argument: str) -> None:
+    what = "got a non-contiguous tensor; it is updated in place"
+    _check(tensor.is_contiguous(), op, argument, what)
+
+
+def _check_state(
+    op: str, state: Tensor, weight: Tensor, argument: str, *, row_wise: bool = False
+) -> None:
+    """A state has the weight's shape, or, where ``row_wise`` allows it, one scalar a row."""
+    wanted = torch.float64 if weight.dtype == torch.float64 else torch.float32
+    _check_dtype(state, wanted, op, argument)
+    _check_in_place(op, state, argument)
+    compact = row_wise and state.dim() == 1
+    _check_shape(state, weight.shape[:1] if compact else tuple(weight.shape), op, argument)
+
+
+def _check_sgd_rows_(
+    weight: Tensor,
+    momentum_buffer: Tensor | None,
+    rows: Tensor,
+    grad: Tensor,
+    lr: float,
+    momentum: float,
+    nesterov: bool,
+    weight_decay: float,
+) -> None:
+    _check_update("sgd_rows_", weight, rows, grad)
+    if momentum_buffer is not None:
+        _check_state("sgd_rows_", momentum_buffer, weight, "momentum_buffer")
+
+
+@_op(
+    "sgd_rows_(Tensor(a!) weight, Tensor(b!)? momentum_buffer, Tensor rows, Tensor grad, "
+    "float lr, float momentum, bool nesterov, float weight_decay) -> ()",
+    _check_sgd_rows_,
+)
+def _(*args: Any) -> None:
+    return None
+
+
+def sgd_rows_(
+    weight: Tensor,
+    momentum_buffer: Tensor | None,
+    rows: Tensor,
+    grad: Tensor,
+    *,
+    lr: float,
+    momentum: float = 0.0,
+    nesterov: bool = False,
+    weight_decay: float = 0.0,
+) -> None:
+    """A step of :class:`torch.optim.SGD` on some rows, in place; the others are not looked at.
+
+    Args:
+        weight: (N, d) or (N,), contiguous.
+        momentum_buffer: of the weight's shape, float32 (float64 for float64), or None.
+        rows: int32 (U,), distinct.
+        grad: (U, d) or (U,), of these rows.
+        lr: learning rate.
+        momentum: factor on the buffer, applied when a row is touched.
+        nesterov: Nesterov momentum.
+        weight_decay: L2 penalty, applied when a row is touched.
+    """
+    _ops.sgd_rows_(weight, momentum_buffer, rows, grad, lr, momentum, nesterov, weight_decay)
+
+
+def _check_adagrad_rows_(
+    weight: Tensor,
+    sum: Tensor,
+    rows: Tensor,
+    grad: Tensor,
+    lr: float,
+    eps: float,
+    weight_decay: float,
+) -> None:
+    _check_update("adagrad_rows_", weight, rows, grad)
+    _check_state("adagrad_rows_", sum, weight, "sum", row_wise=True)
+
+
+@_op(
+    "adagrad_rows_(Tensor(a!) weight, Tensor(b!) sum, Tensor rows, Tensor grad, float lr, "
+    "float eps, float weight_decay) -> ()",
+    _check_adagrad_rows_,
+)
+def _(*args: Any) -> None:
+    return None
+
+
+def adagrad_rows_(
+    weight: Tensor,
+    sum: Tensor,
+    rows: Tensor,
+    grad: Tensor,
+    *,
+    lr: float,
+    eps: float = 1e-10,
+    weight_decay: float = 0.0,
+) -> None:
+    """A step of :class:`torch.optim.Adagrad` on some rows, in place.
+
+    Args:
+        weight: (N, d) or (N,), contiguous.
+        sum: sums of squares, of the weight's shape; or (N,) for a 2-d weight: row-wise, the mean
+            of the squares of the row is added.
+        rows: int32 (U,), distinct.
+        grad: (U, d) or (U,).
+        lr: learning rate.
+        eps: added to the root.
+        weight_decay: L2 penalty, applied when a row is touched.
+    """
+    _ops.adagrad_rows_(weight, sum, rows, grad, lr, eps, weight_decay)
+
+
+def _check_adam_rows_(
+    weight: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    rows: Tensor,
+    grad: Tensor,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+    decoupled: bool,
+    step: int,
+) -> None:
+    op = "adam_rows_"
+    _check_update(op, weight, rows, grad)
+    _check_at_least(step, 1, op, "step")
+    _check_state(op, exp_avg, weight, "exp_avg")
+    _check_state(op, exp_avg_sq, weight, "exp_avg_sq", row_wise=True)
+
+
+@_op(
+    "adam_rows_(Tensor(a!) weight, Tensor(b!) exp_avg, Tensor(c!) exp_avg_sq, Tensor rows, "
+    "Tensor grad, float lr, float beta1, float beta2, float eps, float weight_decay, "
+    "bool decoupled, int step) -> ()",
+    _check_adam_rows_,
+)
+def _(*args: Any) -> None:
+    return None
+
+
+def adam_rows_(
+    weight: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    rows: Tensor,
+    grad: Tensor,
+    *,
+    lr: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    decoupled: bool = False,
+    step: int,
+) -> None:
+    """A step of :class:`torch.optim.Adam` on some rows, in place.
+
+    The averages of a row decay only when it is touched; the bias correction is that of the global
+    step, as in :class:`torch.optim.SparseAdam`.
+
+    Args:
+        weight: (N, d) or (N,), contiguous.
+        exp_avg: of the weight's shape, float32 (float64 for float64).
+        exp_avg_sq: likewise; or (N,) for a 2-d weight: row-wise, the mean over the row.
+        rows: int32 (U,), distinct.
+        grad: (U, d) or (U,).
+        lr: learning rate.
+        betas: decay of the two averages.
+        eps: added to the root.
+        weight_decay: L2 penalty, or with ``decoupled`` a decay as in AdamW, on touched rows.
+        decoupled: see ``weight_decay``.
+        step: number of this step, from 1.
+    """
+    _ops.adam_rows_(
+        weight, exp_avg, exp_avg_sq, rows, grad, lr, *betas, eps, weight_decay, decoupled, step
+    )

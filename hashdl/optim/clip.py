@@ -1,0 +1,54 @@
+"""Gradient clipping that takes sparse gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+
+@torch.no_grad()
+def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float) -> Tensor:
+    r"""Scale gradients, dense and sparse, so that their total 2-norm is at most ``max_norm``.
+
+    As :func:`torch.nn.utils.clip_grad_norm_`, which refuses sparse gradients:
+    :math:`g \leftarrow g \cdot \min(1, \text{max\_norm} / (\|g\| + 10^{-6}))`.
+
+    Args:
+        parameters: a parameter or several; those without a gradient are passed over.
+        max_norm: largest norm allowed, above 0.
+
+    Returns:
+        The total norm before clipping.
+
+    Raises:
+        ValueError: ``max_norm`` is not above 0.
+
+    Examples:
+        >>> weight = torch.nn.Parameter(torch.zeros(3))
+        >>> weight.grad = torch.tensor([3.0, 0.0, 4.0])
+        >>> clip_grad_norm_(weight, 1.0)
+        tensor(5.)
+    """
+    if not max_norm > 0:
+        raise ValueError(f"clip_grad_norm_: max_norm: got {max_norm}, wanted above 0")
+    parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+    values = []
+    for parameter in parameters:
+        if parameter.grad is None:
+            continue
+        if parameter.grad.is_sparse:
+            parameter.grad = parameter.grad.coalesce()  # a row that stands twice has one norm
+            values.append(parameter.grad._values())
+        else:
+            values.append(parameter.grad)
+    if not values:
+        return torch.tensor(0.0)
+    device = values[0].device
+    norms = [torch.linalg.vector_norm(value).to(device) for value in values]
+    total = torch.linalg.vector_norm(torch.stack(norms))
+    scale = (max_norm / (total + 1e-6)).clamp(max=1.0)
+    for value in values:
+        value.mul_(scale.to(value.device, value.dtype))
+    return total

@@ -1,0 +1,266 @@
+"""SGD, Adagrad and Adam over sparse gradients, one pass over the rows touched.
+
+Each is torch's optimizer of the same name: parameters with a dense gradient are left to torch's
+own step (fused where it has one), those with a sparse COO gradient take the row kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from hashdl import ops
+from hashdl.profiling import part
+
+Closure = Callable[[], float] | None
+State = dict[str, Any]
+
+
+def _rows_and_values(grad: Tensor) -> tuple[Tensor, Tensor]:
+    """Distinct int32 rows (U,) of a sparse gradient, and their values."""
+    grad = grad.coalesce()
+    if grad.sparse_dim() != 1:
+        raise RuntimeError(
+            f"hashdl.optim: got a sparse gradient with {grad.sparse_dim()} sparse dimensions, "
+            "wanted 1 (whole rows)"
+        )
+    return grad._indices()[0].to(torch.int32), grad._values()
+
+
+def _zeros(parameter: Tensor, *, row_wise: bool = False) -> Tensor:
+    """A state of zeros: float32 for 16-bit parameters, so that small updates are not lost."""
+    dtype = torch.promote_types(parameter.dtype, torch.float32)
+    shape = parameter.shape[:1] if row_wise and parameter.dim() == 2 else parameter.shape
+    return torch.zeros(shape, dtype=dtype, device=parameter.device)
+
+
+class _RowOptimizer(torch.optim.Optimizer):
+    """Mixed in before one of torch's optimizers: takes the sparse gradients off its hands."""
+
+    def _update_rows(
+        self, parameter: Tensor, state: State, group: State, rows: Tensor, grad: Tensor
+    ) -> None:
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def step(self, closure: Closure = None) -> float | None:  # type: ignore[override]
+        """One step: touched rows of sparse gradients, torch's own step for dense ones.
+
+        Args:
+            closure: reevaluates the model and returns the loss.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        with part("optimizer"):
+            sparse = self._sparse_parameters()
+            for parameter, group in sparse:
+                assert parameter.grad is not None
+                rows, grad = _rows_and_values(parameter.grad)
+                self._update_rows(parameter, self.state[parameter], group, rows, grad)
+            with _hidden([parameter for parameter, _ in sparse]):
+                super().step()
+        return loss
+
+    def _sparse_parameters(self) -> list[tuple[Tensor, State]]:
+        return [
+            (parameter, group)
+            for group in self.param_groups
+            for parameter in group["params"]
+            if parameter.grad is not None and parameter.grad.is_sparse
+        ]
+
+
+@contextmanager
+def _hidden(parameters: list[Tensor]) -> Iterator[None]:
+    """Take the gradients away for a while: torch passes over parameters without one."""
+    grads = [parameter.grad for parameter in parameters]
+    for parameter in parameters:
+        parameter.grad = None
+    try:
+        yield
+    finally:
+        for parameter, grad in zip(parameters, grads, strict=True):
+            parameter.grad = grad
+
+
+class SGD(_RowOptimizer, torch.optim.SGD):
+    """:class:`torch.optim.SGD` that updates only rows with a gradient.
+
+    Momentum and weight decay act on a row when it is touched.
+
+    Args:
+        params: parameters or groups of them.
+        lr: learning rate. Default: 1e-3.
+        momentum: momentum factor. Default: 0.
+        weight_decay: L2 penalty on touched rows. Default: 0.
+        nesterov: Nesterov momentum. Default: ``False``.
+
+    Examples:
+        >>> from hashdl import HashConfig, HashLinear
+        >>> layer = HashLinear(4, 100, config=HashConfig(active=10, sparse_grad=True))
+        >>> optimizer = SGD(layer.parameters(), lr=0.1, momentum=0.9)
+        >>> layer(torch.randn(2, 4)).square().sum().backward()
+        >>> optimizer.step()
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float = 1e-3,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+    ) -> None:
+        super().__init__(
+            params, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov
+        )
+
+    def _update_rows(
+        self, parameter: Tensor, state: State, group: State, rows: Tensor, grad: Tensor
+    ) -> None:
+        if group["momentum"] and state.get("momentum_buffer") is None:
+            state["momentum_buffer"] = _zeros(parameter)
+        ops.sgd_rows_(
+            parameter,
+            state.get("momentum_buffer"),
+            rows,
+            grad,
+            lr=float(group["lr"]),
+            momentum=group["momentum"],
+            nesterov=group["nesterov"],
+            weight_decay=group["weight_decay"],
+        )
+
+
+class Adagrad(_RowOptimizer, torch.optim.Adagrad):
+    """:class:`torch.optim.Adagrad` that updates only rows with a gradient.
+
+    Args:
+        params: parameters or groups of them.
+        lr: learning rate. Default: 1e-2.
+        lr_decay: the rate is divided by ``1 + (step - 1) lr_decay``. Default: 0.
+        weight_decay: L2 penalty on touched rows. Default: 0.
+        initial_accumulator_value: of the sums of squares. Default: 0.
+        eps: added to the root. Default: 1e-10.
+    """
+
+    _row_wise = False
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float = 1e-2,
+        lr_decay: float = 0.0,
+        weight_decay: float = 0.0,
+        initial_accumulator_value: float = 0.0,
+        eps: float = 1e-10,
+    ) -> None:
+        super().__init__(params, lr, lr_decay, weight_decay, initial_accumulator_value, eps)
+
+    def _update_rows(
+        self, parameter: Tensor, state: State, group: State, rows: Tensor, grad: Tensor
+    ) -> None:
+        if "row_sum" not in state:
+            # torch makes a full-size "sum" at once, in the parameter's dtype; keep just one.
+            initial = group["initial_accumulator_value"]
+            state["row_sum"] = _zeros(parameter, row_wise=self._row_wise) + initial
+            state.pop("sum", None)
+        state["step"] += 1
+        ops.adagrad_rows_(
+            parameter,
+            state["row_sum"],
+            rows,
+            grad,
+            lr=float(group["lr"]) / (1 + (float(state["step"]) - 1) * group["lr_decay"]),
+            eps=group["eps"],
+            weight_decay=group["weight_decay"],
+        )
+
+
+class RowWiseAdagrad(Adagrad):
+    """:class:`Adagrad` with one scalar of state a row: the mean of the squares of its gradient.
+
+    Parameters with a dense gradient, and 1-d parameters, keep a state for each element.
+    After the row-wise Adagrad of Mudigere et al. (ISCA 2022, section 3.2).
+    """
+
+    _row_wise = True
+
+
+class Adam(_RowOptimizer, torch.optim.Adam):
+    """:class:`torch.optim.Adam` that updates only rows with a gradient.
+
+    The averages of a row decay when it is touched; the bias correction is that of the global step
+    (lazy Adam, as :class:`torch.optim.SparseAdam`), so a row that is first met late takes a first
+    step of up to ``lr * (1 - beta1) / sqrt(1 - beta2)``.
+
+    Args:
+        params: parameters or groups of them.
+        lr: learning rate. Default: 1e-3.
+        betas: decay of the two averages. Default: (0.9, 0.999).
+        eps: added to the root. Default: 1e-8.
+        weight_decay: on touched rows. Default: 0.
+        decoupled_weight_decay: decay as in AdamW instead of an L2 penalty. Default: ``False``.
+        fused: torch's fused step for dense gradients. Default: ``None``, where it exists.
+    """
+
+    _row_wise = False
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        *,
+        decoupled_weight_decay: bool = False,
+        fused: bool | None = None,
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            decoupled_weight_decay=decoupled_weight_decay,
+            fused=fused,
+        )
+
+    def _update_rows(
+        self, parameter: Tensor, state: State, group: State, rows: Tensor, grad: Tensor
+    ) -> None:
+        if not state:
+            state["step"] = torch.tensor(0.0)
+            state["exp_avg"] = _zeros(parameter)
+            state["exp_avg_sq"] = _zeros(parameter, row_wise=self._row_wise)
+        state["step"] += 1
+        ops.adam_rows_(
+            parameter,
+            state["exp_avg"],
+            state["exp_avg_sq"],
+            rows,
+            grad,
+            lr=float(group["lr"]),
+            betas=group["betas"],
+            eps=group["eps"],
+            weight_decay=group["weight_decay"],
+            decoupled=group["decoupled_weight_decay"],
+            step=int(state["step"]),
+        )
+
+
+class RowWiseAdam(Adam):
+    """:class:`Adam` whose second moment is one scalar a row: the mean over the row's elements.
+
+    Parameters with a dense gradient, and 1-d parameters, keep one for each element.
+    """
+
+    _row_wise = True

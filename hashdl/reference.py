@@ -1,0 +1,383 @@
+"""Every op in plain torch: the oracle of the tests, and what runs where no kernel was built.
+
+Written for clarity and for any device; the same values and the same order as the kernels. What an
+argument means stands in :mod:`hashdl.ops`; here is only what needs the tensors' values.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_MASK31 = (1 << 31) - 1
+_SHARED_STREAM = -1
+_RANDOM_ROWS_STREAM = 1 << 40
+
+
+def _check(ok: bool | Tensor, op: str, argument: str, what: str) -> None:
+    if not ok:
+        raise RuntimeError(f"hashdl::{op}: {argument}: {what}")
+
+
+def _check_ids(ids: Tensor, lowest: int, n_rows: int, op: str, argument: str) -> None:
+    if ids.numel() == 0:
+        return
+    low, high = min(int(ids.min()), 0), max(int(ids.max()), 0)
+    what = f"got ids from {low} to {high}, wanted {lowest} to {n_rows - 1}"
+    _check(low >= lowest and high < n_rows, op, argument, what)
+
+
+def _check_finite(projections: Tensor, op: str, hint: str = "") -> None:
+    finite = bool(torch.isfinite(projections).all())
+    _check(finite, op, "projections", f"got NaN or infinity, wanted finite values{hint}")
+
+
+# ---- random numbers: csrc/cpu/random.h ---------------------------------------------------------
+
+
+def _shift_right(z: Tensor, bits: int) -> Tensor:
+    """Logical shift of int64."""
+    return (z >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _signed(constant: int) -> int:
+    """A 64-bit constant as the int64 with the same bits."""
+    return constant - (1 << 64) if constant >= 1 << 63 else constant
+
+
+def _mix(z: Tensor) -> Tensor:
+    """The finalizer of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014); int64 wraps as uint64."""
+    z = z + _signed(0x9E3779B97F4A7C15)
+    z = (z ^ _shift_right(z, 30)) * _signed(0xBF58476D1CE4E5B9)
+    z = (z ^ _shift_right(z, 27)) * _signed(0x94D049BB133111EB)
+    return z ^ _shift_right(z, 31)
+
+
+def _stream_keys(seed: int, step: Tensor, streams: Tensor) -> Tensor:
+    key = _mix(torch.full_like(streams, _signed(seed & ((1 << 64) - 1))))
+    return _mix(_mix(key ^ step.to(streams.device).reshape(())) ^ streams)
+
+
+def _draw_below(keys: Tensor, draws: Tensor, bounds: Tensor | int) -> Tensor:
+    """Uniform in [0, bound): keys and draws are broadcast."""
+    return (_shift_right(_mix(keys ^ draws), 33) * bounds) >> 31
+
+
+# ---- codes and tables --------------------------------------------------------------------------
+
+
+def pack_signs(projections: Tensor, bits: int) -> Tensor:
+    """Oracle of :func:`hashdl.ops.pack_signs`."""
+    _check_finite(projections, "pack_signs")
+    signs = (projections > 0).reshape(projections.shape[0], -1, bits)
+    powers = 1 << torch.arange(bits, device=projections.device)
+    return (signs * powers).sum(-1).to(torch.int32)
+
+
+def build_tables(codes: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Oracle of :func:`hashdl.ops.build_tables`."""
+    N, L = codes.shape
+    in_range = bool(((codes >= 0) & (codes < 2**bits)).all())
+    _check(in_range, "build_tables", "codes", "got a code outside [0, 2^bits)")
+    by_table = codes.t().contiguous()
+    rows = torch.argsort(by_table, dim=1, stable=True).to(torch.int32)
+    counts = by_table.new_zeros((L, 2**bits + 1))
+    counts.scatter_add_(1, by_table.long() + 1, torch.ones_like(by_table))
+    return counts.cumsum(1, dtype=torch.int32), rows
+
+
+# ---- look-up -----------------------------------------------------------------------------------
+
+
+def _probe_codes(projections: Tensor, bits: int, probes: int) -> Tensor:
+    """Codes (B, L, P) of the cheapest sets of flipped bits; -1 past the last bucket."""
+    B = projections.shape[0]
+    p = projections.reshape(B, -1, bits)
+    magnitudes, order = p.abs().sort(dim=-1, stable=True)
+    squares = magnitudes * magnitudes
+    # The P cheapest sets lie within the P - 1 smallest bits, since each bit alone is a set.
+    free = min(bits, probes - 1)
+    masks = torch.arange(1 << free, device=p.device)
+    costs = squares.new_zeros((*squares.shape[:2], 1 << free))
+    flips = torch.zeros(costs.shape, dtype=torch.int64, device=p.device)
+    for k in range(free):
+        chosen = (masks >> k) & 1
+        costs = costs + squares[..., k, None] * chosen
+        flips |= (1 << order[..., k, None]) * chosen
+    # Set 0 (no flip) is probe 0 whatever the costs; the others go by cost, then by mask.
+    costs[..., 0] = -1
+    taken = min(probes, 1 << free)
+    cheapest = costs.argsort(dim=-1, stable=True)[..., :taken]
+    own = pack_signs(projections, bits).long()
+    codes = own.unsqueeze(-1) ^ flips.gather(-1, cheapest)
+    return torch.nn.functional.pad(codes, (0, probes - taken), value=-1)
+
+
+def lookup(
+    projections: Tensor,
+    offsets: Tensor,
+    rows: Tensor,
+    bits: int,
+    probes: int,
+    cap: int,
+    candidates: int,
+    seed: int,
+    step: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Oracle of :func:`hashdl.ops.lookup`."""
+    _check_finite(projections, "lookup", " (is the input finite?)")
+    (L, N), B = rows.shape, projections.shape[0]
+    codes = _probe_codes(projections, bits, probes).transpose(1, 2)  # (B, P, L): order of reading
+    table = torch.arange(L, device=rows.device).expand_as(codes)
+    first = offsets[table, codes.clamp_min(0)].long()
+    size = offsets[table, codes.clamp_min(0) + 1].long() - first
+    size = torch.where(codes >= 0, size, 0)
+    keys = _stream_keys(seed, step, torch.arange(B, device=rows.device))
+    draws = torch.arange(probes * L, device=rows.device).reshape(probes, L)
+    start = _draw_below(keys[:, None, None], draws, size)
+    start = torch.where(size > cap, start, 0)
+    read = size.clamp_max(cap)
+    found = torch.full((B, candidates), -1, dtype=torch.int32, device=rows.device)
+    hits = torch.zeros_like(found)
+    for b in range(B):
+        segment = torch.repeat_interleave(read[b].flatten())  # which bucket each read is of
+        ends = read[b].flatten().cumsum(0)
+        place = torch.arange(segment.numel(), device=rows.device)
+        place = place - (ends - read[b].flatten())[segment] + start[b].flatten()[segment]
+        place = place % size[b].flatten()[segment]
+        at = table[b].flatten()[segment] * N + first[b].flatten()[segment] + place
+        distinct, counts = _first_seen(rows.flatten()[at])
+        kept = min(distinct.numel(), candidates)
+        found[b, :kept] = distinct[:kept]
+        hits[b, :kept] = counts[:kept].to(torch.int32)
+    return found, hits
+
+
+def _first_seen(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Distinct values in order of first appearance, and their counts."""
+    distinct, inverse, counts = values.unique(return_inverse=True, return_counts=True)
+    position = torch.arange(values.numel(), device=values.device)
+    first = position.new_full(distinct.shape, values.numel())
+    first = first.scatter_reduce(0, inverse, position, "amin")
+    order = first.argsort()
+    return distinct[order], counts[order]
+
+
+# ---- selection ---------------------------------------------------------------------------------
+
+
+def _repeats(rows: Tensor) -> Tensor:
+    """True where a row id of a sample stands in an earlier column as well. rows (B, Q)."""
+    Q = rows.shape[1]
+    order = rows.argsort(dim=1, stable=True)
+    ordered = rows.gather(1, order)
+    same = torch.zeros_like(rows, dtype=torch.bool)
+    if Q > 1:
+        same[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
+    return torch.zeros_like(same).scatter(1, order, same)
+
+
+def select(
+    candidates: Tensor,
+    scores: Tensor | None,
+    labels: Tensor | None,
+    shared: Tensor | None,
+    active: int,
+    random: int,
+    n_rows: int,
+    seed: int,
+    step: Tensor,
+) -> Tensor:
+    """Oracle of :func:`hashdl.ops.select`."""
+    B, C = candidates.shape
+    device = candidates.device
+    if labels is None:
+        labels = candidates.new_empty((B, 0))
+    if shared is None:
+        shared = candidates.new_empty((0,))
+    for name, ids in (("candidates", candidates), ("labels", labels), ("shared", shared)):
+        _check_ids(ids, -1, n_rows, "select", name)
+    M, best = labels.shape[1], active - random
+
+    # Columns by precedence (labels, candidates, draws): whatever repeats an earlier one goes.
+    keys = _stream_keys(seed, step, _RANDOM_ROWS_STREAM + torch.arange(B, device=device))
+    draws = _draw_below(keys[:, None], torch.arange(random, device=device), n_rows)
+    labels = torch.where(_repeats(labels) | torch.isin(labels, shared), -1, labels)
+    pool = torch.cat([labels, candidates], 1)
+    pool = torch.where(_repeats(pool) | torch.isin(pool, shared), -1, pool)[:, M:]
+
+    ranked = torch.zeros((B, C), device=device) if scores is None else scores
+    ranked = torch.where(ranked.isnan(), -torch.inf, ranked)
+    order = ranked.argsort(dim=1, descending=True, stable=True)
+    order = order.gather(1, (pool.gather(1, order) < 0).long().argsort(dim=1, stable=True))
+    kept = order[:, :best].sort(dim=1).values  # the best, in order of discovery
+    chosen = pool.gather(1, kept)
+    chosen = chosen.gather(1, (chosen < 0).long().argsort(dim=1, stable=True))
+    chosen = torch.nn.functional.pad(chosen, (0, best - chosen.shape[1]), value=-1)
+
+    rows = torch.cat([labels, chosen, draws.to(torch.int32)], 1)
+    return torch.where(_repeats(rows) | torch.isin(rows, shared), -1, rows)
+
+
+def shared_rows(
+    labels: Tensor, count: int, n_rows: int, seed: int, step: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Oracle of :func:`hashdl.ops.shared_rows`."""
+    _check_ids(labels, -1, n_rows, "shared_rows", "labels")
+    key = _stream_keys(seed, step, torch.tensor([_SHARED_STREAM], device=labels.device))
+    draws = _draw_below(key, torch.arange(4 * count, device=labels.device), n_rows)
+    distinct_labels = _first_seen(labels[labels >= 0])[0][:count]
+    rows = _first_seen(torch.cat([distinct_labels, draws.to(torch.int32)]))[0][:count]
+    padded = torch.nn.functional.pad(rows, (0, count - rows.numel()), value=-1)
+    n_labels = torch.tensor([distinct_labels.numel()], device=labels.device)
+    return padded.to(torch.int32), n_labels
+
+
+# ---- gathered linear ---------------------------------------------------------------------------
+
+
+def _accumulator(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def gather_linear(x: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor) -> Tensor:
+    """Oracle of :func:`hashdl.ops.gather_linear`."""
+    _check_ids(rows, -1, weight.shape[0], "gather_linear", "rows")
+    ids = rows.clamp_min(0).long()
+    wide = _accumulator(weight.dtype)
+    z = x.new_zeros(rows.shape, dtype=wide)
+    for b in range(rows.shape[0]):  # a sample at a time: (B, A, d) may not fit
+        if weight.shape[0] > 0:
+            z[b] = weight[ids[b]].to(wide) @ x[b].to(wide)
+    if bias is not None and weight.shape[0] > 0:
+        z += bias[ids].to(wide)
+    return z.masked_fill(rows < 0, 0).to(weight.dtype)
+
+
+def gather_linear_backward(
+    grad_z: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    rows: Tensor,
+    extra_rows: Tensor | None,
+    extra_grad: Tensor | None,
+    extra_bias: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Oracle of :func:`hashdl.ops.gather_linear_backward`."""
+    N, d = weight.shape
+    _check_ids(rows, -1, N, "gather_linear_backward", "rows")
+    wide = _accumulator(weight.dtype)
+    grad_x = torch.zeros_like(x, dtype=wide)
+    sample, column = (rows >= 0).nonzero(as_tuple=True)
+    row = rows[sample, column]
+    grad = grad_z[sample, column].to(wide)
+    grad_x.index_add_(0, sample, grad[:, None] * weight[row.long()].to(wide))
+
+    if extra_rows is None or extra_grad is None:
+        extra_rows, extra_grad = rows.new_empty((0,)), weight.new_empty((0, d))
+    _check_ids(extra_rows, -1, N, "gather_linear_backward", "extra_rows")
+    if extra_bias is None:
+        extra_bias = extra_grad.new_zeros(extra_rows.shape)
+    real = extra_rows >= 0
+    touched, inverse = torch.cat([row, extra_rows[real]]).unique(return_inverse=True)
+    grad_weight = weight.new_zeros((touched.numel(), d), dtype=wide)
+    grad_bias = weight.new_zeros(touched.shape, dtype=wide)
+    parts = torch.cat([grad[:, None] * x[sample].to(wide), extra_grad[real].to(wide)])
+    grad_weight.index_add_(0, inverse, parts)
+    grad_bias.index_add_(0, inverse, torch.cat([grad, extra_bias[real].to(wide)]))
+    dtype = weight.dtype
+    return grad_x.to(dtype), touched, grad_weight.to(dtype), grad_bias.to(dtype)
+
+
+def scatter_rows(values: Tensor, rows: Tensor, n_rows: int, fill: float) -> Tensor:
+    """Oracle of :func:`hashdl.ops.scatter_rows`."""
+    _check_ids(rows, -1, n_rows, "scatter_rows", "rows")
+    out = values.new_full((values.shape[0], n_rows), fill)
+    sample, column = (rows >= 0).nonzero(as_tuple=True)
+    out[sample, rows[sample, column].long()] = values[sample, column]
+    return out
+
+
+# ---- row optimizers ----------------------------------------------------------------------------
+
+
+def _per_row(state: Tensor, like: Tensor) -> Tensor:
+    """A row's scalar state as a column beside (U, d)."""
+    return state.unsqueeze(-1) if state.dim() < like.dim() else state
+
+
+def _mean_square(grad: Tensor, state: Tensor) -> Tensor:
+    """Squares, averaged over the row when the state holds one scalar a row."""
+    squares = grad * grad
+    return squares.mean(-1) if state.dim() < grad.dim() else squares
+
+
+def sgd_rows_(
+    weight: Tensor,
+    momentum_buffer: Tensor | None,
+    rows: Tensor,
+    grad: Tensor,
+    lr: float,
+    momentum: float,
+    nesterov: bool,
+    weight_decay: float,
+) -> None:
+    """Oracle of :func:`hashdl.ops.sgd_rows_`."""
+    _check_ids(rows, 0, weight.shape[0], "sgd_rows_", "rows")
+    ids = rows.long()
+    w = weight[ids].to(_accumulator(weight.dtype))
+    g = grad.to(w.dtype) + weight_decay * w
+    if momentum_buffer is not None:
+        buffer = momentum * momentum_buffer[ids] + g
+        momentum_buffer[ids] = buffer
+        g = g + momentum * buffer if nesterov else buffer
+    weight[ids] = (w - lr * g).to(weight.dtype)
+
+
+def adagrad_rows_(
+    weight: Tensor,
+    sum: Tensor,
+    rows: Tensor,
+    grad: Tensor,
+    lr: float,
+    eps: float,
+    weight_decay: float,
+) -> None:
+    """Oracle of :func:`hashdl.ops.adagrad_rows_`."""
+    _check_ids(rows, 0, weight.shape[0], "adagrad_rows_", "rows")
+    ids = rows.long()
+    w = weight[ids].to(sum.dtype)
+    g = grad.to(w.dtype) + weight_decay * w
+    total = sum[ids] + _mean_square(g, sum)
+    sum[ids] = total
+    weight[ids] = (w - lr * g / (_per_row(total, g).sqrt() + eps)).to(weight.dtype)
+
+
+def adam_rows_(
+    weight: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    rows: Tensor,
+    grad: Tensor,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+    decoupled: bool,
+    step: int,
+) -> None:
+    """Oracle of :func:`hashdl.ops.adam_rows_`."""
+    _check_ids(rows, 0, weight.shape[0], "adam_rows_", "rows")
+    ids = rows.long()
+    w = weight[ids].to(exp_avg.dtype)
+    g = grad.to(w.dtype)
+    if decoupled:
+        w = w * (1 - lr * weight_decay)
+    else:
+        g = g + weight_decay * w
+    m = exp_avg[ids] + (1 - beta1) * (g - exp_avg[ids])
+    v = beta2 * exp_avg_sq[ids] + (1 - beta2) * _mean_square(g, exp_avg_sq)
+    exp_avg[ids], exp_avg_sq[ids] = m, v
+    root = _per_row(v, g).sqrt() / (1 - beta2**step) ** 0.5 + eps
+    weight[ids] = (w - lr / (1 - beta1**step) * m / root).to(weight.dtype)

@@ -1,0 +1,19 @@
+"""When to rehash: every n training steps, n growing.
+
+Early in training rows move fast, later slowly: after each rehash the interval grows by a factor,
+as in SLIDE (Chen et al., MLSys 2020, section 3.1.4).
+"""
+
+from __future__ import annotations
+
+
+def next_rehash(step: int, rehashes: int, every: int, growth: float) -> int:
+    """The step of the next rehash after one at ``step``, the ``rehashes``-th (from 0).
+
+    Examples:
+        >>> [next_rehash(0, 0, 50, 2.0), next_rehash(50, 1, 50, 2.0), next_rehash(150, 2, 50, 2.0)]
+        [50, 150, 350]
+    """
+    # The exponent is bounded so that a long run neither overflows nor stops rehashing for good.
+    interval = every * growth ** min(rehashes, 200)
+    return step + max(1, min(round(interval), 100 * every))
