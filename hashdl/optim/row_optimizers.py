@@ -15,21 +15,11 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from hashdl import ops
+from hashdl.optim.sparse import coalesced
 from hashdl.profiling import part
 
 Closure = Callable[[], float] | None
 State = dict[str, Any]
-
-
-def _rows_and_values(grad: Tensor) -> tuple[Tensor, Tensor]:
-    """Distinct int32 rows (U,) of a sparse gradient, and their values."""
-    grad = grad.coalesce()
-    if grad.sparse_dim() != 1:
-        raise RuntimeError(
-            f"hashdl.optim: got a sparse gradient with {grad.sparse_dim()} sparse dimensions, "
-            "wanted 1 (whole rows)"
-        )
-    return grad._indices()[0].to(torch.int32), grad._values()
 
 
 def _zeros(parameter: Tensor, *, row_wise: bool = False) -> Tensor:
@@ -62,8 +52,9 @@ class _RowOptimizer(torch.optim.Optimizer):
             sparse = self._sparse_parameters()
             for parameter, group in sparse:
                 assert parameter.grad is not None
-                rows, grad = _rows_and_values(parameter.grad)
-                self._update_rows(parameter, self.state[parameter], group, rows, grad)
+                grad = coalesced(parameter.grad)
+                rows = grad._indices()[0].to(torch.int32)
+                self._update_rows(parameter, self.state[parameter], group, rows, grad._values())
             with _hidden([parameter for parameter, _ in sparse]):
                 super().step()
         return loss
