@@ -26,6 +26,7 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "simd_level", [] { return hashdl::cpu::simd_level_name(hashdl::cpu::simd_level()); },
       "Name of the instruction set in force.");
-  m.def("set_simd_level", &hashdl::cpu::set_simd_level, py::arg("name"),
-        "Run the kernels of this instruction set from now on; ValueError when it is not available.");
+  m.def(
+      "set_simd_level", &hashdl::cpu::set_simd_level, py::arg("name"),
+      "Run the kernels of this instruction set from now on; ValueError when it is not available.");
 }

@@ -15,6 +15,8 @@ import warnings
 from pathlib import Path
 from types import ModuleType
 
+import torch  # noqa: F401  (first: loads the libraries that hashdl._C links to)
+
 _FALLBACK = (
     "hashdl: {reason}; every op runs on its plain-torch reference, which is exact but slow. "
     "Build it with `pip install --no-build-isolation .`, or set HASHDL_JIT=1 in a source checkout."

@@ -114,7 +114,7 @@ class HashConfig:
         """An int is a number of rows, a float a share."""
         value = getattr(self, name)
         if isinstance(value, float):
-            ok = (0 < value or lowest == 0) and 0 <= value <= 1
+            ok = (value > 0 or lowest == 0) and 0 <= value <= 1
         else:
             ok = isinstance(value, int) and not isinstance(value, bool) and value >= lowest
         self._check(name, ok, f"a float share of 0 to 1, or an int of {lowest} or more rows")

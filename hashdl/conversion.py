@@ -54,9 +54,7 @@ def convert(
     if not isinstance(model, nn.Module):
         raise TypeError(f"hashdl.convert: model: got {type(model).__name__}, wanted an nn.Module")
     if config is not None and not isinstance(config, HashConfig):
-        raise TypeError(
-            f"hashdl.convert: config: got {type(config).__name__}, wanted a HashConfig"
-        )
+        raise TypeError(f"hashdl.convert: config: got {type(config).__name__}, wanted a HashConfig")
 
     def swap(module: nn.Module, fqn: str) -> nn.Module | None:
         if type(module) is not nn.Linear or (filter_fn is not None and not filter_fn(module, fqn)):
@@ -97,9 +95,7 @@ def _swap_modules(model: nn.Module, swap: Swap) -> tuple[nn.Module, int]:
         for fqn, module in model.named_modules(remove_duplicate=True)
         if not isinstance(module, NonDynamicallyQuantizableLinear)
     ]
-    inside_heads = {
-        id(head.linear) for _, head in found if isinstance(head, HashSoftmaxWithLoss)
-    }
+    inside_heads = {id(head.linear) for _, head in found if isinstance(head, HashSoftmaxWithLoss)}
     for fqn, module in found:
         if id(module) in inside_heads:
             continue

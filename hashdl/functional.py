@@ -7,9 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hashdl import ops
+from hashdl import ops, reference
 
 # ---- active_linear -----------------------------------------------------------------------------
+
+
+def _check_shared(shared: Tensor | None) -> None:
+    if shared is not None:
+        ops._check_ids(shared, (None,), "active_linear", "shared")
 
 
 def _shared_weight(weight: Tensor, shared: Tensor) -> Tensor:
@@ -24,9 +29,11 @@ def _active_linear(
     shared: Tensor | None,
     sparse_grad: bool,
 ) -> tuple[Tensor, Tensor]:
+    _check_shared(shared)
     z = ops.gather_linear(x, weight, bias, rows)
     if shared is None:
         return z, x.new_empty((x.shape[0], 0))
+    reference._check_ids(shared, -1, weight.shape[0], "active_linear", "shared")
     s = x @ _shared_weight(weight, shared).t()
     if bias is not None:
         s += bias.index_select(0, shared.clamp_min(0).long())
@@ -41,6 +48,7 @@ def _active_linear_fake(
     shared: Tensor | None,
     sparse_grad: bool,
 ) -> tuple[Tensor, Tensor]:
+    _check_shared(shared)
     T = 0 if shared is None else shared.shape[0]
     return x.new_empty(rows.shape), x.new_empty((x.shape[0], T))
 

@@ -42,7 +42,29 @@ def _op(schema: str, checks: Callable[..., None]) -> Callable[[Callable[..., Any
         torch.library.register_fake(f"hashdl::{name}", checked_fake, lib=_LIBRARY)
 
     _LIBRARY.impl(name, default_kernel, "CompositeExplicitAutograd")
+    _count_versions(name)
     return register
+
+
+def _count_versions(name: str) -> None:
+    """Have an op count up ``_version`` of what it mutates, as torch's in-place ops do.
+
+    Autograd (saved tensors) and HashTables (stale tables) tell by it that a tensor has changed.
+    """
+    op = getattr(_ops, name).default
+    aliases = [argument.alias_info for argument in op._schema.arguments]
+    mutated = [i for i, alias in enumerate(aliases) if alias is not None and alias.is_write]
+    if not mutated:
+        return
+
+    def counting(keyset: Any, *args: Any) -> Any:
+        with torch._C._AutoDispatchBelowADInplaceOrView():
+            result = op.redispatch(keyset & torch._C._after_ADInplaceOrView_keyset, *args)
+        changed = [args[i] for i in mutated if args[i] is not None]
+        torch.autograd.graph.increment_version(changed)
+        return result
+
+    _LIBRARY.impl(name, counting, "ADInplaceOrView", with_keyset=True)
 
 
 def define_stateful(schema: str, kernel: Callable[..., None]) -> None:
@@ -53,6 +75,7 @@ def define_stateful(schema: str, kernel: Callable[..., None]) -> None:
     name = schema.partition("(")[0]
     _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     _LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")
+    _count_versions(name)
     torch.library.register_fake(f"hashdl::{name}", lambda *args: None, lib=_LIBRARY)
 
 
@@ -120,6 +143,10 @@ def _check_ids(tensor: Tensor, shape: tuple[Any, ...], op: str, argument: str) -
 
 def _check_at_least(value: int, lowest: int, op: str, argument: str) -> None:
     _check(value >= lowest, op, argument, f"got {value}, wanted {lowest} or more")
+
+
+def _check_n_rows(n_rows: int, op: str) -> None:
+    _check(1 <= n_rows < 2**31, op, "n_rows", f"got {n_rows}, wanted 1 to 2^31 - 1")
 
 
 def _check_bits(bits: int, op: str) -> None:
@@ -193,7 +220,8 @@ def build_tables(codes: Tensor, bits: int) -> tuple[Tensor, Tensor]:
         bits: K.
 
     Returns:
-        offsets: int32 (L, 2^K + 1); bucket c of table l is ``rows[l, offsets[l, c]:offsets[l, c+1]]``.
+        offsets: int32 (L, 2^K + 1); bucket c of table l is rows[l] from offsets[l, c] up to
+            offsets[l, c + 1].
         rows: int32 (L, N).
     """
     offsets, rows = _ops.build_tables(codes, bits)
@@ -280,9 +308,7 @@ def lookup(
         candidates: int32 (B, C) in order of discovery, padded with -1.
         hits: int32 (B, C), 0 at padding.
     """
-    found, hits = _ops.lookup(
-        projections, offsets, rows, bits, probes, cap, candidates, seed, step
-    )
+    found, hits = _ops.lookup(projections, offsets, rows, bits, probes, cap, candidates, seed, step)
     return found, hits
 
 
@@ -302,10 +328,8 @@ def _check_select(
 ) -> None:
     op = "select"
     _check_ids(candidates, (None, None), op, "candidates")
-    _check(
-        0 <= random <= active, op, "random", f"got {random}, wanted 0 to active = {active}"
-    )
-    _check_at_least(n_rows, 1, op, "n_rows")
+    _check(0 <= random <= active, op, "random", f"got {random}, wanted 0 to active = {active}")
+    _check_n_rows(n_rows, op)
     if scores is not None:
         _check_dtype(scores, torch.float32, op, "scores")
         _check_shape(scores, tuple(candidates.shape), op, "scores")
@@ -378,7 +402,7 @@ def _check_shared_rows(labels: Tensor, count: int, n_rows: int, seed: int, step:
     op = "shared_rows"
     _check_ids(labels, (None,), op, "labels")
     _check_at_least(count, 0, op, "count")
-    _check_at_least(n_rows, 1, op, "n_rows")
+    _check_n_rows(n_rows, op)
     _check_step(step, op)
 
 
@@ -386,9 +410,7 @@ def _check_shared_rows(labels: Tensor, count: int, n_rows: int, seed: int, step:
     "shared_rows(Tensor labels, int count, int n_rows, int seed, Tensor step) -> (Tensor, Tensor)",
     _check_shared_rows,
 )
-def _(
-    labels: Tensor, count: int, n_rows: int, seed: int, step: Tensor
-) -> tuple[Tensor, Tensor]:
+def _(labels: Tensor, count: int, n_rows: int, seed: int, step: Tensor) -> tuple[Tensor, Tensor]:
     return labels.new_empty((count,)), labels.new_empty((1,), dtype=torch.int64)
 
 
@@ -443,7 +465,9 @@ def _(x: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor) -> Tensor:
 
 
 def gather_linear(x: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor) -> Tensor:
-    r"""Outputs of some rows of a linear layer: :math:`z_{ba} = \langle x_b, w_{r_{ba}} \rangle + b_{r_{ba}}`.
+    r"""Outputs of some rows of a linear layer.
+
+    .. math:: z_{ba} = \langle x_b, w_{r_{ba}} \rangle + b_{r_{ba}}
 
     Not differentiable: :func:`hashdl.functional.active_linear` is.
 
@@ -549,6 +573,7 @@ def _check_scatter_rows(values: Tensor, rows: Tensor, n_rows: int, fill: float) 
     _check_floating(values, op, "values")
     _check_ids(rows, (None, None), op, "rows")
     _check_shape(values, tuple(rows.shape), op, "values")
+    _check_at_least(n_rows, 0, op, "n_rows")
 
 
 @_op(

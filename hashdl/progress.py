@@ -42,7 +42,7 @@ def track(
     if not enabled:
         yield from iterable
         return
-    bar = _bar() if sys.stderr.isatty() else None
+    bar = make_bar() if sys.stderr.isatty() else None
     if bar is None:
         yield from _announced(iterable, description)
         return
@@ -62,7 +62,7 @@ def _announced(iterable: Iterable[T], description: str) -> Iterator[T]:
     print(f"{description}: {count:,} in {seconds:.1f} s", file=sys.stderr, flush=True)
 
 
-def _bar() -> Progress | None:
+def make_bar() -> Progress | None:
     """Return a rich progress bar on stderr, or None when rich is not installed."""
     try:
         from rich import progress

@@ -22,7 +22,7 @@ def _check(ok: bool | Tensor, op: str, argument: str, what: str) -> None:
 def _check_ids(ids: Tensor, lowest: int, n_rows: int, op: str, argument: str) -> None:
     if ids.numel() == 0:
         return
-    low, high = min(int(ids.min()), 0), max(int(ids.max()), 0)
+    low, high = int(ids.min()), int(ids.max())
     what = f"got ids from {low} to {high}, wanted {lowest} to {n_rows - 1}"
     _check(low >= lowest and high < n_rows, op, argument, what)
 
@@ -69,14 +69,15 @@ def _draw_below(keys: Tensor, draws: Tensor, bounds: Tensor | int) -> Tensor:
 def pack_signs(projections: Tensor, bits: int) -> Tensor:
     """Oracle of :func:`hashdl.ops.pack_signs`."""
     _check_finite(projections, "pack_signs")
-    signs = (projections > 0).reshape(projections.shape[0], -1, bits)
+    M, LK = projections.shape
+    signs = (projections > 0).reshape(M, LK // bits, bits)
     powers = 1 << torch.arange(bits, device=projections.device)
     return (signs * powers).sum(-1).to(torch.int32)
 
 
 def build_tables(codes: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     """Oracle of :func:`hashdl.ops.build_tables`."""
-    N, L = codes.shape
+    L = codes.shape[1]
     in_range = bool(((codes >= 0) & (codes < 2**bits)).all())
     _check(in_range, "build_tables", "codes", "got a code outside [0, 2^bits)")
     by_table = codes.t().contiguous()
@@ -90,9 +91,9 @@ def build_tables(codes: Tensor, bits: int) -> tuple[Tensor, Tensor]:
 
 
 def _probe_codes(projections: Tensor, bits: int, probes: int) -> Tensor:
-    """Codes (B, L, P) of the cheapest sets of flipped bits; -1 past the last bucket."""
-    B = projections.shape[0]
-    p = projections.reshape(B, -1, bits)
+    """Codes (B, L, P) of the cheapest sets of flipped bits; P is at most 2^K."""
+    B, LK = projections.shape
+    p = projections.reshape(B, LK // bits, bits)
     magnitudes, order = p.abs().sort(dim=-1, stable=True)
     squares = magnitudes * magnitudes
     # The P cheapest sets lie within the P - 1 smallest bits, since each bit alone is a set.
@@ -102,15 +103,13 @@ def _probe_codes(projections: Tensor, bits: int, probes: int) -> Tensor:
     flips = torch.zeros(costs.shape, dtype=torch.int64, device=p.device)
     for k in range(free):
         chosen = (masks >> k) & 1
-        costs = costs + squares[..., k, None] * chosen
+        costs = costs + torch.where(chosen > 0, squares[..., k, None], 0)  # not 0 * inf
         flips |= (1 << order[..., k, None]) * chosen
     # Set 0 (no flip) is probe 0 whatever the costs; the others go by cost, then by mask.
     costs[..., 0] = -1
-    taken = min(probes, 1 << free)
-    cheapest = costs.argsort(dim=-1, stable=True)[..., :taken]
+    cheapest = costs.argsort(dim=-1, stable=True)[..., :probes]
     own = pack_signs(projections, bits).long()
-    codes = own.unsqueeze(-1) ^ flips.gather(-1, cheapest)
-    return torch.nn.functional.pad(codes, (0, probes - taken), value=-1)
+    return own.unsqueeze(-1) ^ flips.gather(-1, cheapest)
 
 
 def lookup(
@@ -127,11 +126,13 @@ def lookup(
     """Oracle of :func:`hashdl.ops.lookup`."""
     _check_finite(projections, "lookup", " (is the input finite?)")
     (L, N), B = rows.shape, projections.shape[0]
+    probes = min(probes, 2**bits)
     codes = _probe_codes(projections, bits, probes).transpose(1, 2)  # (B, P, L): order of reading
     table = torch.arange(L, device=rows.device).expand_as(codes)
-    first = offsets[table, codes.clamp_min(0)].long()
-    size = offsets[table, codes.clamp_min(0) + 1].long() - first
-    size = torch.where(codes >= 0, size, 0)
+    first = offsets[table, codes].long()
+    size = offsets[table, codes + 1].long() - first
+    inside = bool(((first >= 0) & (size >= 0) & (first + size <= N)).all())
+    _check(inside, "lookup", "offsets", "got a bucket that ends before it starts, or outside rows")
     keys = _stream_keys(seed, step, torch.arange(B, device=rows.device))
     draws = torch.arange(probes * L, device=rows.device).reshape(probes, L)
     start = _draw_below(keys[:, None, None], draws, size)

@@ -53,7 +53,7 @@ def select_active(
     sizes = tables.sizes
     random = sizes.R if training else 0
     tables.refresh(weight, bias, training=training)
-    if sizes.A == random and sizes.A > 0:
+    if random == sizes.A and sizes.A > 0:
         candidates, scores = x.new_empty((x.shape[0], 0), dtype=torch.int32), None
     else:
         found, hits = tables.lookup(x)

@@ -12,7 +12,8 @@ constexpr int64_t kAhead = 2 * kRows;
 
 /// out[r] = <x, w[r]> for R rows at once.
 template <int R, typename T>
-HASHDL_INLINE void dot_rows(const T* x, const T* const (&w)[R], int64_t d, Accumulate<T> (&out)[R]) {
+HASHDL_INLINE void dot_rows(const T* x, const T* const (&w)[R], int64_t d,
+                            Accumulate<T> (&out)[R]) {
   using A = Accumulate<T>;
   constexpr int64_t lanes = VecOf<A>::lanes;
   Vec<A> sums[R] = {};
@@ -87,7 +88,7 @@ void forward(const GatherForward<T>& args, int64_t begin, int64_t end) {
     const int32_t* rows = args.rows + b * args.A;
     T* z = args.z + b * args.A;
     for (int64_t a = 0; a < args.A; ++a) store1(z + a, A(0));
-    const auto block = [&](int64_t a, const T* const(&w)[kRows], const bool(&used)[kRows]) {
+    const auto block = [&](int64_t a, const T* const(&w)[kRows], const bool (&used)[kRows]) {
       A out[kRows];
       dot_rows<kRows>(x, w, args.d, out);
       for (int r = 0; r < kRows; ++r) {
@@ -108,7 +109,7 @@ void backward_input(const GatherBackwardInput<T>& args, int64_t begin, int64_t e
     const int32_t* rows = args.rows + b * args.A;
     const T* grad_z = args.grad_z + b * args.A;
     for (int64_t k = 0; k < args.d; ++k) sum[k] = A(0);
-    const auto block = [&](int64_t a, const T* const(&w)[kRows], const bool(&used)[kRows]) {
+    const auto block = [&](int64_t a, const T* const(&w)[kRows], const bool (&used)[kRows]) {
       A g[kRows];
       for (int r = 0; r < kRows; ++r) g[r] = used[r] ? A(load1(grad_z + a + r)) : A(0);
       add_rows<kRows>(w, g, args.d, sum);
@@ -128,8 +129,8 @@ HASHDL_INLINE void weight_chunk(const GatherBackwardWeight<T>& args, int64_t gro
   for (int64_t i = args.start[group]; i < args.start[group + 1]; ++i) {
     const int64_t pair = args.pair[i];
     const bool extra = pair >= args.pairs;
-    const T* source = extra ? args.extra_grad + (pair - args.pairs) * args.d
-                            : args.x + pair / args.A * args.d;
+    const T* source =
+        extra ? args.extra_grad + (pair - args.pairs) * args.d : args.x + pair / args.A * args.d;
     const A g = extra ? A(1) : A(load1(args.grad_z + pair));
     for (int v = 0; v < V; ++v) sums[v] += g * load(source + k + v * lanes);
   }

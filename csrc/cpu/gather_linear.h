@@ -1,6 +1,6 @@
-// Gathered linear layer: z[b, a] = <x[b], weight[rows[b, a]]> + bias[rows[b, a]], and its gradients.
-// Layouts are row-major and dense; a row id of -1 is padding and contributes nothing (z = 0).
-// B samples, d features, A rows a sample, N rows of the weight, U distinct rows.
+// Gathered linear layer: z[b, a] = <x[b], weight[rows[b, a]]> + bias[rows[b, a]], and its
+// gradients. Layouts are row-major and dense; a row id of -1 is padding and contributes nothing (z
+// = 0). B samples, d features, A rows a sample, N rows of the weight, U distinct rows.
 #pragma once
 
 #include <cstdint>
@@ -31,22 +31,22 @@ struct GatherBackwardInput {
 
 template <typename T>
 struct GatherBackwardWeight {
-  const T* grad_z;          ///< (B, A)
-  const T* x;               ///< (B, d)
-  const T* extra_grad;      ///< (E, d): added to the gradient of the extra rows; may be null
-  const T* extra_bias;      ///< (E), or null
-  const int64_t* start;     ///< (U + 1): RowGroups::start
-  const uint32_t* pair;     ///< RowGroups::pair: below B * A a (sample, row), from there on an extra
-  T* grad_weight;           ///< (U, d), written
-  T* grad_bias;             ///< (U), written, or null
+  const T* grad_z;       ///< (B, A)
+  const T* x;            ///< (B, d)
+  const T* extra_grad;   ///< (E, d): added to the gradient of the extra rows; may be null
+  const T* extra_bias;   ///< (E), or null
+  const int64_t* start;  ///< (U + 1): RowGroups::start
+  const uint32_t* pair;  ///< RowGroups::pair: below B * A a (sample, row), from there on an extra
+  T* grad_weight;        ///< (U, d), written
+  T* grad_bias;          ///< (U), written, or null
   int64_t d, A;
   int64_t pairs;  ///< B * A
 };
 
 template <typename T>
 struct GatherLinearKernels {
-  void (*forward)(const GatherForward<T>&, int64_t begin, int64_t end);         ///< samples
-  void (*backward_input)(const GatherBackwardInput<T>&, int64_t begin, int64_t end);  ///< samples
+  void (*forward)(const GatherForward<T>&, int64_t begin, int64_t end);                 ///< samples
+  void (*backward_input)(const GatherBackwardInput<T>&, int64_t begin, int64_t end);    ///< samples
   void (*backward_weight)(const GatherBackwardWeight<T>&, int64_t begin, int64_t end);  ///< groups
 };
 

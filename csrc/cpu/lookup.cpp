@@ -28,7 +28,7 @@ class ProbeSequence {
  public:
   ProbeSequence(int64_t K, int64_t P) : K_(K), P_(P), order_(K), squares_(K) {}
 
-  /// Writes P codes to out[0], out[stride], ...; -1 when the table has fewer than P buckets.
+  /// Writes P codes to out[0], out[stride], ...
   void fill(const float* projections, int32_t code, int32_t* out, int64_t stride) {
     out[0] = code;
     if (P_ == 1) return;
@@ -36,10 +36,6 @@ class ProbeSequence {
     heap_ = {};
     heap_.push({cost(1), 1});
     for (int64_t p = 1; p < P_; ++p) {
-      if (heap_.empty()) {
-        out[p * stride] = -1;
-        continue;
-      }
       const Flip flip = heap_.top();
       heap_.pop();
       out[p * stride] = code ^ flipped_bits(flip.mask);
@@ -104,20 +100,22 @@ class Collector {
     found_.clear();
   }
 
-  /// Reads bucket `code` of table l, at most cap rows of it.
-  void read_bucket(int64_t l, int32_t code, uint64_t key, int64_t draw) {
+  /// Reads bucket `code` of table l, at most cap rows of it; false when it is not within the table.
+  bool read_bucket(int64_t l, int32_t code, uint64_t key, int64_t draw) {
     const int32_t* offset = args_.offsets + l * ((int64_t{1} << args_.K) + 1) + code;
+    if (offset[0] < 0 || offset[1] < offset[0] || offset[1] > args_.N) return false;
     const int32_t* bucket = args_.rows + l * args_.N + offset[0];
     const int64_t size = offset[1] - offset[0];
     if (size <= args_.cap) {
       for (int64_t i = 0; i < size; ++i) add(bucket[i]);
-      return;
+      return true;
     }
     const int64_t first = draw_below(key, draw, size);
     for (int64_t i = 0; i < args_.cap; ++i) {
       const int64_t at = first + i;
       add(bucket[at < size ? at : at - size]);
     }
+    return true;
   }
 
   void finish() {
@@ -146,26 +144,26 @@ class Collector {
 
 }  // namespace
 
-bool lookup(const Lookup& args, int64_t begin, int64_t end) {
-  bool finite = true;
+LookupChecks lookup(const Lookup& args, int64_t begin, int64_t end) {
+  LookupChecks checks{true, true};
   std::vector<int32_t> codes(args.L);
   std::vector<int32_t> probes(args.P * args.L);
   ProbeSequence sequence(args.K, args.P);
   Collector collector(args);
   for (int64_t b = begin; b < end; ++b) {
     const float* projections = args.projections + b * args.L * args.K;
-    finite &= pack_signs(projections, 0, 1, args.L, args.K, codes.data());
+    checks.finite &= pack_signs(projections, 0, 1, args.L, args.K, codes.data());
     for (int64_t l = 0; l < args.L; ++l) {
       sequence.fill(projections + l * args.K, codes[l], probes.data() + l, args.L);
     }
     collector.start(b);
     const uint64_t key = stream_key(args.seed, args.step, b);
     for (int64_t i = 0; i < args.P * args.L; ++i) {
-      if (probes[i] >= 0) collector.read_bucket(i % args.L, probes[i], key, i);
+      checks.tables_ok &= collector.read_bucket(i % args.L, probes[i], key, i);
     }
     collector.finish();
   }
-  return finite;
+  return checks;
 }
 
 }  // namespace hashdl::cpu

@@ -12,14 +12,19 @@ struct Lookup {
   const int32_t* rows;       ///< (L, N)
   int32_t* candidates;       ///< (B, C), written: distinct rows in order of discovery, then -1
   int32_t* hits;             ///< (B, C), written: in how many probed buckets the row stood
-  int64_t N, L, K, P, C;
+  int64_t N, L, K, P, C;     ///< P at most 2^K
   int64_t cap;         ///< most rows read from one bucket; from a random place on, around the end
   int64_t seed, step;  ///< key of the random places
 };
 
+/// What was found wrong on the way: a projection that is NaN or infinite, a bucket that does not
+/// lie within its table (such a bucket is not read).
+struct LookupChecks {
+  bool finite, tables_ok;
+};
+
 /// The samples in [begin, end). Probe 0 of every table is read first, then probe 1, and so on:
 /// when C candidates are found, what is dropped comes from the least likely buckets.
-/// Returns false when a projection in the range is NaN or infinite.
-bool lookup(const Lookup& args, int64_t begin, int64_t end);
+LookupChecks lookup(const Lookup& args, int64_t begin, int64_t end);
 
 }  // namespace hashdl::cpu

@@ -42,8 +42,8 @@ struct AdamRows {
   Accumulate<T>* exp_avg_sq;  ///< (N, d), or (N) when row_wise; updated
   bool row_wise;
   double beta1, beta2, eps;
-  int64_t step;       ///< 1 for the first step: the bias correction is of the global step
-  bool decoupled;     ///< weight decay as in AdamW instead of L2
+  int64_t step;    ///< 1 for the first step: the bias correction is of the global step
+  bool decoupled;  ///< weight decay as in AdamW instead of L2
 };
 
 template <typename T>

@@ -51,7 +51,8 @@ SimdLevel simd_level() { return current().load(std::memory_order_relaxed); }
 void set_simd_level(const std::string& name) {
   const SimdLevel level = parse(name);
   if (level > max_simd_level()) {
-    throw std::invalid_argument("hashdl: SIMD level '" + name + "' is not available here; the best is '" +
+    throw std::invalid_argument("hashdl: SIMD level '" + name +
+                                "' is not available here; the best is '" +
                                 simd_level_name(max_simd_level()) + "'");
   }
   current().store(level, std::memory_order_relaxed);

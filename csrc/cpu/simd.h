@@ -54,13 +54,13 @@ const Table& choose(const Table& baseline, const Table& avx2, const Table& avx51
   }
 
 #if HASHDL_HAS_AVX512 && HASHDL_HAS_AVX2
-#define HASHDL_DECLARE_TABLE(TABLE, NAME)                                      \
-  HASHDL_DECLARE_LEVEL(baseline, TABLE, NAME)                                  \
-  HASHDL_DECLARE_LEVEL(avx2, TABLE, NAME)                                      \
-  HASHDL_DECLARE_LEVEL(avx512, TABLE, NAME)                                    \
-  template <typename T>                                                        \
-  const TABLE<T>& NAME() {                                                     \
-    return choose(baseline::NAME<T>(), avx2::NAME<T>(), avx512::NAME<T>());    \
+#define HASHDL_DECLARE_TABLE(TABLE, NAME)                                   \
+  HASHDL_DECLARE_LEVEL(baseline, TABLE, NAME)                               \
+  HASHDL_DECLARE_LEVEL(avx2, TABLE, NAME)                                   \
+  HASHDL_DECLARE_LEVEL(avx512, TABLE, NAME)                                 \
+  template <typename T>                                                     \
+  const TABLE<T>& NAME() {                                                  \
+    return choose(baseline::NAME<T>(), avx2::NAME<T>(), avx512::NAME<T>()); \
   }
 #else
 #define HASHDL_DECLARE_TABLE(TABLE, NAME)     \

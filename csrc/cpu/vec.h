@@ -75,8 +75,8 @@ HASHDL_INLINE void store1(Half* p, float value) {
   } else if (magnitude >= 0x477ff000u) {  // 65520 and more round to infinity
     p->bits = sign | 0x7c00u;
   } else if (magnitude < 0x38800000u) {  // subnormal: let the addition round to multiples of 2^-24
-    p->bits = sign | static_cast<uint16_t>(
-                         bit_copy<uint32_t>(bit_copy<float>(magnitude) + 0.5f) - 0x3f000000u);
+    p->bits = sign | static_cast<uint16_t>(bit_copy<uint32_t>(bit_copy<float>(magnitude) + 0.5f) -
+                                           0x3f000000u);
   } else {
     const uint32_t rounded = magnitude + 0xfffu + ((magnitude >> 13) & 1u);
     p->bits = sign | static_cast<uint16_t>((rounded - 0x38000000u) >> 13);

@@ -64,13 +64,13 @@ void check_rows(const Tensor& rows, int64_t lowest, int64_t N, const char* op,
                 const char* argument) {
   const int32_t* ids = data<int32_t>(rows);
   const int64_t count = rows.numel();
-  int32_t low = 0, high = 0;
+  if (count == 0) return;
+  int32_t low = ids[0], high = ids[0];
   for (int64_t i = 0; i < count; ++i) {
     low = ids[i] < low ? ids[i] : low;
     high = ids[i] > high ? ids[i] : high;
   }
-  const bool ok = count == 0 || (low >= lowest && high < N);
-  check(ok, op, argument,
+  check(low >= lowest && high < N, op, argument,
         "got ids from " + std::to_string(low) + " to " + std::to_string(high) + ", wanted " +
             std::to_string(lowest) + " to " + std::to_string(N - 1));
 }

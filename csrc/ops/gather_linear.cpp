@@ -32,8 +32,13 @@ Tensor gather_linear(const Tensor& x, const Tensor& weight, const std::optional<
   const int64_t B = ids.size(0), A = ids.size(1), d = w.size(1);
   const Tensor z = empty(inputs, {B, A}, w.scalar_type());
   dispatch_floating(w, [&]<typename T>(T) {
-    const cpu::GatherForward<T> args{data<T>(inputs),      data<T>(w),         data_or_null<T>(b),
-                                     data<int32_t>(ids), mutable_data<T>(z), d, A};
+    const cpu::GatherForward<T> args{data<T>(inputs),
+                                     data<T>(w),
+                                     data_or_null<T>(b),
+                                     data<int32_t>(ids),
+                                     mutable_data<T>(z),
+                                     d,
+                                     A};
     const auto run = cpu::gather_linear_kernels<T>().forward;
     torch::stable::parallel_for(0, B, 1,
                                 [&](int64_t begin, int64_t end) { run(args, begin, end); });
@@ -54,7 +59,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> gather_linear_backward(
   check_shape(grad_z, {B, A}, op, "grad_z");
   const auto more = as_contiguous(extra_rows), more_grad = as_contiguous(extra_grad);
   const auto more_bias = as_contiguous(extra_bias);
-  const int64_t E = more.has_value() ? more->size(0) : 0;
+  const int64_t E = more.has_value() ? more->numel() : 0;
   check(more.has_value() == more_grad.has_value(), op, "extra_grad",
         "wanted together with extra_rows");
   if (more.has_value()) {
@@ -71,8 +76,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> gather_linear_backward(
   check(B * A + E < int64_t{1} << 32, op, "rows", "got 2^32 pairs or more");
 
   const Tensor grad = as_contiguous(grad_z), inputs = as_contiguous(x), w = as_contiguous(weight);
-  const auto groups = cpu::group_by_row(data<int32_t>(ids), B * A,
-                                        data_or_null<int32_t>(more), E, N);
+  const auto groups =
+      cpu::group_by_row(data<int32_t>(ids), B * A, data_or_null<int32_t>(more), E, N);
   const int64_t U = static_cast<int64_t>(groups.row.size());
   const Tensor grad_x = empty(inputs, {B, d}, dtype);
   const Tensor touched = empty(inputs, {U}, ScalarType::Int);
@@ -81,11 +86,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> gather_linear_backward(
   std::copy(groups.row.begin(), groups.row.end(), mutable_data<int32_t>(touched));
   dispatch_floating(w, [&]<typename T>(T) {
     const auto& kernels = cpu::gather_linear_kernels<T>();
-    const cpu::GatherBackwardInput<T> to_input{data<T>(grad), data<T>(w), data<int32_t>(ids),
-                                               mutable_data<T>(grad_x), d, A};
-    torch::stable::parallel_for(0, B, 1, [&](int64_t begin, int64_t end) {
-      kernels.backward_input(to_input, begin, end);
-    });
+    const cpu::GatherBackwardInput<T> to_input{
+        data<T>(grad), data<T>(w), data<int32_t>(ids), mutable_data<T>(grad_x), d, A};
+    torch::stable::parallel_for(
+        0, B, 1, [&](int64_t begin, int64_t end) { kernels.backward_input(to_input, begin, end); });
     const cpu::GatherBackwardWeight<T> to_weight{data<T>(grad),
                                                  data<T>(inputs),
                                                  data_or_null<T>(more_grad),
@@ -111,6 +115,7 @@ Tensor scatter_rows(const Tensor& values, const Tensor& rows, int64_t n_rows, do
   check_shape(rows, {-1, -1}, op, "rows");
   const int64_t B = rows.size(0), A = rows.size(1);
   check_shape(values, {B, A}, op, "values");
+  check(n_rows >= 0, op, "n_rows", "got " + std::to_string(n_rows) + ", wanted 0 or more");
   const Tensor source = as_contiguous(values), ids = as_contiguous(rows);
   check_rows(ids, -1, n_rows, op, "rows");
   Tensor out = empty(source, {B, n_rows}, source.scalar_type());

@@ -19,8 +19,8 @@ Tensor pack_signs(const Tensor& projections, int64_t bits) {
   check_dtype(projections, ScalarType::Float, op, "projections");
   check_shape(projections, {-1, -1}, op, "projections");
   check(projections.size(1) % bits == 0, op, "projections",
-        "got shape " + shape_string(projections) + ", wanted (*, multiple of bits = " +
-            std::to_string(bits) + ")");
+        "got shape " + shape_string(projections) +
+            ", wanted (*, multiple of bits = " + std::to_string(bits) + ")");
   const int64_t M = projections.size(0), L = projections.size(1) / bits;
   const Tensor source = as_contiguous(projections);
   const Tensor codes = empty(source, {M, L}, ScalarType::Int);

@@ -1,5 +1,7 @@
 #include "cpu/lookup.h"
 
+#include <algorithm>
+
 #include "ops/common.h"
 
 namespace hashdl::ops {
@@ -34,14 +36,20 @@ std::tuple<Tensor, Tensor> lookup(const Tensor& projections, const Tensor& offse
                          N,
                          L,
                          bits,
-                         probes,
+                         std::min(probes, int64_t{1} << bits),
                          candidates,
                          cap,
                          seed,
                          read_step(step, op)};
-  const bool finite = parallel_all(
-      B, 1, [&](int64_t begin, int64_t end) { return cpu::lookup(args, begin, end); });
-  check(finite, op, "projections", "got NaN or infinity, wanted finite values (is the input finite?)");
+  std::atomic<bool> tables_ok{true};
+  const bool finite = parallel_all(B, 1, [&](int64_t begin, int64_t end) {
+    const cpu::LookupChecks checks = cpu::lookup(args, begin, end);
+    if (!checks.tables_ok) tables_ok.store(false, std::memory_order_relaxed);
+    return checks.finite;
+  });
+  check(finite, op, "projections",
+        "got NaN or infinity, wanted finite values (is the input finite?)");
+  check(tables_ok, op, "offsets", "got a bucket that ends before it starts, or outside rows");
   return {found, hits};
 }
 

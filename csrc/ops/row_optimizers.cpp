@@ -10,7 +10,8 @@ namespace {
 int64_t row_size(const Tensor& weight) { return weight.dim() == 2 ? weight.size(1) : 1; }
 
 void check_in_place(const Tensor& tensor, const char* op, const char* argument) {
-  check(tensor.is_contiguous(), op, argument, "got a non-contiguous tensor; it is updated in place");
+  check(tensor.is_contiguous(), op, argument,
+        "got a non-contiguous tensor; it is updated in place");
 }
 
 void check_update(const Tensor& weight, const Tensor& rows, const Tensor& grad, const char* op) {
@@ -54,8 +55,12 @@ Tensor checked_rows(const Tensor& rows, const Tensor& weight, const char* op) {
 template <typename T>
 cpu::RowUpdate<T> row_update(const Tensor& weight, const Tensor& rows, const Tensor& grad,
                              double lr, double weight_decay) {
-  return {mutable_data<T>(weight), data<int32_t>(rows), data<T>(grad),
-          row_size(weight),        lr,                  weight_decay};
+  return {mutable_data<T>(weight),
+          data<int32_t>(rows),
+          data<T>(grad),
+          row_size(weight),
+          lr,
+          weight_decay};
 }
 
 constexpr int64_t kGrain = 16;
@@ -71,8 +76,7 @@ void sgd_rows_(const Tensor& weight, const std::optional<Tensor>& momentum_buffe
   const Tensor ids = checked_rows(rows, weight, op), gradient = as_contiguous(grad);
   dispatch_floating(weight, [&]<typename T>(T) {
     using State = cpu::Accumulate<T>;
-    State* buffer =
-        momentum_buffer.has_value() ? mutable_data<State>(*momentum_buffer) : nullptr;
+    State* buffer = momentum_buffer.has_value() ? mutable_data<State>(*momentum_buffer) : nullptr;
     const cpu::SgdRows<T> args{row_update<T>(weight, ids, gradient, lr, weight_decay), buffer,
                                momentum, nesterov};
     const auto run = cpu::row_optimizer_kernels<T>().sgd;

@@ -6,6 +6,12 @@
 namespace hashdl::ops {
 namespace {
 
+/// Row ids are int32, and a draw below `n_rows` takes 31 random bits.
+void check_n_rows(int64_t n_rows, const char* op) {
+  check(n_rows >= 1 && n_rows < int64_t{1} << 31, op, "n_rows",
+        "got " + std::to_string(n_rows) + ", wanted 1 to 2^31 - 1");
+}
+
 Tensor select(const Tensor& candidates, const std::optional<Tensor>& scores,
               const std::optional<Tensor>& labels, const std::optional<Tensor>& shared,
               int64_t active, int64_t random, int64_t n_rows, int64_t seed, const Tensor& step) {
@@ -15,14 +21,15 @@ Tensor select(const Tensor& candidates, const std::optional<Tensor>& scores,
   const int64_t B = candidates.size(0), C = candidates.size(1);
   check(random >= 0 && random <= active, op, "random",
         "got " + std::to_string(random) + ", wanted 0 to active = " + std::to_string(active));
-  check(n_rows >= 1, op, "n_rows", "got " + std::to_string(n_rows) + ", wanted 1 or more");
+  check_n_rows(n_rows, op);
   const Tensor pool = as_contiguous(candidates);
   check_rows(pool, -1, n_rows, op, "candidates");
   if (scores.has_value()) {
     check_dtype(*scores, ScalarType::Float, op, "scores");
     check_shape(*scores, {B, C}, op, "scores");
   }
-  const auto ranks = as_contiguous(scores), wanted = as_contiguous(labels), common = as_contiguous(shared);
+  const auto ranks = as_contiguous(scores), wanted = as_contiguous(labels),
+             common = as_contiguous(shared);
   if (wanted.has_value()) {
     check_dtype(*wanted, ScalarType::Int, op, "labels");
     check_shape(*wanted, {B, -1}, op, "labels");
@@ -60,7 +67,7 @@ std::tuple<Tensor, Tensor> shared_rows(const Tensor& labels, int64_t count, int6
   constexpr auto op = "shared_rows";
   check_dtype(labels, ScalarType::Int, op, "labels");
   check_shape(labels, {-1}, op, "labels");
-  check(n_rows >= 1, op, "n_rows", "got " + std::to_string(n_rows) + ", wanted 1 or more");
+  check_n_rows(n_rows, op);
   check(count >= 0, op, "count", "got " + std::to_string(count) + ", wanted 0 or more");
   const Tensor wanted = as_contiguous(labels);
   check_rows(wanted, -1, n_rows, op, "labels");

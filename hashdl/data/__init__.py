@@ -1,11 +1,11 @@
 """Readers and built-in data sets with sparse features and very many labels."""
 
-from .cache import cache_dir
-from .dataset import Batch, SparseDataset
-from .errors import DataError
-from .lemmas import load_lemmas
-from .python_source import load_python_source
-from .xmc import read_xmc, write_xmc
+from hashdl.data.cache import cache_dir
+from hashdl.data.dataset import Batch, SparseDataset
+from hashdl.data.errors import DataError
+from hashdl.data.lemmas import load_lemmas
+from hashdl.data.python_source import load_python_source
+from hashdl.data.xmc import read_xmc, write_xmc
 
 __all__ = [
     "Batch",

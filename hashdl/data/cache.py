@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .dataset import SparseDataset
-from .errors import DataError
+from hashdl.data.dataset import SparseDataset
+from hashdl.data.errors import DataError
 
 Split = tuple[SparseDataset, SparseDataset]
 

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import DataError
-from .files import atomic_path
+from hashdl.data.errors import DataError
+from hashdl.files import atomic_path
 
 _FORMAT = "hashdl.SparseDataset/1"
 _TENSORS = ("indptr", "indices", "values", "label_indptr", "label_indices")
@@ -333,7 +333,7 @@ def _gather_csr(indptr: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     offsets = torch.zeros(len(rows) + 1, dtype=torch.int64)
     torch.cumsum(counts, 0, out=offsets[1:])
     shifts = torch.repeat_interleave(starts - offsets[:-1], counts)
-    return shifts + torch.arange(len(shifts)), offsets
+    return shifts.add_(torch.arange(len(shifts))), offsets
 
 
 def _check_csr(

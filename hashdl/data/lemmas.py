@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from hashdl.data.cache import Split, cached_split
+from hashdl.data.dataset import SparseDataset
+from hashdl.data.stable_hash import U64Array, below, check_share, hash_strings, mix
+
 from ..progress import track
-from .cache import Split, cached_split
-from .dataset import SparseDataset
-from .stable_hash import U64Array, below, check_share, hash_strings, mix
 
 _FORMAT = 1  # part of the cache's key: raise it whenever the same arguments give other data
 _BEGIN, _END = "\x02", "\x03"  # markers around each form; no dictionary has control characters
@@ -25,8 +26,8 @@ _CHUNK_FORMS = 1 << 16  # bounds the 64-bit intermediate results to tens of mega
 def load_lemmas(
     languages: Sequence[str] = ("nb",),
     *,
-    ngrams: Sequence[int] = (3, 4, 5),
-    buckets: int = 1 << 18,
+    ngrams: Sequence[int] = (3, 4),
+    buckets: int = 1 << 17,
     min_forms: int = 3,
     max_labels: int | None = None,
     held_out: float = 0.05,

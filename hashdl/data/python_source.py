@@ -10,17 +10,18 @@ import token
 import tokenize
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from hashdl.data.cache import Split, cached_split
+from hashdl.data.dataset import SparseDataset
+from hashdl.data.stable_hash import below, check_share, hash_strings, mix
+
 from ..progress import track
-from .cache import Split, cached_split
-from .dataset import SparseDataset
-from .stable_hash import below, check_share, hash_strings, mix
 
 _FORMAT = 1  # part of the cache's key: raise it whenever the same arguments give other data
 _EDGE = "<edge>"  # what is beyond the first and the last token of a file
@@ -41,7 +42,7 @@ def load_python_source(
     min_count: int = 3,
     held_out: float = 0.05,
     max_files: int | None = None,
-    max_samples: int | None = 2_000_000,
+    max_samples: int | None = 4_000_000,
     cache_dir: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> Split:
@@ -90,9 +91,13 @@ def load_python_source(
     def build() -> Split:
         corpus = _Corpus.read(files, window, progress)
         samples = _choose_samples(corpus, min_count, held_out, max_samples)
-        indices = _features(corpus, samples, window, bag, buckets, min_count, progress)
-        dataset = _dataset(indices, samples, buckets)
-        return dataset.subset(_where(~samples.test)), dataset.subset(_where(samples.test))
+        corpus = corpus.without_rare(samples.training_tokens, min_count)
+
+        def part(chosen: npt.NDArray[np.bool_]) -> SparseDataset:
+            indices = _features(corpus, samples.positions[chosen], window, bag, buckets, progress)
+            return _dataset(indices, samples.labels[chosen], samples.label_names, buckets)
+
+        return part(~samples.test), part(samples.test)
 
     return cached_split("python-source", key, build, cache_dir)
 
@@ -148,6 +153,22 @@ class _Corpus:
             kinds=np.fromiter(kinds.values(), dtype=np.int64),
         )
 
+    def without_rare(self, counted: npt.NDArray[np.bool_], min_count: int) -> _Corpus:
+        """Replace rare names, numbers and strings by tokens that stand for their kind.
+
+        Args:
+            counted: Whether each token of the corpus counts.
+            min_count: How many of a token make it frequent.
+
+        Returns:
+            The same corpus with fewer different tokens.
+        """
+        counts = np.bincount(self.tokens[counted], minlength=len(self.texts))
+        replacement = np.arange(len(self.texts), dtype=np.int32)
+        for kind, text in _RARE.items():
+            replacement[(self.kinds == kind) & (counts < min_count)] = self.texts.index(text)
+        return replace(self, tokens=replacement[self.tokens])
+
 
 @dataclass(frozen=True)
 class _Samples:
@@ -197,63 +218,57 @@ def _choose_samples(
 
 def _features(
     corpus: _Corpus,
-    samples: _Samples,
+    positions: npt.NDArray[np.int64],
     window: int,
     bag: bool,
     buckets: int,
-    min_count: int,
     progress: bool,
 ) -> npt.NDArray[np.int32]:
-    """Features of all samples, as many for each: ``(n, 2 * window)``, with bag twice that."""
+    """Features of some samples, as many for each: ``(n, 2 * window)``, with bag twice that."""
     offsets = np.array([*range(-window, 0), *range(1, window + 1)])
     salts = np.arange(1, len(offsets) + 1, dtype=np.uint64) * _OFFSET_STEP
     hashes = hash_strings(corpus.texts)
-    tokens = _without_rare(corpus, samples.training_tokens, min_count)
-    indices = np.empty((len(samples.positions), len(offsets) * (1 + bag)), dtype=np.int32)
+    indices = np.empty((len(positions), len(offsets) * (1 + bag)), dtype=np.int32)
     starts = range(0, len(indices), _CHUNK_SAMPLES)
     for start in track(starts, "Hashing windows", enabled=progress):
         chunk = slice(start, start + _CHUNK_SAMPLES)
-        around = hashes[tokens[samples.positions[chunk, None] + offsets]]
+        around = hashes[corpus.tokens[positions[chunk, None] + offsets]]
         placed = mix(around + salts)
         both = np.concatenate([placed, mix(around)], axis=1) if bag else placed
         indices[chunk] = (both % np.uint64(buckets)).astype(np.int32)
     return indices
 
 
-def _without_rare(
-    corpus: _Corpus, counted: npt.NDArray[np.bool_], min_count: int
-) -> npt.NDArray[np.int32]:
-    """Replace rare names, numbers and strings by tokens that stand for their kind."""
-    counts = np.bincount(corpus.tokens[counted], minlength=len(corpus.texts))
-    replacement = np.arange(len(corpus.texts), dtype=np.int32)
-    for kind, text in _RARE.items():
-        replacement[(corpus.kinds == kind) & (counts < min_count)] = corpus.texts.index(text)
-    return replacement[corpus.tokens]
-
-
-def _dataset(indices: npt.NDArray[np.int32], samples: _Samples, buckets: int) -> SparseDataset:
+def _dataset(
+    indices: npt.NDArray[np.int32],
+    labels: npt.NDArray[np.int32],
+    label_names: Sequence[str],
+    buckets: int,
+) -> SparseDataset:
     n_samples, n_per_sample = indices.shape
     return SparseDataset(
         indptr=torch.arange(n_samples + 1) * n_per_sample,
         indices=torch.from_numpy(indices.reshape(-1)),
         values=None,
         label_indptr=torch.arange(n_samples + 1),
-        label_indices=torch.from_numpy(samples.labels),
+        label_indices=torch.from_numpy(labels),
         n_features=buckets,
-        n_labels=len(samples.label_names),
-        label_names=samples.label_names,
+        n_labels=len(label_names),
+        label_names=label_names,
     )
 
 
-def _tokenize(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield kind and text of the tokens of a file, up to the first that is malformed."""
+def _tokenize(path: Path) -> list[tuple[int, str]]:
+    """Kind and text of the tokens of a file; none if it is not Python that this version reads."""
     try:
         with path.open("rb") as file:
-            for kind, text, *_ in tokenize.tokenize(file.readline):
-                if kind not in _SKIPPED:
-                    yield kind, _MARKS.get(kind) or (text if len(text) <= _LONGEST else "<string>")
+            return [
+                (kind, _MARKS.get(kind) or (text if len(text) <= _LONGEST else "<string>"))
+                for kind, text, *_ in tokenize.tokenize(file.readline)
+                if kind not in _SKIPPED
+            ]
     except (SyntaxError, tokenize.TokenError, ValueError, OSError):
-        return
+        return []
 
 
 def _default_roots() -> list[Path]:
@@ -290,7 +305,3 @@ def _digest(files: Sequence[_File]) -> str:
             f"{file.name}\0{file.path.stat().st_size}\n".encode("utf-8", "surrogateescape")
         )
     return digest.hexdigest()
-
-
-def _where(mask: npt.NDArray[np.bool_]) -> torch.Tensor:
-    return torch.from_numpy(np.flatnonzero(mask))

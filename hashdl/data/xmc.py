@@ -21,10 +21,11 @@ from typing import IO, Any, NamedTuple, NoReturn
 import numpy as np
 import torch
 
+from hashdl.data.dataset import SparseDataset
+from hashdl.data.errors import DataError
+from hashdl.files import atomic_path
+
 from ..progress import track
-from .dataset import SparseDataset
-from .errors import DataError
-from .files import atomic_path
 
 _NUMBER = rb"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
 # Whatever matches can be handed to numpy's text parser without further checks.

@@ -84,7 +84,7 @@ class HashLinear(nn.Linear):
         """Give a layer that is otherwise an nn.Linear its configuration and tables."""
         self.config = config
         self.tables: HashTables | None = None
-        if config.sizes(self.out_features).A < self.out_features:
+        if self.out_features > config.sizes(self.out_features).A:
             device = self.weight.device
             self.tables = HashTables(self.out_features, self.in_features, config, device)
 
@@ -150,10 +150,7 @@ class HashLinear(nn.Linear):
             - Output: int32 rows :math:`(*, A)` and values :math:`(*, A)`, 0 at padding
         """
         x = self._flat(input)
-        if rows is None:
-            flat = self._active_rows(x)
-        else:
-            flat = self._given_rows(input, rows)
+        flat = self._active_rows(x) if rows is None else self._given_rows(input, rows)
         if self.training and self.tables is not None:
             self.tables.mark(flat)
         with part("forward"):
@@ -233,7 +230,8 @@ class HashLinear(nn.Linear):
             input = input.to(self.weight.dtype)
         if input.dtype != self.weight.dtype:
             raise RuntimeError(
-                f"HashLinear: input: got dtype {input.dtype}, wanted the weight's {self.weight.dtype}"
+                f"HashLinear: input: got dtype {input.dtype}, wanted the weight's "
+                f"{self.weight.dtype}"
             )
         return input.reshape(-1, self.in_features)
 

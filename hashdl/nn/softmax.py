@@ -160,9 +160,7 @@ class HashSoftmaxWithLoss(nn.Module):
         if shared is not None:
             tables.mark(shared)
         with part("forward"):
-            z, s = active_linear(
-                x, weight, bias, rows, shared, sparse_grad=config.sparse_grad
-            )
+            z, s = active_linear(x, weight, bias, rows, shared, sparse_grad=config.sparse_grad)
         with part("loss"):
             if config.log_q:
                 z, s = self._correct(z, s, n_labels, tables)
@@ -215,9 +213,7 @@ class HashSoftmaxWithLoss(nn.Module):
     def _exact_log_prob(self, x: Tensor, labels: Tensor) -> Tensor:
         """As :meth:`_sampled_log_prob`, over all classes, a chunk of samples at a time."""
         pieces = [x.new_zeros(0)]
-        for chunk, wanted in zip(
-            x.split(_EXACT_CHUNK), labels.split(_EXACT_CHUNK), strict=True
-        ):
+        for chunk, wanted in zip(x.split(_EXACT_CHUNK), labels.split(_EXACT_CHUNK), strict=True):
             if wanted.numel() == 0:
                 pieces.append(chunk.sum(1) * 0)
                 continue

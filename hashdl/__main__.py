@@ -1,0 +1,7 @@
+"""``python -m hashdl``."""
+
+import sys
+
+from hashdl.cli import main
+
+sys.exit(main())

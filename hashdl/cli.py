@@ -1,0 +1,239 @@
+"""The command line: ``python -m hashdl demo | train | info``."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from hashdl.config import SELECTIONS, HashConfig
+from hashdl.data import DataError, SparseDataset, load_lemmas, load_python_source, read_xmc
+from hashdl.hashing import FAMILIES
+from hashdl.info import build_info
+
+_DESCRIPTION = """\
+Large PyTorch layers that cost what they use.
+
+  python -m hashdl demo              train one model three ways and compare them (minutes)
+  python -m hashdl demo --quick      the same on a small part of the data (under a minute)
+  python -m hashdl train --data …    train a classifier with a huge output layer
+  python -m hashdl info              versions, build and instruction set
+"""
+
+_TRAIN_DESCRIPTION = """\
+Train an embedding bag, a hidden layer and a huge output layer on sparse features.
+
+data:
+  xmc:TRAIN,TEST    two files in the text format of the Extreme Classification Repository:
+                    a header "samples features labels", then lines "l1,l2 f:v f:v"
+  lemmas            word forms to lemmas, in several languages (needs simplemma)
+  python_source     the identifier in the middle of a window of Python tokens
+
+examples:
+  python -m hashdl train --data xmc:train.txt,test.txt
+  python -m hashdl train --data xmc:train.txt,test.txt --head dense --lr 2e-3
+  python -m hashdl train --data lemmas --epochs 5 --resume
+
+Ctrl-C ends the step, saves a checkpoint in the output folder and stops; --resume goes on from it.
+"""
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"got {value}, wanted 1 or more")
+    return value
+
+
+def _rows(text: str) -> float | int:
+    """A number of rows ("200") or a share ("0.05")."""
+    return float(text) if "." in text or "e" in text.lower() else int(text)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m hashdl",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    _add_demo(commands.add_parser("demo", help="train one model three ways and compare them"))
+    _add_train(
+        commands.add_parser(
+            "train",
+            help="train a classifier with a huge output layer",
+            description=_TRAIN_DESCRIPTION,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+    )
+    info = commands.add_parser("info", help="versions, build and instruction set")
+    info.set_defaults(run=run_info)
+    return parser
+
+
+def _add_common(parser: argparse.ArgumentParser, folder: str) -> None:
+    parser.add_argument(
+        "--out", type=Path, default=Path(folder), help=f"output folder (default: {folder})"
+    )
+    parser.add_argument("--threads", type=_positive, help="threads (default: torch's)")
+    parser.add_argument("--seed", type=int, default=0, help="of everything drawn (default: 0)")
+
+
+def _add_demo(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--quick", action="store_true", help="a small part of the data")
+    _add_common(parser, "hashdl-demo")
+    parser.set_defaults(run=run_demo)
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", required=True, help="see above")
+    parser.add_argument(
+        "--head",
+        choices=("hashed", "dense", "sampled"),
+        default="hashed",
+        help="output layer (default: hashed)",
+    )
+    run = parser.add_argument_group("training")
+    run.add_argument("--hidden", type=_positive, default=128, help="hidden units (default: 128)")
+    run.add_argument("--epochs", type=float, default=3.0, help="passes (default: 3)")
+    run.add_argument("--batch-size", type=_positive, default=256, help="samples (default: 256)")
+    run.add_argument("--lr", type=float, default=2e-3, help="Adam's learning rate (default: 2e-3)")
+    run.add_argument(
+        "--negatives", type=_positive, default=1000, help="draws of --head sampled (default: 1000)"
+    )
+    run.add_argument("--resume", action="store_true", help="go on from the output folder")
+    run.add_argument("--json", type=Path, metavar="FILE", help="write the result here as well")
+    _add_common(run, "hashdl-train")  # type: ignore[arg-type]
+    _add_config(parser.add_argument_group("hashing (--head hashed)"))
+    parser.set_defaults(run=run_train)
+
+
+def _add_config(group: argparse._ArgumentGroup) -> None:
+    default = TRAIN_CONFIG
+    group.add_argument("--family", choices=sorted(FAMILIES), default=default.family)
+    group.add_argument("--bits", type=_positive, help="K, bits a table (default: by size)")
+    group.add_argument("--tables", type=_positive, default=default.tables, help="L")
+    group.add_argument("--probes", type=_positive, default=default.probes, help="P, a table")
+    group.add_argument("--cap", type=_positive, default=default.cap, help="rows read a bucket")
+    group.add_argument("--candidates", type=_positive, default=default.candidates)
+    group.add_argument("--active", type=_rows, default=default.active, help="rows, or a share")
+    group.add_argument("--random", type=_rows, default=default.random, help="of them, random")
+    group.add_argument("--shared", type=int, default=default.shared, help="rows a batch shares")
+    group.add_argument("--selection", choices=SELECTIONS, default=default.selection)
+    group.add_argument("--rehash-every", type=_positive, default=default.rehash_every)
+
+
+#: What ``train`` hashes with unless told otherwise.
+TRAIN_CONFIG = HashConfig(
+    active=100, shared=500, candidates=400, tables=16, cap=64, sparse_grad=True
+)
+
+
+def _config(args: argparse.Namespace) -> HashConfig:
+    names = {field.name for field in dataclasses.fields(HashConfig)}
+    chosen = {name: value for name, value in vars(args).items() if name in names}
+    return TRAIN_CONFIG.replace(**chosen)
+
+
+def load_data(spec: str) -> tuple[SparseDataset, SparseDataset]:
+    """Training and held-out samples of a ``--data`` argument.
+
+    Raises:
+        ValueError: not a known form, or the two files do not fit together.
+    """
+    kind, _, paths = spec.partition(":")
+    if spec == "lemmas":
+        return load_lemmas()
+    if spec == "python_source":
+        return load_python_source()
+    if kind != "xmc" or paths.count(",") != 1:
+        raise ValueError(
+            f"--data: got {spec!r}, wanted xmc:TRAIN,TEST or lemmas or python_source"
+        )
+    train, test = (read_xmc(path) for path in paths.split(","))
+    if (train.n_features, train.n_labels) != (test.n_features, test.n_labels):
+        raise ValueError(
+            f"--data: the two files differ: {train.n_features} features and {train.n_labels} "
+            f"labels, {test.n_features} and {test.n_labels}"
+        )
+    return train, test
+
+
+def run_info(args: argparse.Namespace) -> None:
+    """Print versions, build and instruction set."""
+    for name, value in build_info().items():
+        print(f"{name:14} {value}")
+
+
+def run_demo(args: argparse.Namespace) -> None:
+    """Run the demo."""
+    from hashdl.demo import run
+
+    run(args.out, quick=args.quick, seed=args.seed)
+
+
+def run_train(args: argparse.Namespace) -> int:
+    """Train one classifier."""
+    from hashdl.training.run import train_classifier
+    from hashdl.training.trainer import Settings
+
+    args.out.mkdir(parents=True, exist_ok=True)
+    _check_writable(args.out)
+    train, test = load_data(args.data)
+    report = train_classifier(
+        train,
+        test,
+        head=args.head,
+        config=_config(args),
+        negatives=args.negatives,
+        hidden=args.hidden,
+        settings=Settings(
+            epochs=args.epochs, batch_size=args.batch_size, lr=args.lr, seed=args.seed
+        ),
+        folder=args.out,
+        resume=args.resume,
+    )
+    if args.json is not None:
+        from hashdl.training.report import write_json
+
+        write_json(args.json, report)
+    result = report["contenders"][args.head]
+    for name in ("p1", "p3", "p5", "top1", "top3", "top5"):
+        if name in result:
+            print(f"{_METRICS[name]:6} {result[name]:.4f}")
+    print(f"{result['train_seconds']:.1f} s of training, {result['step_ms']:.1f} ms a step")
+    print(f"result and checkpoint in {args.out}")
+    return 130 if result["interrupted"] else 0
+
+
+_METRICS = {f"p{k}": f"P@{k}" for k in (1, 3, 5)} | {f"top{k}": f"top-{k}" for k in (1, 3, 5)}
+
+
+def _check_writable(folder: Path) -> None:
+    """Fail before the work, not after it."""
+    probe = folder / ".writable"
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"--out: {folder} cannot be written to ({error.strerror})") from error
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    args = build_parser().parse_args(arguments)
+    if getattr(args, "threads", None):
+        torch.set_num_threads(args.threads)
+    try:
+        return args.run(args) or 0
+    except (DataError, ValueError, OSError, ImportError) as error:
+        print(f"hashdl: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("hashdl: interrupted", file=sys.stderr)
+        return 130

@@ -1,0 +1,91 @@
+"""What a training step costs: its parts, its multiplications, its memory."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from hashdl.profiling import PREFIX
+from hashdl.training.trainer import Trainer
+
+
+def step_parts(trainer: Trainer, steps: int = 10, warm_up: int = 2) -> dict[str, float]:
+    """Mean milliseconds of each named part of a training step; the trainer's model moves on.
+
+    Args:
+        trainer: whose steps to look at.
+        steps: how many.
+        warm_up: steps before them.
+
+    Returns:
+        Milliseconds a step by part: ``data``, ``hidden``, ``hash``, ``look-up``, ``select``,
+        ``forward``, ``loss``, ``backward``, ``optimizer``, ``rehash``; those that there are.
+    """
+    batches = trainer._batches()
+    for _ in range(warm_up):
+        trainer._step(next(batches))
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        done = 0
+        for batch in batches:
+            trainer._step(batch)
+            done += 1
+            if done == steps:
+                break
+    return {
+        event.key[len(PREFIX) :]: event.cpu_time_total / 1000 / max(done, 1)
+        for event in profiler.key_averages()
+        if event.key.startswith(PREFIX)
+    }
+
+
+class PeakMemory:
+    """Peak resident memory of a block, in MB above what the process had before it.
+
+    Where the system cannot reset its high-water mark (it can on Linux), ``megabytes`` is None.
+    """
+
+    megabytes: float | None = None
+
+    def __enter__(self) -> PeakMemory:
+        self._before = self._reset()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._before is not None:
+            self.megabytes = (_status_kilobytes("VmHWM") - self._before) / 1000
+
+    @staticmethod
+    def _reset() -> int | None:
+        try:
+            Path("/proc/self/clear_refs").write_text("5")
+            return _status_kilobytes("VmRSS")
+        except OSError:
+            return None
+
+
+def _status_kilobytes(name: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(name + ":"):
+            return int(line.split()[1])
+    raise OSError(f"no {name} in /proc/self/status")
+
+
+def machine() -> dict[str, Any]:
+    """The machine and versions that figures were taken on."""
+    from hashdl.info import build_info
+
+    return build_info() | {"processor": _processor(), "torch_threads": torch.get_num_threads()}
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

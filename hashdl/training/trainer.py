@@ -1,0 +1,229 @@
+"""The training loop: progress, held-out accuracy against seconds, checkpoints, Ctrl-C, resume."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hashdl import optim
+from hashdl.data import Batch, SparseDataset
+from hashdl.files import atomic_path
+from hashdl.profiling import part
+from hashdl.tables import HashTables
+from hashdl.training.evaluation import evaluate
+from hashdl.training.interrupt import stop_requests
+from hashdl.training.model import SparseClassifier
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a training run depends on, beside model and data.
+
+    Attributes:
+        epochs: passes over the data; a fraction ends within one.
+        batch_size: samples a step.
+        lr: learning rate of Adam.
+        seed: of the order of samples and of random draws.
+        evaluate_every: steps between two looks at held-out accuracy; 0: after each epoch.
+        max_seconds: training seconds after which to stop; None: no limit.
+    """
+
+    epochs: float = 3
+    batch_size: int = 256
+    lr: float = 5e-3
+    seed: int = 0
+    evaluate_every: int = 0
+    max_seconds: float | None = None
+
+
+@dataclass
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        step: steps done.
+        seconds: of training, evaluation and checkpoints not counted.
+        history: at each evaluation, ``step``, ``epoch``, ``seconds``, ``loss`` and accuracies.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+#: Called after each step with (progress, loss, total steps); after each evaluation as well.
+Watcher = Callable[[Progress, float, int], None]
+
+
+class Trainer:
+    """Trains a classifier with Adam: row updates for sparse gradients, torch's fused for dense.
+
+    Args:
+        model: what to train.
+        train: samples to learn from.
+        test: held-out samples.
+        settings: see :class:`Settings`.
+        checkpoint: file to save to and to resume from; None: nowhere.
+
+    Attributes:
+        progress: how far the run is.
+        interrupted: whether Ctrl-C ended :meth:`fit`.
+    """
+
+    def __init__(
+        self,
+        model: SparseClassifier,
+        train: SparseDataset,
+        test: SparseDataset,
+        settings: Settings,
+        checkpoint: Path | None = None,
+    ) -> None:
+        self.model, self.train, self.test = model, train, test
+        self.settings, self.checkpoint = settings, checkpoint
+        self.optimizer = optim.Adam(model.parameters(), lr=settings.lr)
+        self.progress = Progress()
+        self.interrupted = False
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps that one pass over the data takes."""
+        return max(1, -(-len(self.train) // self.settings.batch_size))
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run."""
+        return max(1, round(self.settings.epochs * self.steps_per_epoch))
+
+    def fit(self, watch: Watcher | None = None) -> Progress:
+        """Train to the end, to the limit in seconds, or until Ctrl-C.
+
+        Ctrl-C lets the step end, saves a checkpoint and returns; a second one interrupts at once.
+        """
+        self.model.train()
+        self.interrupted = False
+        with torch.random.fork_rng(devices=[]), stop_requests() as stop_wanted:
+            loss = torch.tensor(float("nan"))
+            began = time.perf_counter()
+            for batch in self._batches():
+                torch.manual_seed(self.settings.seed + self.progress.step)
+                loss = self._step(batch)
+                now = time.perf_counter()
+                self.progress.seconds += now - began
+                self.interrupted = stop_wanted()
+                finished = self._is_last() or self.interrupted
+                if finished or self._evaluation_is_due():
+                    self._look(float(loss))
+                if watch is not None:
+                    watch(self.progress, float(loss), self.total_steps)
+                if finished:
+                    break
+                began = time.perf_counter()
+        return self.progress
+
+    def _batches(self) -> Iterator[Batch]:
+        """Batches from where the run is; each epoch has its own order."""
+        while self.progress.step < self.total_steps:
+            epoch, done = divmod(self.progress.step, self.steps_per_epoch)
+            order = torch.Generator().manual_seed(self.settings.seed * 100_003 + epoch)
+            permutation = torch.randperm(len(self.train), generator=order)
+            for rows in permutation.split(self.settings.batch_size)[done:]:
+                with part("data"):
+                    batch = self.train.batch(rows)
+                yield batch
+
+    def _step(self, batch: Batch) -> torch.Tensor:
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.model.loss(batch)
+        with part("backward"):
+            loss.backward()
+        self.optimizer.step()
+        self.progress.step += 1
+        return loss.detach()
+
+    def _is_last(self) -> bool:
+        limit = self.settings.max_seconds
+        out_of_time = limit is not None and self.progress.seconds >= limit
+        return out_of_time or self.progress.step >= self.total_steps
+
+    def _evaluation_is_due(self) -> bool:
+        every = self.settings.evaluate_every or self.steps_per_epoch
+        return self.progress.step % every == 0
+
+    def _look(self, loss: float) -> None:
+        """Note held-out accuracy and save."""
+        entry = {
+            "step": float(self.progress.step),
+            "epoch": self.progress.step / self.steps_per_epoch,
+            "seconds": self.progress.seconds,
+            "loss": loss,
+        }
+        self.progress.history.append(entry | evaluate(self.model, self.test))
+        if self.checkpoint is not None:
+            self.save(self.checkpoint)
+
+    # ---- checkpoints ---------------------------------------------------------------------------
+
+    def save(self, path: Path) -> None:
+        """Write all that a resumed run needs; an interrupted write keeps the older file.
+
+        Tables are not saved: they are rebuilt at the next step, in this run as in a resumed one,
+        so that both go on bit for bit alike.
+        """
+        tables = self._tables()
+        for table in tables.values():
+            table.invalidate()
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "progress": dataclasses.asdict(self.progress),
+            "settings": self._fixed_settings(),
+            "table_steps": {name: table.step for name, table in tables.items()},
+        }
+        with atomic_path(path) as temporary:
+            torch.save(state, temporary)
+
+    def resume(self, path: Path) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            ValueError: the file is no checkpoint, or of a run with other settings or sizes.
+        """
+        try:
+            state: dict[str, Any] = torch.load(path, weights_only=True)
+            settings = state["settings"]
+        except FileNotFoundError:
+            raise
+        except Exception as error:
+            raise ValueError(f"{path}: not a checkpoint of hashdl ({error})") from error
+        if settings != self._fixed_settings():
+            raise ValueError(
+                f"{path}: saved by a run with {settings}; this one has {self._fixed_settings()}"
+            )
+        try:
+            self.model.load_state_dict(state["model"])
+        except RuntimeError as error:
+            raise ValueError(f"{path}: saved by a model of other sizes ({error})") from error
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.progress = Progress(**state["progress"])
+        for name, table in self._tables().items():
+            table.step.copy_(state["table_steps"][name])
+
+    def _tables(self) -> dict[str, HashTables]:
+        return {
+            name: module
+            for name, module in self.model.named_modules()
+            if isinstance(module, HashTables)
+        }
+
+    def _fixed_settings(self) -> dict[str, Any]:
+        """Settings that a resumed run must share; it may well run for longer."""
+        fixed = dataclasses.asdict(self.settings)
+        return {name: fixed[name] for name in ("batch_size", "lr", "seed")} | {
+            "samples": len(self.train)
+        }

@@ -1,0 +1,338 @@
+"""Sample arguments of every op, and ways to run an op: compiled, by its oracle, by its fallback.
+
+A builder ``NAME_args`` answers with positional arguments for ``torch.ops.hashdl.NAME`` that fit each
+other; its parameters are the letters of :mod:`hashdl.ops` and whatever else a test wants to vary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hashdl import ops, reference
+from hashdl.config import HashConfig
+from hashdl.tables import HashTables
+
+Args = tuple[Any, ...]
+DTYPES = ops.FLOATING
+
+# Kernel and oracle sum in another order, in float32 (float64 for float64), and round once: what
+# is left is some units of the accumulation, or one unit of a 16-bit result.
+TOLERANCE = {
+    torch.float64: 1e-12,
+    torch.float32: 2e-5,
+    torch.float16: 2e-3,
+    torch.bfloat16: 1.6e-2,
+}
+
+
+# ---- tensors -------------------------------------------------------------------------------------
+
+
+def randn(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator).to(dtype)
+
+
+def int32(values: Any) -> Tensor:
+    return torch.tensor(values, dtype=torch.int32)
+
+
+def row_ids(B: int, A: int, N: int, *, padding: float = 0.2, seed: int = 0) -> Tensor:
+    """int32 (B, A): distinct ids a sample in random order, some of them -1."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.rand(B, N, generator=generator).argsort(dim=1)[:, :A]
+    ids = torch.nn.functional.pad(ids, (0, A - ids.shape[1]), value=-1)
+    gone = torch.rand(B, A, generator=generator) < padding
+    return ids.masked_fill(gone, -1).to(torch.int32)
+
+
+def strided(tensor: Tensor) -> Tensor:
+    """The same values, every other element of a larger tensor."""
+    return torch.stack([tensor, torch.ones_like(tensor)], dim=-1)[..., 0]
+
+
+def step_of(step: int) -> Tensor:
+    return torch.tensor([step])
+
+
+# ---- builders ------------------------------------------------------------------------------------
+
+
+def pack_signs_args(M: int = 5, L: int = 3, bits: int = 4) -> Args:
+    return randn(M, L * bits), bits
+
+
+def build_tables_args(N: int = 30, L: int = 3, bits: int = 3) -> Args:
+    generator = torch.Generator().manual_seed(1)
+    codes = torch.randint(2**bits, (N, L), dtype=torch.int32, generator=generator)
+    return codes, bits
+
+
+def lookup_args(
+    B: int = 4,
+    N: int = 60,
+    L: int = 3,
+    bits: int = 4,
+    probes: int = 3,
+    cap: int = 128,
+    candidates: int = 20,
+    seed: int = 0,
+    step: int = 0,
+    coarse: bool = False,
+) -> Args:
+    """``coarse`` rounds the projections: equal magnitudes, and zeros."""
+    projections = randn(B, L * bits, seed=2)
+    projections = projections.round() if coarse else projections
+    offsets, rows = reference.build_tables(*build_tables_args(N, L, bits))
+    return projections, offsets, rows, bits, probes, cap, candidates, seed, step_of(step)
+
+
+def score_kinds(B: int, C: int) -> dict[str, Tensor | None]:
+    ties = randn(B, C, seed=3).round()
+    special = ties.clone()
+    special[:, ::3], special[:, 1::5], special[:, 2::7] = torch.nan, -torch.inf, torch.inf
+    return {"none": None, "distinct": randn(B, C, seed=3), "ties": ties, "special": special}
+
+
+def select_args(
+    B: int = 4,
+    C: int = 12,
+    M: int = 2,
+    T: int = 5,
+    N: int = 40,
+    active: int = 8,
+    random: int = 3,
+    scores: str = "distinct",
+    seed: int = 0,
+    step: int = 0,
+    repeats: bool = False,
+) -> Args:
+    """``repeats`` gives the columns of the labels the same labels; M = 0 and T = 0 mean None."""
+    labels = row_ids(B, M, N, seed=4) if M else None
+    if labels is not None and repeats:
+        labels = labels[:, :1].expand(B, M).contiguous()
+    shared = row_ids(1, T, N, seed=5)[0] if T else None
+    candidates = row_ids(B, C, N, seed=6)
+    kind = score_kinds(B, C)[scores]
+    return candidates, kind, labels, shared, active, random, N, seed, step_of(step)
+
+
+def shared_rows_args(
+    B: int = 10, count: int = 8, N: int = 40, seed: int = 0, step: int = 0
+) -> Args:
+    labels = row_ids(1, 1, N, padding=0, seed=7).expand(B, 1)[:, 0].contiguous()
+    labels[::2] = row_ids(1, labels[::2].numel(), N, padding=0.3, seed=8)[0]
+    return labels, count, N, seed, step_of(step)
+
+
+def gather_linear_args(
+    B: int = 3,
+    A: int = 6,
+    N: int = 20,
+    d: int = 19,
+    dtype: torch.dtype = torch.float32,
+    bias: bool = True,
+    padding: float = 0.2,
+) -> Args:
+    x, weight = randn(B, d, dtype=dtype), randn(N, d, dtype=dtype, seed=1)
+    rows = row_ids(B, A, N, padding=padding)
+    return x, weight, randn(N, dtype=dtype, seed=2) if bias else None, rows
+
+
+def gather_linear_backward_args(
+    B: int = 3,
+    A: int = 6,
+    N: int = 20,
+    d: int = 19,
+    dtype: torch.dtype = torch.float32,
+    extras: int | None = 4,
+    extra_bias: bool = True,
+    padding: float = 0.2,
+) -> Args:
+    """``extras`` is E; N small makes them overlap the rows. None: there are none."""
+    x, weight, _, rows = gather_linear_args(B, A, N, d, dtype, padding=padding)
+    extra: Args = (None, None, None)
+    if extras is not None:
+        more_bias = randn(extras, dtype=dtype, seed=4) if extra_bias else None
+        extra_rows = row_ids(1, extras, N, seed=5)[0]
+        extra = (extra_rows, randn(extras, d, dtype=dtype, seed=3), more_bias)
+    return randn(B, A, dtype=dtype, seed=6), x, weight, rows, *extra
+
+
+def scatter_rows_args(
+    B: int = 3,
+    A: int = 6,
+    N: int = 20,
+    dtype: torch.dtype = torch.float32,
+    fill: float = 0.0,
+    padding: float = 0.2,
+) -> Args:
+    return randn(B, A, dtype=dtype), row_ids(B, A, N, padding=padding), N, fill
+
+
+def _update_args(N: int, U: int, d: int | None, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """Weight (N, d), or (N,) where d is None; distinct rows; their gradient."""
+    tail = () if d is None else (d,)
+    rows = row_ids(1, U, N, padding=0, seed=1)[0]
+    return randn(N, *tail, dtype=dtype), rows, randn(U, *tail, dtype=dtype, seed=2)
+
+
+def _state(weight: Tensor, *, row_wise: bool = False, seed: int = 3) -> Tensor:
+    shape = weight.shape[:1] if row_wise else weight.shape
+    return randn(*shape, dtype=torch.promote_types(weight.dtype, torch.float32), seed=seed).abs()
+
+
+def sgd_rows__args(
+    N: int = 20,
+    U: int = 7,
+    d: int | None = 19,
+    dtype: torch.dtype = torch.float32,
+    buffer: bool = True,
+    momentum: float = 0.9,
+    nesterov: bool = False,
+    weight_decay: float = 0.01,
+) -> Args:
+    weight, rows, grad = _update_args(N, U, d, dtype)
+    momentum_buffer = _state(weight) if buffer else None
+    return weight, momentum_buffer, rows, grad, 0.1, momentum, nesterov, weight_decay
+
+
+def adagrad_rows__args(
+    N: int = 20,
+    U: int = 7,
+    d: int | None = 19,
+    dtype: torch.dtype = torch.float32,
+    row_wise: bool = False,
+    weight_decay: float = 0.01,
+) -> Args:
+    weight, rows, grad = _update_args(N, U, d, dtype)
+    return weight, _state(weight, row_wise=row_wise), rows, grad, 0.1, 1e-10, weight_decay
+
+
+def adam_rows__args(
+    N: int = 20,
+    U: int = 7,
+    d: int | None = 19,
+    dtype: torch.dtype = torch.float32,
+    row_wise: bool = False,
+    weight_decay: float = 0.01,
+    decoupled: bool = False,
+    step: int = 3,
+) -> Args:
+    weight, rows, grad = _update_args(N, U, d, dtype)
+    states = _state(weight), _state(weight, row_wise=row_wise, seed=4)
+    return weight, *states, rows, grad, 0.1, 0.9, 0.999, 1e-8, weight_decay, decoupled, step
+
+
+def active_linear_args(
+    B: int = 3,
+    A: int = 4,
+    N: int = 12,
+    d: int = 5,
+    T: int | None = 3,
+    dtype: torch.dtype = torch.float32,
+    bias: bool = True,
+    sparse_grad: bool = False,
+    requires_grad: bool = False,
+) -> Args:
+    """``T`` shared rows, the last of them padding; None: there are none."""
+    x, weight, some_bias, rows = gather_linear_args(B, A, N, d, dtype, bias)
+    shared = None if T is None else int32([*range(1, T), -1][:T])
+    for tensor in (x, weight, some_bias):
+        if tensor is not None:
+            tensor.requires_grad_(requires_grad)
+    return x, weight, some_bias, rows, shared, sparse_grad
+
+
+def refresh_tables__args(
+    N: int = 30, d: int = 6, bits: int = 3, L: int = 2, bias: bool = True, training: bool = True
+) -> Args:
+    config = HashConfig(bits=bits, tables=L)
+    tables = HashTables(N, d, config)
+    buffers = [tables.planes, tables.center, tables.codes, tables.offsets, tables.rows]
+    buffers += [tables.dirty, tables.step, tables.state]
+    weight, some_bias = randn(N, d), randn(N, seed=1) if bias else None
+    schedule = config.rehash_every, config.rehash_growth
+    settings = config.family, bits, config.seed, config.center, *schedule, training
+    return weight, some_bias, *buffers, *settings
+
+
+OPS = (
+    "pack_signs",
+    "build_tables",
+    "lookup",
+    "select",
+    "shared_rows",
+    "gather_linear",
+    "gather_linear_backward",
+    "scatter_rows",
+    "sgd_rows_",
+    "adagrad_rows_",
+    "adam_rows_",
+)
+"""Ops with a kernel: hashdl.ops has their checks, hashdl.reference their oracle."""
+
+
+def sample(name: str, **parameters: Any) -> Args:
+    """Arguments of an op, by its builder."""
+    args: Args = globals()[f"{name}_args"](**parameters)
+    return args
+
+
+def sample_dict(name: str, **parameters: Any) -> dict[str, Any]:
+    """The same, by the names in the schema."""
+    names = [argument.name for argument in overload(name)._schema.arguments]
+    return dict(zip(names, sample(name, **parameters), strict=True))
+
+
+# ---- running -------------------------------------------------------------------------------------
+
+
+def overload(name: str) -> Any:
+    return getattr(torch.ops.hashdl, name).default
+
+
+def kernel(name: str) -> Callable[..., Any]:
+    """What the dispatcher has for CPU tensors: the compiled kernel where there is one."""
+    return overload(name)
+
+
+def fallback(name: str) -> Callable[..., Any]:
+    """What it has for every other device, run on CPU tensors: the checks, then the oracle."""
+    other_device = torch._C.DispatchKeySet(torch._C.DispatchKey.PrivateUse1)
+    return lambda *args: overload(name).redispatch(other_device, *args)
+
+
+def clone(args: Args) -> Args:
+    return tuple(a.clone() if isinstance(a, Tensor) else a for a in args)
+
+
+def tensors(values: Any) -> list[Tensor]:
+    """The tensors among an op's arguments or results."""
+    values = values if isinstance(values, tuple) else (values,)
+    return [value for value in values if isinstance(value, Tensor)]
+
+
+def run(call: Callable[..., Any], args: Args) -> list[Tensor]:
+    """What the call answers, and then its arguments as it left them; on a copy of these."""
+    args = clone(args)
+    return tensors(call(*args)) + tensors(args)
+
+
+def assert_same_bits(left: list[Tensor], right: list[Tensor]) -> None:
+    torch.testing.assert_close(left, right, rtol=0, atol=0, equal_nan=True)
+
+
+def assert_kernel_is_reference(name: str, args: Args) -> None:
+    """Same results, and the same arguments after: ids to the bit, numbers to the tolerance."""
+    expected = run(getattr(reference, name), args)
+    actual = tensors(kernel(name)(*args)) + tensors(args)
+    assert len(actual) == len(expected)
+    # The state of a 16-bit weight is float32, but follows from what was read as 16 bits: exact.
+    for got, wanted in zip(actual, expected, strict=True):
+        bound = TOLERANCE.get(wanted.dtype, 0)
+        torch.testing.assert_close(got, wanted, rtol=bound, atol=bound, equal_nan=True)
