@@ -12,6 +12,7 @@ import torch
 
 from hashdl.config import SELECTIONS, HashConfig
 from hashdl.data import DataError, SparseDataset, load_lemmas, load_python_source, read_xmc
+from hashdl.files import check_writable
 from hashdl.hashing import FAMILIES
 from hashdl.info import build_info
 
@@ -102,7 +103,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--hidden", type=_positive, default=128, help="hidden units (default: 128)")
     run.add_argument("--epochs", type=float, default=3.0, help="passes (default: 3)")
     run.add_argument("--batch-size", type=_positive, default=256, help="samples (default: 256)")
-    run.add_argument("--lr", type=float, default=2e-3, help="Adam's learning rate (default: 2e-3)")
+    run.add_argument("--lr", type=float, default=5e-3, help="Adam's first rate (default: 5e-3)")
     run.add_argument(
         "--negatives", type=_positive, default=1000, help="draws of --head sampled (default: 1000)"
     )
@@ -130,7 +131,7 @@ def _add_config(group: argparse._ArgumentGroup) -> None:
 
 #: What ``train`` hashes with unless told otherwise.
 TRAIN_CONFIG = HashConfig(
-    active=100, shared=500, candidates=400, tables=16, cap=64, sparse_grad=True
+    active=100, shared=1500, candidates=400, tables=16, cap=64, sparse_grad=True
 )
 
 
@@ -182,8 +183,7 @@ def run_train(args: argparse.Namespace) -> int:
     from hashdl.training.run import train_classifier
     from hashdl.training.trainer import Settings
 
-    args.out.mkdir(parents=True, exist_ok=True)
-    _check_writable(args.out)
+    check_writable(args.out)
     train, test = load_data(args.data)
     report = train_classifier(
         train,
@@ -212,16 +212,6 @@ def run_train(args: argparse.Namespace) -> int:
 
 
 _METRICS = {f"p{k}": f"P@{k}" for k in (1, 3, 5)} | {f"top{k}": f"top-{k}" for k in (1, 3, 5)}
-
-
-def _check_writable(folder: Path) -> None:
-    """Fail before the work, not after it."""
-    probe = folder / ".writable"
-    try:
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise ValueError(f"--out: {folder} cannot be written to ({error.strerror})") from error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

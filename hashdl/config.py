@@ -45,11 +45,13 @@ class HashConfig:
         center: hash ``w - mean(W)`` instead of ``w``: shifts all logits of a query alike, and
             fills the buckets more evenly. Default: ``True``.
         rehash_every: training steps from the first rehash to the second. Default: 50.
-        rehash_growth: factor on that interval after each rehash, at least 1. Default: 1.05.
+        rehash_growth: factor on that interval after each rehash, at least 1; it grows to 100
+            times the first. Default: 1.05.
         fill: value of inactive outputs of :meth:`HashLinear.forward`. Default: 0.0.
         sparse_grad: give ``weight`` and ``bias`` sparse COO gradients that hold the active rows
             alone, for :mod:`hashdl.optim`; else dense ones, which every optimizer takes but
-            which cost O(N d) a step. Default: ``False``.
+            which cost O(N d) a step. torch.compile's default backend does not take all graphs
+            with sparse gradients. Default: ``False``.
         seed: of the hash functions and of all random draws. Default: 0.
 
     Raises:
@@ -96,7 +98,9 @@ class HashConfig:
         for name in ("tables", "probes", "cap", "threshold", "rehash_every"):
             self._check_int(name, 1)
         self._check_int("shared", 0)
-        self._check("rehash_growth", self.rehash_growth >= 1, "1 or more")
+        self._check("rehash_growth", 1 <= self.rehash_growth < math.inf, "1 or more, and finite")
+        self._check_int("seed", -(2**63))
+        self._check("seed", self.seed < 2**63, "an int of 64 bits")
         self._check_share("active", lowest=1)
         self._check_share("random", lowest=0)
 
@@ -130,9 +134,11 @@ class HashConfig:
             ValueError: more random rows than active ones.
         """
         A = _rows(self.active, n_rows)
-        R = _rows(self.random, A) if self.random else 0
-        if R > A:
-            raise ValueError(f"HashConfig: random: got {R} rows, wanted at most active = {A}")
+        R = _rows(self.random, A)
+        # A layer so small that every row is active draws none, whatever was asked for.
+        if not isinstance(self.random, float) and self.random > A and n_rows > A:
+            wanted = f"wanted at most active = {A}"
+            raise ValueError(f"HashConfig: random: got {self.random} rows, {wanted}")
         K = self.bits
         if K is None:
             K = min(max(round(math.log2(max(n_rows, 2))) - 4, 1), 20)
@@ -142,7 +148,8 @@ class HashConfig:
 
 def _rows(amount: float | int, of: int) -> int:
     """A share of ``of`` rounded up, or a number of rows, at most ``of``."""
-    rows = math.ceil(amount * of) if isinstance(amount, float) else amount
+    # Rounded first: 0.07 * 100 is 7.000000000000001, and means 7 rows.
+    rows = math.ceil(round(amount * of, 6)) if isinstance(amount, float) else amount
     return min(rows, of)
 
 

@@ -26,8 +26,10 @@ def convert(
 
     Parameters stay the same objects, so that optimizers, ties and the state dict go on as before;
     a module used in two places stays one module. Left alone: subclasses of nn.Linear (hashed
-    layers among them), and layers whose ``forward`` is never called (the ``out_proj`` of
-    :class:`torch.nn.MultiheadAttention`).
+    and parametrized layers among them), pruned layers and those with the old ``weight_norm``, and
+    layers whose ``forward`` is never called (the ``out_proj`` of
+    :class:`torch.nn.MultiheadAttention`). A transformer encoder with hashed layers no longer takes
+    torch's fused path for inference, which reads their weights instead of calling them.
 
     Args:
         model: the model, or a single nn.Linear.
@@ -57,11 +59,12 @@ def convert(
         raise TypeError(f"hashdl.convert: config: got {type(config).__name__}, wanted a HashConfig")
 
     def swap(module: nn.Module, fqn: str) -> nn.Module | None:
-        if type(module) is not nn.Linear or (filter_fn is not None and not filter_fn(module, fqn)):
+        if not _is_plain(module) or (filter_fn is not None and not filter_fn(module, fqn)):
             return None
         return HashLinear.from_linear(module, config)
 
     converted, count = _swap_modules(model if inplace else copy.deepcopy(model), swap)
+    _switch_fast_paths(converted)
     if count == 0:
         why = "no nn.Linear in it" if filter_fn is None else "no nn.Linear that filter_fn accepts"
         warnings.warn(
@@ -84,7 +87,18 @@ def revert(model: nn.Module) -> nn.Module:
     def swap(module: nn.Module, fqn: str) -> nn.Module | None:
         return module.to_linear() if type(module) is HashLinear else None
 
-    return _swap_modules(model, swap)[0]
+    reverted = _swap_modules(model, swap)[0]
+    _switch_fast_paths(reverted)
+    return reverted
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether a module is an nn.Linear that holds its weight and bias, and nothing else."""
+    if type(module) is not nn.Linear:
+        return False
+    # Pruning and the old weight_norm keep the type, and compute the weight before each forward.
+    others = set(module._parameters) - {"weight", "bias"}
+    return "weight" in module._parameters and not (others or module._buffers or module._modules)
 
 
 def _swap_modules(model: nn.Module, swap: Swap) -> tuple[nn.Module, int]:
@@ -128,3 +142,26 @@ def _keep_hooks(module: nn.Module, replacement: nn.Module) -> None:
     """Let hooks that somebody registered on the old layer run on the new one."""
     for name in _HOOKS:
         setattr(replacement, name, getattr(module, name))
+
+
+# Attributes that let torch run an encoder as one kernel on the weights of its linear layers.
+_FAST_PATHS = (
+    (nn.TransformerEncoderLayer, "activation_relu_or_gelu"),
+    (nn.TransformerEncoder, "use_nested_tensor"),
+)
+
+
+def _switch_fast_paths(model: nn.Module) -> None:
+    """Take encoders with hashed layers off torch's fast path, and others back on it."""
+    for module in model.modules():
+        for kind, switch in _FAST_PATHS:
+            if not isinstance(module, kind):
+                continue
+            saved = f"_{switch}_unhashed"
+            hashed = any(isinstance(inner, HashLinear) for inner in module.modules())
+            if hashed and not hasattr(module, saved):
+                setattr(module, saved, getattr(module, switch))
+                setattr(module, switch, False)
+            elif not hashed and hasattr(module, saved):
+                setattr(module, switch, getattr(module, saved))
+                delattr(module, saved)

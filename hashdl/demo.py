@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,9 @@ from hashdl.training.run import add_costs, run_head
 from hashdl.training.trainer import Settings, Trainer
 
 HIDDEN = 128
+CLASSES, QUICK_CLASSES = 80_000, 8_000
+HELD_OUT = 5_000
+EVALUATION_STEPS, QUICK_EVALUATION_STEPS = 200, 30
 CONFIG = HashConfig(
     active=100, shared=500, candidates=400, tables=16, cap=64, sparse_grad=True
 )
@@ -76,7 +78,7 @@ def run(folder: Path, *, quick: bool = False, seed: int = 0) -> dict[str, Any]:
     train, test = load(quick)
     print(f"{train}\nheld out: {len(test):,} samples\n")
     contenders: dict[str, Any] = {}
-    trainers: dict[str, Trainer] = {}
+    examples = ""
     for name, contender in CONTENDERS.items():
         settings = settings_of(contender, quick, seed)
         result, trainer = run_head(
@@ -84,9 +86,10 @@ def run(folder: Path, *, quick: bool = False, seed: int = 0) -> dict[str, Any]:
         )
         if trainer.interrupted:
             raise KeyboardInterrupt
+        result |= retrieval(trainer)
+        examples = predictions(trainer)
         add_costs(result, trainer)
         contenders[name] = result | {"rates_tried": list(contender.rates)}
-        trainers = {name: trainer}  # the last one shows its predictions
     report = {
         "machine": machine(),
         "settings": {
@@ -104,8 +107,23 @@ def run(folder: Path, *, quick: bool = False, seed: int = 0) -> dict[str, Any]:
     }
     write_json(folder / "demo.json", report)
     plot_accuracy(folder / "demo.png", report)
-    print(describe(report))
+    print(f"{describe(report)}\n\n{examples}\n\n{folder}/demo.json, {folder}/demo.png")
     return report
+
+
+def load(quick: bool) -> tuple[SparseDataset, SparseDataset]:
+    """Training and held-out word forms; held-out ones are thinned so that evaluation is quick."""
+    train, test = load_lemmas(max_labels=QUICK_CLASSES if quick else CLASSES)
+    kept = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))[:HELD_OUT]
+    return train, test.subset(kept)
+
+
+def settings_of(contender: Contender, quick: bool, seed: int) -> Settings:
+    """Rate, length and evaluations of a contender's run."""
+    steps = QUICK_EVALUATION_STEPS if quick else EVALUATION_STEPS
+    return Settings(
+        epochs=contender.epochs, lr=contender.lr, seed=seed, evaluate_every=steps
+    )
 
 
 def describe(report: dict[str, Any]) -> str:
@@ -113,3 +131,37 @@ def describe(report: dict[str, Any]) -> str:
     return "\n\n".join(
         [contender_table(report), parts_table(report), "\n".join(comparison(report))]
     )
+
+
+def predictions(trainer: Trainer, count: int = 8) -> str:
+    """Some held-out samples, their label, and what the model thinks of them."""
+    test = trainer.test
+    names, words = test.label_names, test.sample_names
+    if names is None or words is None:
+        return ""
+    trainer.model.eval()
+    batch = test.batch(torch.arange(min(count, len(test))))
+    best = trainer.model.topk(batch, 3).tolist()
+    lines = []
+    for word, label, guesses in zip(words, batch.targets.tolist(), best, strict=False):
+        mark = "ok" if guesses[0] == label else "  "
+        guessed = ", ".join(names[guess].partition(":")[2] for guess in guesses)
+        lines.append(f"  {mark} {word:24} {names[label].partition(':')[2]:20} {guessed}")
+    return f"     {'form':24} {'lemma':20} three best guesses\n" + "\n".join(lines)
+
+
+def retrieval(trainer: Trainer) -> dict[str, float]:
+    """Held-out top-1 by the tables alone, and what share of the rows that reads."""
+    head = trainer.model.head
+    if not isinstance(head, HashedHead):
+        return {}
+    trainer.model.eval()
+    batch = trainer.test.batch(torch.arange(len(trainer.test)))
+    with torch.no_grad():
+        hidden = trainer.model(batch)
+    found = head.softmax.topk(hidden, 1)[1].squeeze(1)
+    report = recall(head.linear, hidden, k=1)
+    return {
+        "top1_by_tables": float((found == batch.targets).float().mean()),
+        "touched_by_tables": report.touched,
+    }

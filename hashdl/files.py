@@ -35,6 +35,20 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise
 
 
+def check_writable(folder: Path) -> None:
+    """Make a folder and see that files can be made in it: fail before the work, not after it.
+
+    Raises:
+        OSError: It cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(f"folder {folder} cannot be written to: {error.strerror}") from error
+
+
 def _flush_to_disk(path: Path) -> None:
     """Make the content durable before the rename is: a crash must not leave an empty file."""
     with path.open("rb+") as file:

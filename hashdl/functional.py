@@ -6,8 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from hashdl import ops, reference
+from hashdl.precision import own_dtype
 
 # ---- active_linear -----------------------------------------------------------------------------
 
@@ -34,7 +36,8 @@ def _active_linear(
     if shared is None:
         return z, x.new_empty((x.shape[0], 0))
     reference._check_ids(shared, -1, weight.shape[0], "active_linear", "shared")
-    s = x @ _shared_weight(weight, shared).t()
+    with own_dtype(x):
+        s = x @ _shared_weight(weight, shared).t()
     if bias is not None:
         s += bias.index_select(0, shared.clamp_min(0).long())
     return z, s.masked_fill_(shared < 0, 0)
@@ -68,17 +71,20 @@ def _row_gradient(rows: Tensor, grad: Tensor, shape: torch.Size, sparse: bool) -
     )
 
 
+@once_differentiable
 def _active_linear_backward(ctx: Any, grad_z: Tensor, grad_s: Tensor) -> tuple[Any, ...]:
     x, weight, rows, shared = ctx.saved_tensors
     extra: tuple[Tensor | None, ...] = (None, None, None)
     if shared is not None:
         grad_s = grad_s.masked_fill(shared < 0, 0)
-        extra = (shared, grad_s.t() @ x, grad_s.sum(0))
+        with own_dtype(x):
+            extra = (shared, grad_s.t() @ x, grad_s.sum(0))
     grad_x, touched, grad_weight, grad_bias = ops.gather_linear_backward(
         grad_z, x, weight, rows, *extra
     )
     if shared is not None:
-        grad_x = grad_x + grad_s @ _shared_weight(weight, shared)
+        with own_dtype(x):
+            grad_x = grad_x + grad_s @ _shared_weight(weight, shared)
     weight_grad = bias_grad = None
     if ctx.needs_input_grad[1]:
         weight_grad = _row_gradient(touched, grad_weight, weight.shape, ctx.sparse_grad)
@@ -112,7 +118,8 @@ def active_linear(
         z_{ba} = \langle x_b, w_{r_{ba}} \rangle + b_{r_{ba}}, \qquad
         s_{bt} = \langle x_b, w_{u_t} \rangle + b_{u_t}
 
-    The shared part is one matrix product on gathered rows. Backward touches the rows met alone.
+    The shared part is one matrix product on gathered rows. Backward touches the rows met alone;
+    it has no second derivative.
 
     Args:
         x: inputs.

@@ -65,7 +65,7 @@ def precision_at(top: Tensor, targets: Tensor, k: int) -> Tensor:
     """P@k of each sample: the share of its k best classes that are labels.
 
     Args:
-        top: int (B, k or more), the best classes, best first.
+        top: int (B, k or more), the best classes, best first, padded with -1.
         targets: int (B,), or (B, M) padded with -1.
         k: how many count.
 
@@ -77,5 +77,6 @@ def precision_at(top: Tensor, targets: Tensor, k: int) -> Tensor:
         tensor([0.5000])
     """
     labels = targets if targets.dim() == 2 else targets.unsqueeze(1)
-    is_label = (top[:, :k].unsqueeze(2) == labels.unsqueeze(1)).any(2)
+    best = top[:, :k].unsqueeze(2)
+    is_label = ((best == labels.unsqueeze(1)) & (best >= 0)).any(2)  # padding is no hit
     return is_label.sum(1).float() / k

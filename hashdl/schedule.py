@@ -6,6 +6,10 @@ as in SLIDE (Chen et al., MLSys 2020, section 3.1.4).
 
 from __future__ import annotations
 
+import math
+
+_MAX_FACTOR = 100
+
 
 def next_rehash(step: int, rehashes: int, every: int, growth: float) -> int:
     """The step of the next rehash after one at ``step``, the ``rehashes``-th (from 0).
@@ -14,6 +18,6 @@ def next_rehash(step: int, rehashes: int, every: int, growth: float) -> int:
         >>> [next_rehash(0, 0, 50, 2.0), next_rehash(50, 1, 50, 2.0), next_rehash(150, 2, 50, 2.0)]
         [50, 150, 350]
     """
-    # The exponent is bounded so that a long run neither overflows nor stops rehashing for good.
-    interval = every * growth ** min(rehashes, 200)
-    return step + max(1, min(round(interval), 100 * every))
+    # Bounded, so that a long run neither overflows nor stops rehashing for good.
+    bounded = rehashes * math.log(growth) >= math.log(_MAX_FACTOR)
+    return step + round(every * (_MAX_FACTOR if bounded else growth**rehashes))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from hashdl import ops
 from hashdl.config import HashConfig
 from hashdl.hashing import FAMILIES, centering
+from hashdl.precision import own_dtype
 from hashdl.profiling import part
 from hashdl.schedule import next_rehash
 
@@ -23,8 +24,8 @@ class _State:
 
     BUILT = 0  # 1 once the tables are those of VERSION and POINTER
     DUE = 1  # training step of the next rehash
-    REHASHES = 2  # rehashes so far
-    VERSION = 3  # weight._version and weight.data_ptr() at the last full look at the rows
+    REHASHES = 2  # scheduled rehashes so far
+    VERSION = 3  # _key of weight and bias at the last rehash
     POINTER = 4
     SIZE = 5
 
@@ -90,8 +91,10 @@ class HashTables(nn.Module):
             weight: (N, d), the rows.
             bias: (N,), or None.
             training: count a training step and follow the schedule; else rehash all rows if the
-                weight has changed since the last time.
+                weight or bias has changed since the last time.
         """
+        if self.state.device != weight.device:  # a weight was assigned to the layer
+            self.to_empty(device=weight.device)
         with part("rehash"):
             torch.ops.hashdl.refresh_tables_(
                 weight.detach(),
@@ -114,15 +117,17 @@ class HashTables(nn.Module):
             )
 
     def invalidate(self) -> None:
-        """Forget the tables: they are rebuilt at their next use."""
+        """Forget the tables, not the schedule: they are rebuilt at their next use."""
         if not self.state.is_meta:
-            self.state.zero_()
+            self.state[_State.BUILT] = 0
 
     def lookup(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Candidates int32 (B, C) of the queries x (B, d), and their hits."""
         with part("hash"):
             planes = self.planes.view(torch.float32)
-            projections = FAMILIES[self.config.family].project_queries(x.detach(), planes)
+            with own_dtype(x):
+                family = FAMILIES[self.config.family]
+                projections = family.project_queries(x.detach(), planes)
         with part("look-up"):
             return ops.lookup(
                 projections,
@@ -146,7 +151,7 @@ class HashTables(nn.Module):
         Returns:
             ``buckets`` a table, ``mean_load`` of the buckets that are not empty, ``max_load``,
             ``empty`` (share of empty buckets), ``gini`` of the loads (0: all equal),
-            ``rehashes`` and training ``step``.
+            scheduled ``rehashes`` and training ``step``.
         """
         loads = self.offsets.diff(dim=1).double().flatten().sort().values
         ranks = torch.arange(1, loads.numel() + 1, dtype=loads.dtype, device=loads.device)
@@ -164,11 +169,14 @@ class HashTables(nn.Module):
         }
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
-        # to_empty leaves garbage in the buffers; all but the count of steps is rebuilt.
-        step = 0 if self.step.is_meta else int(self.step)
+        # to_empty leaves garbage in the buffers; all but the schedule is rebuilt.
+        unknown = self.step.is_meta
+        step = 0 if unknown else int(self.step)
+        state = torch.zeros(_State.SIZE, dtype=torch.int64) if unknown else self.state.cpu()
         result = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if not self.step.is_meta:
             self.step.fill_(step)
+            self.state.copy_(state)
         self.invalidate()
         return result
 
@@ -189,14 +197,27 @@ def _hash_rows(
         chunk = slice(first, first + _CHUNK)
         chunk_bias = None if bias is None else bias[chunk]
         projections = hash_family.project_rows(weight[chunk], chunk_bias, center, planes)
+        if not torch.isfinite(projections).all():
+            raise RuntimeError(
+                "hashdl.HashTables: weight or bias: got NaN, infinity or values too large to be "
+                "hashed in float32, wanted finite rows"
+            )
         pieces.append(ops.pack_signs(projections, bits))
     return torch.cat(pieces)
 
 
-def _weight_key(weight: Tensor) -> tuple[int, int]:
-    """Changes when the weight is written in place or replaced."""
-    version = 0 if weight.is_inference() else weight._version
-    return version, weight.data_ptr()
+def _key(weight: Tensor, bias: Tensor | None) -> tuple[int, int]:
+    """Sums that change when weight or bias is written in place, or replaced."""
+    tensors = [weight] if bias is None else [weight, bias]
+    versions = [0 if tensor.is_inference() else tensor._version for tensor in tensors]
+    return sum(versions), sum(tensor.data_ptr() for tensor in tensors)
+
+
+def _center(weight: Tensor, bias: Tensor | None, center_rows: bool) -> Tensor:
+    """What is subtracted from all rows before they are hashed, float32 (d + 1,)."""
+    if center_rows:
+        return centering.row_mean(weight, bias)
+    return torch.zeros(weight.shape[1] + 1, device=weight.device)
 
 
 def _refresh_tables_(
@@ -220,35 +241,37 @@ def _refresh_tables_(
 ) -> None:
     """Rebuild what is stale, rehash what is due, and count the training step."""
     built, due, rehashes, version, pointer = state.tolist()
-    key = _weight_key(weight)
+    key = _key(weight, bias)
     now = int(step)
     moved = pointer != key[1] or (not training and version != key[0])
     scheduled = training and now >= due
+    if not built:
+        features, count = planes.shape[0] - 1, planes.shape[1]
+        fresh_planes = FAMILIES[family].make_planes(features, count, seed)
+        if bias is None:
+            fresh_planes[-1] = 0  # (x, 1) against (w, 0): the 1 would turn queries off their rows
+        planes.copy_(fresh_planes.view(torch.int32))
     if not built or moved or scheduled:
         touched = dirty.nonzero().squeeze(1)
-        # Between full rehashes the centre stays, so that untouched codes stay right.
-        everything = not built or moved or 2 * touched.numel() > weight.shape[0]
-        if not built:
-            features, count = planes.shape[0] - 1, planes.shape[1]
-            fresh = FAMILIES[family].make_planes(features, count, seed)
-            planes.copy_(fresh.view(torch.int32))
-        if everything and center_rows:
-            center.copy_(centering.row_mean(weight, bias).view(torch.int32))
-        elif everything:
-            center.zero_()
-        as_float = (planes.view(torch.float32), center.view(torch.float32))
-        if everything:
-            codes.copy_(_hash_rows(weight, bias, *as_float, family, bits))
-        elif touched.numel() > 0:
-            some_bias = None if bias is None else bias[touched]
-            codes[touched] = _hash_rows(weight[touched], some_bias, *as_float, family, bits)
+        as_float = planes.view(torch.float32)
+        with own_dtype(weight):
+            if not built or moved or 2 * touched.numel() > weight.shape[0]:
+                mean = _center(weight, bias, center_rows)
+                codes.copy_(_hash_rows(weight, bias, as_float, mean, family, bits))
+                center.copy_(mean.view(torch.int32))  # only now: rows that fail change nothing
+            elif touched.numel() > 0:
+                # Between full rehashes the centre stays, so that untouched codes stay right.
+                mean = center.view(torch.float32)
+                some_bias = None if bias is None else bias[touched]
+                some = _hash_rows(weight[touched], some_bias, as_float, mean, family, bits)
+                codes[touched] = some
         fresh_offsets, fresh_rows = ops.build_tables(codes, bits)
         offsets.copy_(fresh_offsets)
         rows.copy_(fresh_rows)
         dirty.zero_()
         if scheduled:
             due = next_rehash(now, rehashes, every, growth)
-        rehashes = rehashes + 1 if built else 0
+            rehashes += 1
         state.copy_(torch.tensor([1, due, rehashes, *key]))
     step.fill_(now + 1 if training else now)
 

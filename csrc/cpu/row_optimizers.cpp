@@ -88,10 +88,11 @@ void adagrad(const AdagradRows<T>& args, int64_t begin, int64_t end) {
 
 template <typename A>
 struct AdamConstants {
-  A lr, beta1, beta2, eps, decay, shrink, step_size, correction;
+  A rest1, beta2, rest2, eps, decay, shrink, step_size, correction;  ///< rest: 1 - beta
 };
 
-/// The scalars of one step, computed in double as torch does: 1 - beta^t cancels in float.
+/// The scalars of one step, computed in double as torch does: 1 - beta and 1 - beta^t cancel in
+/// float.
 template <typename T>
 AdamConstants<Accumulate<T>> adam_constants(const AdamRows<T>& args) {
   using A = Accumulate<T>;
@@ -99,9 +100,9 @@ AdamConstants<Accumulate<T>> adam_constants(const AdamRows<T>& args) {
   const double correction1 = 1 - __builtin_pow(args.beta1, t);
   const double correction2 = 1 - __builtin_pow(args.beta2, t);
   const double lr = args.update.lr, decay = args.update.weight_decay;
-  return {A(lr),
-          A(args.beta1),
+  return {A(1 - args.beta1),
           A(args.beta2),
+          A(1 - args.beta2),
           A(args.eps),
           A(args.decoupled ? 0 : decay),
           A(args.decoupled ? 1 - lr * decay : 1),
@@ -117,8 +118,8 @@ HASHDL_INLINE void adam_full_row(const AdamConstants<Accumulate<T>>& c, T* __res
   for (int64_t k = 0; k < d; ++k) {
     const A wk = A(load1(w + k)) * c.shrink;
     const A g = A(load1(grad + k)) + c.decay * wk;
-    m[k] += (A(1) - c.beta1) * (g - m[k]);
-    v[k] = c.beta2 * v[k] + (A(1) - c.beta2) * g * g;
+    m[k] += c.rest1 * (g - m[k]);
+    v[k] = c.beta2 * v[k] + c.rest2 * g * g;
     store1(w + k, wk - c.step_size * m[k] / (square_root(v[k]) * c.correction + c.eps));
   }
 }
@@ -128,12 +129,12 @@ HASHDL_INLINE void adam_row_wise(const AdamConstants<Accumulate<T>>& c, T* __res
                                  const T* __restrict grad, Accumulate<T>* __restrict m,
                                  Accumulate<T>* v, int64_t d) {
   using A = Accumulate<T>;
-  *v = c.beta2 * *v + (A(1) - c.beta2) * mean_square(grad, w, d, c.decay);
+  *v = c.beta2 * *v + c.rest2 * mean_square(grad, w, d, c.decay);
   const A rate = c.step_size / (square_root(*v) * c.correction + c.eps);
   for (int64_t k = 0; k < d; ++k) {
     const A wk = A(load1(w + k)) * c.shrink;
     const A g = A(load1(grad + k)) + c.decay * wk;
-    m[k] += (A(1) - c.beta1) * (g - m[k]);
+    m[k] += c.rest1 * (g - m[k]);
     store1(w + k, wk - rate * m[k]);
   }
 }

@@ -12,6 +12,9 @@ from torch import Tensor
 
 def row_mean(weight: Tensor, bias: Tensor | None) -> Tensor:
     """Mean of the rows (w, b): float32 (d + 1,)."""
-    mean_bias = weight.new_zeros(()) if bias is None else bias.mean(dtype=torch.float32)
     mean = weight.mean(dim=0, dtype=torch.float32)
-    return torch.cat([mean, mean_bias.to(mean.dtype).reshape(1)])
+    if bias is None:
+        return torch.cat([mean, mean.new_zeros(1)])
+    # bias.mean() adds each thread's part: the last digit would depend on the number of threads.
+    total = bias.cumsum(0, dtype=torch.float64)[-1:]
+    return torch.cat([mean, (total / bias.shape[0]).to(mean.dtype)])

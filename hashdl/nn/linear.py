@@ -32,8 +32,12 @@ class HashLinear(nn.Linear):
 
     ``state_dict`` is that of :class:`torch.nn.Linear`, both ways: tables follow from the weight
     and ``config.seed``, and are rebuilt when they are missing, moved or stale. In training they
-    are refreshed on the schedule of the configuration; in evaluation, when the weight has changed
-    since. In evaluation no random rows are active.
+    are refreshed on the schedule of the configuration; in evaluation, when weight or bias has
+    changed since (writing through ``.data`` goes unseen: call :meth:`rehash`). In evaluation no
+    random rows are active. In training each call, of :meth:`active` and :meth:`sparse_forward`
+    too, counts as a step of the schedule.
+
+    Under :func:`torch.autocast` the layer keeps the dtype of its weight.
 
     Args:
         in_features: d, size of an input.
@@ -115,6 +119,11 @@ class HashLinear(nn.Linear):
         linear.train(self.training)
         return linear
 
+    def reset_parameters(self) -> None:
+        """Draw weight and bias anew, as nn.Linear does."""
+        super().reset_parameters()
+        self._invalidate()
+
     # ---- forward -------------------------------------------------------------------------------
 
     def forward(self, input: Tensor) -> Tensor:
@@ -122,7 +131,8 @@ class HashLinear(nn.Linear):
         if self.tables is None:
             return super().forward(input)
         rows, values = self.sparse_forward(input)
-        flat_rows, flat_values = rows.reshape(-1, rows.shape[-1]), values.flatten(0, -2)
+        A = rows.shape[-1]
+        flat_rows, flat_values = rows.reshape(-1, A), values.reshape(-1, A)
         out = scatter_rows(flat_values, flat_rows, self.out_features, self.config.fill)
         return out.reshape(*input.shape[:-1], self.out_features)
 
@@ -151,12 +161,12 @@ class HashLinear(nn.Linear):
         """
         x = self._flat(input)
         flat = self._active_rows(x) if rows is None else self._given_rows(input, rows)
-        if self.training and self.tables is not None:
-            self.tables.mark(flat)
         with part("forward"):
             values, _ = active_linear(
                 x, self.weight, self.bias, flat, sparse_grad=self.config.sparse_grad
             )
+        if self.training and self.tables is not None:
+            self.tables.mark(flat)
         shape = (*input.shape[:-1], flat.shape[-1])
         return flat.reshape(shape), values.reshape(shape)
 
@@ -173,10 +183,7 @@ class HashLinear(nn.Linear):
             - Output: values :math:`(*, k)`, descending, and int64 row indices :math:`(*, k)`;
               -inf and -1 where fewer than k candidates were found
         """
-        if not 1 <= k <= self.out_features:
-            raise ValueError(
-                f"HashLinear.topk: k: got {k}, wanted 1 to out_features = {self.out_features}"
-            )
+        self._check_k(k)
         x = self._flat(input)
         if self.tables is None:
             values, indices = F.linear(x, self.weight, self.bias).topk(k)
@@ -219,6 +226,13 @@ class HashLinear(nn.Linear):
 
     # ---- inside --------------------------------------------------------------------------------
 
+    def _check_k(self, k: int) -> None:
+        if not 1 <= k <= self.out_features:
+            raise ValueError(
+                f"{type(self).__name__}.topk: k: got {k}, wanted 1 to out_features = "
+                f"{self.out_features}"
+            )
+
     def _flat(self, input: Tensor) -> Tensor:
         """The input as (B, d), checked, and cast where autocast would have cast it."""
         if input.dim() == 0 or input.shape[-1] != self.in_features:
@@ -249,7 +263,8 @@ class HashLinear(nn.Linear):
 
     def _given_rows(self, input: Tensor, rows: Tensor) -> Tensor:
         """A caller's rows as int32 (B, A)."""
-        if rows.is_floating_point() or rows.shape[:-1] != input.shape[:-1]:
+        integers = not (rows.is_floating_point() or rows.is_complex() or rows.dtype == torch.bool)
+        if not integers or rows.dim() == 0 or rows.shape[:-1] != input.shape[:-1]:
             wanted = ", ".join(map(str, (*input.shape[:-1], "A")))
             raise RuntimeError(
                 f"HashLinear.sparse_forward: rows: got {rows.dtype} of shape "
@@ -266,7 +281,11 @@ class HashLinear(nn.Linear):
         values, columns = values.masked_fill(candidates < 0, -torch.inf).topk(k)
         return values, candidates.gather(1, columns).long()
 
+    def _invalidate(self) -> None:
+        tables = getattr(self, "tables", None)  # none yet as nn.Linear.__init__ draws
+        if tables is not None:
+            tables.invalidate()
+
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
-        if self.tables is not None:
-            self.tables.invalidate()
+        self._invalidate()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -43,9 +42,10 @@ class HashSoftmaxWithLoss(nn.Module):
     .. math::
         \ell = -\log \frac{e^{z_y}}{\sum_{i \in \text{active}(x)} e^{z_i - \log q_i}},
 
-    with :math:`q_i = 1` for labels and retrieved classes and, with ``config.log_q``, the
-    probability of being drawn for random and shared ones (sampled softmax: Bengio and Senécal,
-    *Adaptive Importance Sampling to Accelerate Training of a Neural Probabilistic Language
+    with :math:`q_i = 1` for labels (all of the batch's, where classes are shared) and retrieved
+    classes and, with ``config.log_q``, the probability of being drawn for random and shared ones:
+    the sum is then an unbiased estimate of that over all classes (sampled softmax: Bengio and
+    Senécal, *Adaptive Importance Sampling to Accelerate Training of a Neural Probabilistic Language
     Model*, 2008). In evaluation, loss and probabilities are exact.
 
     The interface is that of :class:`torch.nn.AdaptiveLogSoftmaxWithLoss`; classes need no order.
@@ -153,8 +153,10 @@ class HashSoftmaxWithLoss(nn.Module):
         """Mean log probability (B,) of each sample's labels, over its active set."""
         weight, bias, config = self.linear.weight, self.linear.bias, self.config
         shared, n_labels = self._shared_rows(x, labels, tables)
+        # With log_q, what a sample has by itself has another q than as one of the shared rows.
+        left_out = None if config.log_q else shared
         rows = select_active(
-            config, tables, x, weight, bias, training=True, labels=labels, shared=shared
+            config, tables, x, weight, bias, training=True, labels=labels, shared=left_out
         )
         tables.mark(rows)
         if shared is not None:
@@ -163,15 +165,15 @@ class HashSoftmaxWithLoss(nn.Module):
             z, s = active_linear(x, weight, bias, rows, shared, sparse_grad=config.sparse_grad)
         with part("loss"):
             if config.log_q:
-                z, s = self._correct(z, s, n_labels, tables)
+                z, s = self._correct(z, s, rows, shared, n_labels, tables.sizes.R)
             z = z.masked_fill(rows < 0, -torch.inf)
+            at_labels = z[:, : labels.shape[1]]
             if shared is None:
-                return _label_log_prob(z, z[:, : labels.shape[1]], labels)
+                return _label_log_prob(z, at_labels, labels)
             s = s.masked_fill(shared < 0, -torch.inf)
-            place = _find(shared, labels)
-            at_labels = torch.where(
-                place >= 0, s.gather(1, place.clamp_min(0)), z[:, : labels.shape[1]]
-            )
+            if not config.log_q:
+                place = _find(shared, labels)
+                at_labels = torch.where(place >= 0, s.gather(1, place.clamp_min(0)), at_labels)
             return _label_log_prob(torch.cat([z, s], 1), at_labels, labels)
 
     def _shared_rows(
@@ -192,18 +194,37 @@ class HashSoftmaxWithLoss(nn.Module):
             )
 
     def _correct(
-        self, z: Tensor, s: Tensor, n_labels: Tensor | None, tables: HashTables
+        self,
+        z: Tensor,
+        s: Tensor,
+        rows: Tensor,
+        shared: Tensor | None,
+        n_labels: Tensor | None,
+        R: int,
     ) -> tuple[Tensor, Tensor]:
-        """Subtract log q from the logits of what was drawn."""
-        N, R, T = self.n_classes, tables.sizes.R, s.shape[1]
-        if R > 0:
-            log_q = math.log(-math.expm1(R * math.log1p(-1 / N))) if N > 1 else 0.0
-            z = torch.cat([z[:, :-R], z[:, -R:] - log_q], 1)
-        if n_labels is not None:
-            drawn = torch.arange(T, device=s.device) >= n_labels
-            share = ((T - n_labels) / N).clamp(min=1 / N, max=1).log().to(s.dtype)
-            s = s - torch.where(drawn, share, 0)
-        return z, s
+        """Subtract log q from the logits of what was drawn, and count a class once a sample."""
+        own_draw = torch.arange(rows.shape[1], device=rows.device) >= rows.shape[1] - R
+        log_q = self._log_q(shared, n_labels, R).to(z)
+        if shared is None or n_labels is None:
+            return z - own_draw * log_q, s
+        T = shared.shape[0]
+        place = _find(shared, rows)
+        is_label = (place >= 0) & (place < n_labels)  # of the batch: there whatever is drawn
+        shared_draw = torch.arange(T, device=rows.device) >= n_labels
+        own = torch.zeros((rows.shape[0], T + 1), dtype=torch.bool, device=rows.device)
+        own = own.scatter(1, torch.where(place < 0, T, place), True)[:, :T]
+        z = z - (own_draw & ~is_label) * log_q
+        return z, (s - shared_draw * log_q).masked_fill(own, -torch.inf)
+
+    def _log_q(self, shared: Tensor | None, n_labels: Tensor | None, R: int) -> Tensor:
+        """Log of the probability that a class is drawn for a sample, on its own or shared."""
+        N = self.n_classes
+        missed = torch.tensor((1 - 1 / N) ** R, dtype=torch.float64, device=self.weight.device)
+        if shared is not None and n_labels is not None:
+            # Of the N - n_labels classes that are no labels, so many were drawn, all alike likely.
+            drawn = (shared >= 0).sum() - n_labels
+            missed = missed * (1 - drawn.double() / (N - n_labels).clamp_min(1))
+        return (1 - missed).clamp_min(1 / N).log()
 
     # ---- all classes ---------------------------------------------------------------------------
 
@@ -212,11 +233,8 @@ class HashSoftmaxWithLoss(nn.Module):
 
     def _exact_log_prob(self, x: Tensor, labels: Tensor) -> Tensor:
         """As :meth:`_sampled_log_prob`, over all classes, a chunk of samples at a time."""
-        pieces = [x.new_zeros(0)]
+        pieces = []
         for chunk, wanted in zip(x.split(_EXACT_CHUNK), labels.split(_EXACT_CHUNK), strict=True):
-            if wanted.numel() == 0:
-                pieces.append(chunk.sum(1) * 0)
-                continue
             logits = self._logits(chunk)
             at_labels = logits.gather(1, wanted.clamp_min(0).long())
             pieces.append(_label_log_prob(logits, at_labels, wanted))
@@ -260,6 +278,7 @@ class HashSoftmaxWithLoss(nn.Module):
         """
         if not exact:
             return self.linear.topk(input, k)
+        self.linear._check_k(k)
         chunks = [self._logits(x).topk(k) for x in self.linear._flat(input).split(_EXACT_CHUNK)]
         values = torch.cat([chunk.values for chunk in chunks])
         indices = torch.cat([chunk.indices for chunk in chunks])
@@ -275,7 +294,7 @@ class HashSoftmaxWithLoss(nn.Module):
             wanted = (x.shape[0], self.n_classes)
             if tuple(target.shape) != wanted:
                 raise RuntimeError(f"{name}: got shape {tuple(target.shape)}, wanted {wanted}")
-            return _padded(target.crow_indices(), target.col_indices())
+            return _distinct(_padded(target.crow_indices(), target.col_indices()))
         if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
             raise RuntimeError(f"{name}: got dtype {target.dtype}, wanted integers")
         if target.dim() not in (1, 2) or target.shape[0] != x.shape[0]:
@@ -291,7 +310,7 @@ class HashSoftmaxWithLoss(nn.Module):
                     f"{name}: got labels from {low} to {high}, wanted {lowest} to "
                     f"n_classes - 1 = {self.n_classes - 1}"
                 )
-        return (target if target.dim() == 2 else target.unsqueeze(1)).to(torch.int32)
+        return (_distinct(target) if target.dim() == 2 else target.unsqueeze(1)).to(torch.int32)
 
 
 def _padded(offsets: Tensor, values: Tensor) -> Tensor:
@@ -304,17 +323,23 @@ def _padded(offsets: Tensor, values: Tensor) -> Tensor:
     return torch.where(column < counts[:, None], padded, -1).to(torch.int32)
 
 
-def _find(shared: Tensor, labels: Tensor) -> Tensor:
-    """Place of each label in ``shared``, int64; -1 where it is not there or is padding."""
+def _distinct(labels: Tensor) -> Tensor:
+    """Labels (B, M) with -1 where one stands in an earlier column of its sample as well."""
+    ordered, order = labels.sort(dim=1, stable=True)
+    repeats = F.pad(ordered[:, 1:] == ordered[:, :-1], (1, 0))
+    return labels.masked_fill(torch.zeros_like(repeats).scatter(1, order, repeats), -1)
+
+
+def _find(shared: Tensor, rows: Tensor) -> Tensor:
+    """Place of each row in ``shared``, int64; -1 where it is not there or is padding."""
     ordered, order = shared.sort()
-    at = torch.searchsorted(ordered, labels).clamp_max(shared.shape[0] - 1)
-    return torch.where((ordered[at] == labels) & (labels >= 0), order[at], -1)
+    at = torch.searchsorted(ordered, rows).clamp_max(shared.shape[0] - 1)
+    return torch.where((ordered[at] == rows) & (rows >= 0), order[at], -1)
 
 
 def _label_log_prob(logits: Tensor, at_labels: Tensor, labels: Tensor) -> Tensor:
     """Mean over a sample's labels of ``at_labels - logsumexp(logits)``; 0 without labels."""
-    # A label that stands twice in a sample is -inf the second time: it counts once.
-    counted = (labels >= 0) & (at_labels > -torch.inf)
+    counted = labels >= 0
     # A sample with nothing to count may have no finite logit at all: keep its gradient finite.
     logits = logits.masked_fill(~counted.any(1, keepdim=True), 0)
     log_prob = at_labels - logits.logsumexp(1, keepdim=True)

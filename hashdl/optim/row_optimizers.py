@@ -22,11 +22,19 @@ Closure = Callable[[], float] | None
 State = dict[str, Any]
 
 
-def _zeros(parameter: Tensor, *, row_wise: bool = False) -> Tensor:
-    """A state of zeros: float32 for 16-bit parameters, so that small updates are not lost."""
-    dtype = torch.promote_types(parameter.dtype, torch.float32)
-    shape = parameter.shape[:1] if row_wise and parameter.dim() == 2 else parameter.shape
-    return torch.zeros(shape, dtype=dtype, device=parameter.device)
+def _row_state(state: State, name: str, parameter: Tensor, *, row_wise: bool = False) -> Tensor:
+    """A state as the kernels take it: zeros at first, else what a dense step may have left there.
+
+    It is float32 for 16-bit parameters, so that small updates are not lost.
+    """
+    row_wise = row_wise and parameter.dim() == 2
+    value = state.get(name)
+    if value is None:
+        value = torch.zeros(parameter.shape[:1] if row_wise else parameter.shape).to(parameter)
+    elif row_wise and value.dim() == 2:
+        value = value.mean(1)
+    state[name] = value.to(torch.promote_types(parameter.dtype, torch.float32))
+    return state[name]
 
 
 class _RowOptimizer(torch.optim.Optimizer):
@@ -56,8 +64,29 @@ class _RowOptimizer(torch.optim.Optimizer):
                 rows = grad._indices()[0].to(torch.int32)
                 self._update_rows(parameter, self.state[parameter], group, rows, grad._values())
             with _hidden([parameter for parameter, _ in sparse]):
-                super().step()
+                self._dense_step()
         return loss
+
+    def _dense_step(self) -> None:
+        """Torch's own step, without the hooks: they run around :meth:`step` already."""
+        step: Any = super().step
+        # Torch wraps the step of a class with its hooks when the first object is made.
+        step = step.__wrapped__.__get__(self) if getattr(step, "hooked", False) else step
+        step()
+
+    def load_state_dict(self, state_dict: State) -> None:
+        """As torch's, but a state keeps the dtype in which it was saved.
+
+        Torch casts each state to its parameter's dtype: 16-bit parameters have float32 states.
+        """
+        super().load_state_dict(state_dict)
+        names = [name for group in state_dict["param_groups"] for name in group["params"]]
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        for name, parameter in zip(names, parameters, strict=True):
+            for key, saved in state_dict["state"].get(name, {}).items():
+                value = self.state[parameter].get(key)
+                if isinstance(value, Tensor) and value.dtype != saved.dtype:
+                    self.state[parameter][key] = saved.to(value.device, copy=True)
 
     def _sparse_parameters(self) -> list[tuple[Tensor, State]]:
         return [
@@ -116,11 +145,10 @@ class SGD(_RowOptimizer, torch.optim.SGD):
     def _update_rows(
         self, parameter: Tensor, state: State, group: State, rows: Tensor, grad: Tensor
     ) -> None:
-        if group["momentum"] and state.get("momentum_buffer") is None:
-            state["momentum_buffer"] = _zeros(parameter)
+        buffer = _row_state(state, "momentum_buffer", parameter) if group["momentum"] else None
         ops.sgd_rows_(
             parameter,
-            state.get("momentum_buffer"),
+            buffer,
             rows,
             grad,
             lr=float(group["lr"]),
@@ -158,15 +186,10 @@ class Adagrad(_RowOptimizer, torch.optim.Adagrad):
     def _update_rows(
         self, parameter: Tensor, state: State, group: State, rows: Tensor, grad: Tensor
     ) -> None:
-        if "row_sum" not in state:
-            # torch makes a full-size "sum" at once, in the parameter's dtype; keep just one.
-            initial = group["initial_accumulator_value"]
-            state["row_sum"] = _zeros(parameter, row_wise=self._row_wise) + initial
-            state.pop("sum", None)
         state["step"] += 1
         ops.adagrad_rows_(
             parameter,
-            state["row_sum"],
+            _row_state(state, "sum", parameter, row_wise=self._row_wise),
             rows,
             grad,
             lr=float(group["lr"]) / (1 + (float(state["step"]) - 1) * group["lr_decay"]),
@@ -199,7 +222,7 @@ class Adam(_RowOptimizer, torch.optim.Adam):
         eps: added to the root. Default: 1e-8.
         weight_decay: on touched rows. Default: 0.
         decoupled_weight_decay: decay as in AdamW instead of an L2 penalty. Default: ``False``.
-        fused: torch's fused step for dense gradients. Default: ``None``, where it exists.
+        fused: torch's fused step for dense gradients. Default: ``None``, torch's own choice.
     """
 
     _row_wise = False
@@ -224,19 +247,19 @@ class Adam(_RowOptimizer, torch.optim.Adam):
             decoupled_weight_decay=decoupled_weight_decay,
             fused=fused,
         )
+        # GradScaler leaves the unscaling to optimizers that say so; the row kernels do none.
+        self._step_supports_amp_scaling = False
 
     def _update_rows(
         self, parameter: Tensor, state: State, group: State, rows: Tensor, grad: Tensor
     ) -> None:
-        if not state:
+        if "step" not in state:
             state["step"] = torch.tensor(0.0)
-            state["exp_avg"] = _zeros(parameter)
-            state["exp_avg_sq"] = _zeros(parameter, row_wise=self._row_wise)
         state["step"] += 1
         ops.adam_rows_(
             parameter,
-            state["exp_avg"],
-            state["exp_avg_sq"],
+            _row_state(state, "exp_avg", parameter),
+            _row_state(state, "exp_avg_sq", parameter, row_wise=self._row_wise),
             rows,
             grad,
             lr=float(group["lr"]),

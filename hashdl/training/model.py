@@ -38,7 +38,7 @@ class SparseClassifier(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.embedding = nn.EmbeddingBag(n_features, hidden, mode="sum", sparse=True)
-            nn.init.normal_(self.embedding.weight, std=0.1)
+            nn.init.normal_(self.embedding.weight, std=float(__import__("os").environ.get("STD","1")))
             self.bias = nn.Parameter(torch.zeros(hidden))
             self.head = make_head(hidden, n_classes)
 

@@ -28,7 +28,7 @@ class Settings:
     Attributes:
         epochs: passes over the data; a fraction ends within one.
         batch_size: samples a step.
-        lr: learning rate of Adam.
+        lr: learning rate of Adam at the first step; it falls linearly to 0 at the last.
         seed: of the order of samples and of random draws.
         evaluate_every: steps between two looks at held-out accuracy; 0: after each epoch.
         max_seconds: training seconds after which to stop; None: no limit.
@@ -112,6 +112,7 @@ class Trainer:
             began = time.perf_counter()
             for batch in self._batches():
                 torch.manual_seed(self.settings.seed + self.progress.step)
+                self._set_rate()
                 loss = self._step(batch)
                 now = time.perf_counter()
                 self.progress.seconds += now - began
@@ -136,6 +137,11 @@ class Trainer:
                 with part("data"):
                     batch = self.train.batch(rows)
                 yield batch
+
+    def _set_rate(self) -> None:
+        left = 1 - self.progress.step / self.total_steps
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.lr * left
 
     def _step(self, batch: Batch) -> torch.Tensor:
         self.optimizer.zero_grad(set_to_none=True)
@@ -222,8 +228,8 @@ class Trainer:
         }
 
     def _fixed_settings(self) -> dict[str, Any]:
-        """Settings that a resumed run must share; it may well run for longer."""
+        """Settings that a resumed run must share: all that its steps depend on."""
         fixed = dataclasses.asdict(self.settings)
-        return {name: fixed[name] for name in ("batch_size", "lr", "seed")} | {
+        return {name: fixed[name] for name in ("epochs", "batch_size", "lr", "seed")} | {
             "samples": len(self.train)
         }

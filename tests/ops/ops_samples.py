@@ -1,15 +1,17 @@
 """Sample arguments of every op, and ways to run an op: compiled, by its oracle, by its fallback.
 
-A builder ``NAME_args`` answers with positional arguments for ``torch.ops.hashdl.NAME`` that fit each
-other; its parameters are the letters of :mod:`hashdl.ops` and whatever else a test wants to vary.
+A builder ``NAME_args`` answers with positional arguments for ``torch.ops.hashdl.NAME`` that fit
+each other; its parameters are the letters of :mod:`hashdl.ops` and whatever else tests vary.
 """
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from hypothesis import settings
 from torch import Tensor
 
 from hashdl import ops, reference
@@ -17,6 +19,15 @@ from hashdl.config import HashConfig
 from hashdl.tables import HashTables
 
 Args = tuple[Any, ...]
+Path = Callable[[str], Callable[..., Any]]
+"""kernel or fallback: from an op's name to the call."""
+RunPython = Callable[..., subprocess.CompletedProcess[str]]
+"""The fixture run_python."""
+
+# No deadline: how long an example takes says nothing on a machine that others use as well.
+few_examples = settings(max_examples=40, deadline=None)
+many_examples = settings(max_examples=200, deadline=None)
+
 DTYPES = ops.FLOATING
 
 # Kernel and oracle sum in another order, in float32 (float64 for float64), and round once: what
@@ -332,7 +343,15 @@ def assert_kernel_is_reference(name: str, args: Args) -> None:
     expected = run(getattr(reference, name), args)
     actual = tensors(kernel(name)(*args)) + tensors(args)
     assert len(actual) == len(expected)
-    # The state of a 16-bit weight is float32, but follows from what was read as 16 bits: exact.
     for got, wanted in zip(actual, expected, strict=True):
         bound = TOLERANCE.get(wanted.dtype, 0)
         torch.testing.assert_close(got, wanted, rtol=bound, atol=bound, equal_nan=True)
+
+
+def assert_uniform(values: Tensor, bound: int) -> None:
+    """Chi-square over [0, bound), six standard deviations wide; the seed is fixed, so no flakes."""
+    counts = torch.bincount(values.long(), minlength=bound)
+    assert counts.numel() == bound
+    expected = values.numel() / bound
+    chi_square = float(((counts - expected) ** 2 / expected).sum())
+    assert chi_square < bound - 1 + 6 * (2 * (bound - 1)) ** 0.5

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import ops_samples as samples
@@ -139,6 +138,7 @@ LAYERS: dict[str, list[dict[str, Any]]] = {
         {"row_wise": True, "decoupled": True},
     ],
 }
+OPTIMIZERS = [name for name in LAYERS if name.endswith("_")]
 UPDATES: list[dict[str, Any]] = [
     *({"U": 0}, {"N": 0, "U": 0}, {"N": 1, "U": 1}, {"U": 20}),
     *({"d": None}, {"d": 1}, {"d": 16}, {"d": 33}, {"N": 300, "U": 100, "d": 67}),
@@ -160,16 +160,19 @@ LARGE: dict[str, dict[str, Any]] = {
 }
 
 
-def _cases(table: dict[str, list[dict[str, Any]]]) -> Iterator[Any]:
-    for name, every in table.items():
-        for parameters in every:
-            text = ",".join(f"{key}={value}" for key, value in parameters.items())
-            yield pytest.param(name, parameters, id=f"{name}-{text or 'default'}")
+def _cases(table: dict[str, list[dict[str, Any]]]) -> list[Any]:
+    def text(parameters: dict[str, Any]) -> str:
+        return ",".join(f"{key}={value}" for key, value in parameters.items()) or "default"
+
+    return [
+        pytest.param(name, parameters, id=f"{name}-{text(parameters)}")
+        for name, every in table.items()
+        for parameters in every
+    ]
 
 
-def _update_cases() -> Iterator[Any]:
-    optimizers = [name for name in LAYERS if name.endswith("_")]
-    return _cases({name: UPDATES for name in optimizers})
+def _update_cases() -> list[Any]:
+    return _cases(dict.fromkeys(OPTIMIZERS, UPDATES))
 
 
 @pytest.mark.parametrize(("name", "parameters"), _cases(PLAIN))
@@ -221,9 +224,7 @@ def test_fallback_is_the_reference(name: str) -> None:
     """What runs where no kernel was built, or on a device without kernels."""
     args = samples.sample(name)
     oracle = getattr(samples.reference, name)
-    samples.assert_same_bits(
-        samples.run(samples.fallback(name), args), samples.run(oracle, args)
-    )
+    samples.assert_same_bits(samples.run(samples.fallback(name), args), samples.run(oracle, args))
 
 
 @pytest.mark.parametrize("name", samples.OPS)

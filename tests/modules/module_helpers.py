@@ -1,0 +1,48 @@
+"""Small layers, and their dense counterparts in plain torch."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hashdl import HashConfig, HashLinear
+
+# Few rows a bucket, and enough tables, that candidates abound.
+CONFIG = HashConfig(active=20, tables=8, bits=4)
+N, D = 200, 12
+
+
+def make_layer(
+    out_features: int = N,
+    bias: bool = True,
+    dtype: torch.dtype = torch.float32,
+    config: HashConfig = CONFIG,
+    **changes: object,
+) -> HashLinear:
+    """A layer whose weights depend on nothing but its sizes."""
+    torch.manual_seed(0)
+    return HashLinear(D, out_features, bias, config=config.replace(**changes), dtype=dtype)
+
+
+def inputs(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 1) -> Tensor:
+    """Inputs (*shape, D)."""
+    return torch.randn(*shape, D, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def mask_of(rows: Tensor, n_rows: int) -> Tensor:
+    """True (B, N) at the active rows (B, A)."""
+    mask = torch.zeros(rows.shape[0], n_rows + 1, dtype=torch.bool)
+    mask.scatter_(1, torch.where(rows < 0, n_rows, rows).long(), True)
+    return mask[:, :n_rows]
+
+
+def masked_linear(layer: nn.Linear, x: Tensor, rows: Tensor, fill: float = 0.0) -> Tensor:
+    """The dense layer's output, ``fill`` where a row is not active."""
+    dense = F.linear(x, layer.weight, layer.bias)
+    return dense.masked_fill(~mask_of(rows, layer.out_features), fill)
+
+
+def dense_grad(parameter: nn.Parameter) -> Tensor:
+    assert parameter.grad is not None
+    return parameter.grad.to_dense() if parameter.grad.is_sparse else parameter.grad

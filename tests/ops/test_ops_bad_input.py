@@ -1,0 +1,263 @@
+"""What each op refuses: RuntimeError that names the op and the argument, and nothing is written.
+
+One table for the kernels, for the fallback, and, where values do not matter, for the fakes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import ops_samples as samples
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+Change = Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class Bad:
+    """Sample arguments of ``op`` with ``argument`` changed. The message names ``blamed``."""
+
+    op: str
+    argument: str
+    text: str
+    change: Change
+    blamed: str = ""
+    needs_values: bool = False
+    given: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def id(self) -> str:
+        return f"{self.op}-{self.argument}-{self.text}"
+
+    def args(self) -> samples.Args:
+        given = samples.sample_dict(self.op, **dict(self.given))
+        return tuple((given | {self.argument: self.change(given[self.argument])}).values())
+
+
+def value(wanted: Any) -> Change:
+    return lambda _: wanted
+
+
+def with_value(place: int, wanted: float) -> Change:
+    """One element changed, of the flattened tensor."""
+
+    def change(tensor: Tensor) -> Tensor:
+        changed = tensor.clone()
+        changed.view(-1)[place] = wanted
+        return changed
+
+    return change
+
+
+def shapes(op: str, argument: str, **kinds: Change) -> list[Bad]:
+    return [Bad(op, argument, text, change) for text, change in kinds.items()]
+
+
+def numbers(op: str, argument: str, *wrong: int, **more: Any) -> list[Bad]:
+    return [Bad(op, argument, str(number), value(number), **more) for number in wrong]
+
+
+def float32_only(op: str, argument: str) -> list[Bad]:
+    return shapes(op, argument, float64=Tensor.double, float16=Tensor.half, int32=Tensor.int)
+
+
+def floating_only(op: str, argument: str) -> list[Bad]:
+    return shapes(op, argument, int32=Tensor.int, bool=Tensor.bool, complex=lambda t: t + 0j)
+
+
+def same_dtype(op: str, argument: str) -> list[Bad]:
+    return shapes(op, argument, float64=Tensor.double, bfloat16=Tensor.bfloat16, int=Tensor.int)
+
+
+def wrong_rank(op: str, argument: str) -> list[Bad]:
+    """A dimension more, and none at all."""
+    return shapes(op, argument, deeper=lambda t: t.unsqueeze(0), scalar=lambda t: t.new_ones(()))
+
+
+def wrong_size(op: str, argument: str, *dims: int) -> list[Bad]:
+    return [
+        Bad(
+            op,
+            argument,
+            f"size{dim}",
+            lambda t, dim=dim: torch.cat([t, t[:, :1] if dim else t[:1]], dim),
+        )
+        for dim in dims
+    ]
+
+
+def ids(op: str, argument: str, n_rows: int, *, padding: bool = True, **more: Any) -> list[Bad]:
+    """int32 row ids below ``n_rows``, of any shape that the op takes."""
+    lowest = -2 if padding else -1
+    wrong = {"int64": Tensor.long, "uint8": lambda t: t.clamp_min(0).byte(), "float": Tensor.float}
+    out_of_range = [n_rows, 2**31 - 1, lowest, -(2**31)]
+    return [
+        *(Bad(op, argument, text, change) for text, change in wrong.items()),
+        *(
+            Bad(op, argument, str(wanted), with_value(-1, wanted), needs_values=True, **more)
+            for wanted in out_of_range
+        ),
+        *wrong_rank(op, argument),
+    ]
+
+
+def not_finite(op: str, argument: str) -> list[Bad]:
+    return [
+        Bad(op, argument, str(wanted), with_value(3, wanted), needs_values=True)
+        for wanted in (torch.nan, torch.inf, -torch.inf)
+    ]
+
+
+def bits(op: str) -> list[Bad]:
+    return numbers(op, "bits", 0, -1, 25, 2**40)
+
+
+def step(op: str) -> list[Bad]:
+    kinds = {"int32": Tensor.int, "float": Tensor.float}
+    sizes = {"none": lambda t: t[:0], "two": lambda t: t.expand(2)}
+    return shapes(op, "step", **kinds, **sizes)
+
+
+def layer(op: str, n_rows: int) -> list[Bad]:
+    return [
+        *floating_only(op, "weight"),
+        *wrong_rank(op, "weight"),
+        *same_dtype(op, "x"),
+        *wrong_rank(op, "x"),
+        *wrong_size(op, "x", 1),
+        *ids(op, "rows", n_rows),
+        *wrong_size(op, "rows", 0),
+    ]
+
+
+def update(op: str, *states: str) -> list[Bad]:
+    apart = {"strided": samples.strided}
+    return [
+        *floating_only(op, "weight"),
+        *wrong_rank(op, "weight"),
+        *shapes(op, "weight", **apart, transposed=lambda t: t.t().contiguous().t()),
+        *ids(op, "rows", 20, padding=False),
+        *same_dtype(op, "grad"),
+        *wrong_rank(op, "grad"),
+        *wrong_size(op, "grad", 0, 1),
+        *(
+            bad
+            for state in states
+            for bad in [
+                *same_dtype(op, state),
+                *wrong_rank(op, state),
+                *wrong_size(op, state, 0, 1),
+                *shapes(op, state, **apart),
+                # The state of a 16-bit weight is float32.
+                Bad(op, state, "16-bit", Tensor.half, given=(("dtype", torch.float16),)),
+            ]
+        ),
+    ]
+
+
+CASES = [
+    *bits("pack_signs"),
+    Bad("pack_signs", "bits", "does-not-divide", value(5), blamed="projections"),
+    *float32_only("pack_signs", "projections"),
+    *wrong_rank("pack_signs", "projections"),
+    *not_finite("pack_signs", "projections"),
+    *bits("build_tables"),
+    *ids("build_tables", "codes", 2**3, padding=False),
+    *float32_only("lookup", "projections"),
+    *wrong_rank("lookup", "projections"),
+    *wrong_size("lookup", "projections", 1),
+    *not_finite("lookup", "projections"),
+    *shapes("lookup", "offsets", int64=Tensor.long),
+    *wrong_rank("lookup", "offsets"),
+    *wrong_size("lookup", "offsets", 0, 1),
+    *shapes("lookup", "rows", int64=Tensor.long),
+    *wrong_rank("lookup", "rows"),
+    *bits("lookup"),
+    Bad("lookup", "bits", "other", value(3), blamed="offsets"),
+    *numbers("lookup", "probes", 0, -1),
+    *numbers("lookup", "cap", 0, -1),
+    *numbers("lookup", "candidates", -1),
+    *step("lookup"),
+    *ids("select", "candidates", 40),
+    *float32_only("select", "scores"),
+    *wrong_rank("select", "scores"),
+    *wrong_size("select", "scores", 0, 1),
+    *ids("select", "labels", 40),
+    *wrong_size("select", "labels", 0),
+    *ids("select", "shared", 40),
+    *numbers("select", "random", -1, 9),
+    *numbers("select", "active", -1, 2, blamed="random"),
+    *numbers("select", "n_rows", 0, -1, 2**31),
+    *step("select"),
+    *ids("shared_rows", "labels", 40),
+    *numbers("shared_rows", "count", -1),
+    *numbers("shared_rows", "n_rows", 0, -1, 2**31),
+    *step("shared_rows"),
+    *layer("gather_linear", 20),
+    *same_dtype("gather_linear", "bias"),
+    *wrong_rank("gather_linear", "bias"),
+    *wrong_size("gather_linear", "bias", 0),
+    *layer("gather_linear_backward", 20),
+    *same_dtype("gather_linear_backward", "grad_z"),
+    *wrong_rank("gather_linear_backward", "grad_z"),
+    *wrong_size("gather_linear_backward", "grad_z", 0, 1),
+    *ids("gather_linear_backward", "extra_rows", 20),
+    *same_dtype("gather_linear_backward", "extra_grad"),
+    *wrong_rank("gather_linear_backward", "extra_grad"),
+    *wrong_size("gather_linear_backward", "extra_grad", 0, 1),
+    *shapes("gather_linear_backward", "extra_grad", missing=value(None)),
+    Bad("gather_linear_backward", "extra_rows", "missing", value(None), blamed="extra_grad"),
+    *same_dtype("gather_linear_backward", "extra_bias"),
+    *wrong_rank("gather_linear_backward", "extra_bias"),
+    *wrong_size("gather_linear_backward", "extra_bias", 0),
+    *floating_only("scatter_rows", "values"),
+    *wrong_rank("scatter_rows", "values"),
+    *wrong_size("scatter_rows", "values", 0, 1),
+    *ids("scatter_rows", "rows", 20),
+    *numbers("scatter_rows", "n_rows", -1),
+    Bad("scatter_rows", "n_rows", "too-few", value(5), blamed="rows", needs_values=True),
+    *update("sgd_rows_", "momentum_buffer"),
+    *update("adagrad_rows_", "sum"),
+    *update("adam_rows_", "exp_avg", "exp_avg_sq"),
+    Bad("sgd_rows_", "momentum_buffer", "row-wise", lambda t: t[:, 0].contiguous()),
+    Bad("adam_rows_", "exp_avg", "row-wise", lambda t: t[:, 0].contiguous()),
+    *numbers("adam_rows_", "step", 0, -1),
+]
+
+
+def test_the_table_has_every_argument() -> None:
+    """All but settings that may take any value."""
+    any_value = {"seed", "fill", "lr", "eps", "weight_decay", "decoupled"}
+    any_value |= {"momentum", "nesterov", "beta1", "beta2"}
+    for name in samples.OPS:
+        changed = {bad.argument for bad in CASES if bad.op == name}
+        wanted = {argument.name for argument in samples.overload(name)._schema.arguments}
+        assert wanted - changed <= any_value, name
+
+
+@pytest.mark.parametrize("call", [samples.kernel, samples.fallback])
+@pytest.mark.parametrize("bad", CASES, ids=lambda bad: bad.id)
+def test_bad_input_is_refused(bad: Bad, call: samples.Path) -> None:
+    args = bad.args()
+    before = samples.clone(args)
+    with pytest.raises(RuntimeError) as error:
+        call(bad.op)(*args)
+    assert f"hashdl::{bad.op}: {bad.blamed or bad.argument}: " in str(error.value)
+    samples.assert_same_bits(samples.tensors(args), samples.tensors(before))
+
+
+@pytest.mark.parametrize(
+    "bad", [bad for bad in CASES if not bad.needs_values], ids=lambda bad: bad.id
+)
+def test_bad_shapes_are_refused_while_tracing(bad: Bad) -> None:
+    real = bad.args()
+    with FakeTensorMode() as mode:
+        args = [mode.from_tensor(a) if isinstance(a, Tensor) else a for a in real]
+        with pytest.raises(RuntimeError) as error:
+            samples.overload(bad.op)(*args)
+    assert f"hashdl::{bad.op}: {bad.blamed or bad.argument}: " in str(error.value)

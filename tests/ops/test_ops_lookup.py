@@ -1,0 +1,182 @@
+"""lookup against a search in plain Python, and its random places."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import ops_samples as samples
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from hashdl import ops
+
+
+def brute_force_probes(projections: Tensor, bits: int) -> list[int]:
+    """All 2^K codes of one table: the query's own, then by what flipping costs.
+
+    Ties go to the set of flips that comes first as a number over the bits by ascending magnitude.
+    """
+    order = projections.abs().argsort(stable=True).tolist()
+    own = int(ops.pack_signs(projections[None], bits)[0, 0])
+    keyed = []
+    for flips in range(1, 2**bits):
+        cost, code = torch.zeros(()), own  # float32, added in ascending order as the op does
+        for k, bit in enumerate(order):
+            if flips >> k & 1:
+                cost, code = cost + projections[bit] ** 2, code ^ (1 << bit)
+        keyed.append((float(cost), flips, code))
+    return [own, *(code for _, _, code in sorted(keyed))]
+
+
+def one_row_a_bucket(bits: int) -> tuple[Tensor, Tensor]:
+    """A table whose row r stands alone in bucket r: what is found are the codes probed."""
+    return ops.build_tables(torch.arange(2**bits, dtype=torch.int32)[:, None], bits)
+
+
+def probe_sequence(projections: Tensor, bits: int, probes: int) -> list[int]:
+    offsets, rows = one_row_a_bucket(bits)
+    found, hits = ops.lookup(
+        projections[None],
+        offsets,
+        rows,
+        bits=bits,
+        probes=probes,
+        cap=1,
+        candidates=2**bits,
+        seed=0,
+        step=samples.step_of(0),
+    )
+    assert torch.equal(hits, (found >= 0).int())
+    return found[found >= 0].tolist()
+
+
+# Few values, so that magnitudes tie; their squares leave float32 at both ends.
+coordinates = st.sampled_from([0.0, -0.0, 1.0, -1.0, 0.5, -2.0, 1e-30, 1e30, -1e30]) | st.floats(
+    -10, 10, width=32
+)
+
+
+@given(st.lists(coordinates, min_size=1, max_size=6), st.integers(1, 70))
+@samples.few_examples
+def test_probes_go_by_cost(values: list[float], probes: int) -> None:
+    projections = torch.tensor(values)
+    expected = brute_force_probes(projections, len(values))[:probes]
+    assert probe_sequence(projections, len(values), probes) == expected
+
+
+def test_probes_flip_the_least_certain_bits_first() -> None:
+    projections = torch.tensor([3.0, -1.0, 2.0])  # own code 0b101; costs 9, 1, 4
+    flips = [code ^ 0b101 for code in probe_sequence(projections, 3, 8)]
+    assert flips == [0b000, 0b010, 0b100, 0b110, 0b001, 0b011, 0b101, 0b111]
+
+
+@given(
+    st.integers(0, 1000),
+    st.integers(1, 4),
+    st.integers(1, 6),
+    st.integers(1, 9),
+    st.integers(0, 30),
+)
+@samples.few_examples
+def test_candidates_stand_in_probed_buckets(
+    seed: int, bits: int, probes: int, cap: int, candidates: int
+) -> None:
+    L, N = 3, 40
+    codes, _ = samples.build_tables_args(N, L, bits)
+    offsets, rows = ops.build_tables(codes, bits)
+    projections = samples.randn(2, L * bits, seed=seed).round(decimals=1)
+    found, hits = ops.lookup(
+        projections,
+        offsets,
+        rows,
+        bits=bits,
+        probes=probes,
+        cap=cap,
+        candidates=candidates,
+        seed=seed,
+        step=samples.step_of(0),
+    )
+    for b in range(2):
+        probed = [brute_force_probes(p, bits)[:probes] for p in projections[b].reshape(L, bits)]
+        # How often each row can be met: once for each table whose probed buckets hold it.
+        present = Counter(
+            row for table in range(L) for row in range(N) if int(codes[row, table]) in probed[table]
+        )
+        rows_found = found[b][found[b] >= 0].tolist()
+        counts = hits[b][: len(rows_found)].tolist()
+        assert found[b].tolist() == rows_found + [-1] * (candidates - len(rows_found))
+        assert hits[b][len(rows_found) :].eq(0).all()
+        assert len(set(rows_found)) == len(rows_found)
+        assert all(1 <= n <= present[row] for row, n in zip(rows_found, counts, strict=True))
+        largest = max(Counter(codes[:, table].tolist()).most_common(1)[0][1] for table in range(L))
+        if cap >= largest:  # nothing is left out but by the number of candidates
+            assert len(rows_found) == min(candidates, len(present))
+            assert counts == [present[row] for row in rows_found]
+
+
+def full_bucket(size: int, *, cap: int, B: int, seed: int = 0, step: int = 0) -> Tensor:
+    """What B samples find in a table with all its rows in one bucket."""
+    offsets, rows = ops.build_tables(torch.zeros(size, 1, dtype=torch.int32), 1)
+    found, _ = ops.lookup(
+        torch.full((B, 1), -1.0),
+        offsets,
+        rows,
+        bits=1,
+        probes=1,
+        cap=cap,
+        candidates=cap,
+        seed=seed,
+        step=samples.step_of(step),
+    )
+    return found
+
+
+def test_cap_reads_on_from_a_random_place_around_the_end() -> None:
+    found = full_bucket(10, cap=4, B=50)
+    assert torch.equal(found, (found[:, :1] + torch.arange(4)) % 10)
+    assert found[:, 0].unique().tolist() == list(range(10))
+
+
+def test_a_bucket_within_the_cap_is_read_in_order() -> None:
+    assert torch.equal(full_bucket(6, cap=6, B=2), torch.arange(6).int().expand(2, 6))
+
+
+def test_random_places_are_uniform() -> None:
+    starts = full_bucket(40, cap=1, B=2000).flatten()
+    samples.assert_uniform(starts, 40)
+
+
+def test_samples_do_not_depend_on_the_rest_of_the_batch() -> None:
+    assert torch.equal(full_bucket(40, cap=3, B=9)[:4], full_bucket(40, cap=3, B=4))
+
+
+def test_first_probes_of_all_tables_come_before_the_second() -> None:
+    """So that what overflows comes from the least likely buckets."""
+    codes = samples.int32([[0, 1], [1, 0]])  # row 1 is in the query's bucket of table 1 only
+    offsets, rows = ops.build_tables(codes, 1)
+    found, hits = ops.lookup(
+        torch.tensor([[-1.0, -1.0]]),
+        offsets,
+        rows,
+        bits=1,
+        probes=2,
+        cap=5,
+        candidates=2,
+        seed=0,
+        step=samples.step_of(0),
+    )
+    assert found.tolist() == [[0, 1]]
+    assert hits.tolist() == [[2, 2]]
+
+
+@pytest.mark.parametrize("call", [samples.kernel, samples.fallback])
+@pytest.mark.parametrize("garbage", [[0, 2, 9], [0, -1, 4], [3, 1, 4], [-(2**31), 2**31 - 1, 4]])
+def test_garbage_tables_are_refused(call: samples.Path, garbage: list[int]) -> None:
+    """Tables come from outside: a bucket must not reach out of its table's memory."""
+    given = samples.sample_dict("lookup", B=8, L=1, N=4, bits=1, probes=2)
+    given["offsets"] = samples.int32([garbage])
+    with pytest.raises(RuntimeError, match="hashdl::lookup: offsets: got a bucket"):
+        call("lookup")(*given.values())

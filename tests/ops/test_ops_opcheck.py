@@ -1,0 +1,57 @@
+"""torch's own checks of custom ops: schema, autograd, fake kernel, AOT dispatch (torch.compile)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ops_samples as samples
+import pytest
+import torch
+
+CASES: list[tuple[str, dict[str, Any]]] = [
+    ("pack_signs", {}),
+    ("pack_signs", {"M": 0}),
+    ("build_tables", {}),
+    ("build_tables", {"N": 1, "bits": 1}),
+    ("lookup", {}),
+    ("lookup", {"B": 1, "candidates": 0}),
+    ("lookup", {"probes": 16, "cap": 1}),
+    ("select", {}),
+    ("select", {"scores": "none", "M": 0, "T": 0}),
+    ("shared_rows", {}),
+    ("shared_rows", {"count": 0}),
+    ("gather_linear", {}),
+    ("gather_linear", {"dtype": torch.bfloat16, "bias": False}),
+    ("gather_linear_backward", {}),
+    ("gather_linear_backward", {"dtype": torch.float16, "extra_bias": False}),
+    ("gather_linear_backward", {"extras": None, "padding": 1.0}),
+    ("scatter_rows", {}),
+    ("scatter_rows", {"dtype": torch.float64, "fill": 1.0}),
+    ("sgd_rows_", {}),
+    ("sgd_rows_", {"buffer": False, "dtype": torch.bfloat16}),
+    ("adagrad_rows_", {}),
+    ("adagrad_rows_", {"row_wise": True}),
+    ("adam_rows_", {}),
+    ("adam_rows_", {"row_wise": True, "dtype": torch.float16}),
+    ("adam_rows_", {"d": None}),
+    ("refresh_tables_", {}),
+    ("refresh_tables_", {"training": False, "bias": False}),
+]
+LINEAR: list[dict[str, Any]] = [{}, {"T": None, "bias": False}, {"dtype": torch.float64}]
+
+
+@pytest.mark.parametrize(("name", "parameters"), CASES)
+def test_opcheck(name: str, parameters: dict[str, Any]) -> None:
+    torch.library.opcheck(samples.overload(name), samples.sample(name, **parameters))
+
+
+def test_opcheck_of_scatter_rows_with_gradient() -> None:
+    values, *rest = samples.scatter_rows_args()
+    torch.library.opcheck(samples.overload("scatter_rows"), (values.requires_grad_(), *rest))
+
+
+@pytest.mark.parametrize("requires_grad", [True, False])
+@pytest.mark.parametrize("parameters", LINEAR)
+def test_opcheck_of_active_linear(parameters: dict[str, Any], requires_grad: bool) -> None:
+    args = samples.active_linear_args(requires_grad=requires_grad, **parameters)
+    torch.library.opcheck(samples.overload("active_linear"), args)

@@ -1,0 +1,116 @@
+"""The row optimizers against torch's own, and what they must leave alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import ops_samples as samples
+import pytest
+import torch
+from torch import Tensor
+
+from hashdl import ops
+
+N, STEPS = 12, 4
+Step = Callable[[Tensor, Tensor, Tensor, int], None]
+
+
+def sgd(momentum: float, nesterov: bool) -> Any:
+    def make(weight: Tensor) -> Step:
+        buffer = torch.zeros_like(weight) if momentum else None
+        return lambda w, rows, grad, t: ops.sgd_rows_(
+            w, buffer, rows, grad, lr=0.1, momentum=momentum, nesterov=nesterov, weight_decay=0.01
+        )
+
+    settings = {"lr": 0.1, "momentum": momentum, "nesterov": nesterov, "weight_decay": 0.01}
+    return make, lambda weight: torch.optim.SGD([weight], **settings)
+
+
+def adagrad() -> Any:
+    def make(weight: Tensor) -> Step:
+        total = torch.zeros_like(weight)
+        return lambda w, rows, grad, t: ops.adagrad_rows_(
+            w, total, rows, grad, lr=0.1, weight_decay=0.01
+        )
+
+    return make, lambda weight: torch.optim.Adagrad([weight], lr=0.1, weight_decay=0.01)
+
+
+def adam(decoupled: bool) -> Any:
+    def make(weight: Tensor) -> Step:
+        averages = torch.zeros_like(weight), torch.zeros_like(weight)
+        return lambda w, rows, grad, t: ops.adam_rows_(
+            w, *averages, rows, grad, lr=0.1, weight_decay=0.01, decoupled=decoupled, step=t
+        )
+
+    theirs = torch.optim.AdamW if decoupled else torch.optim.Adam
+    return make, lambda weight: theirs([weight], lr=0.1, weight_decay=0.01)
+
+
+CONTENDERS = {
+    "sgd": sgd(0.0, False),
+    "momentum": sgd(0.9, False),
+    "nesterov": sgd(0.9, True),
+    "adagrad": adagrad(),
+    "adam": adam(False),
+    "adamw": adam(True),
+}
+
+
+@pytest.mark.parametrize("shape", [(N, 5), (N, 35), (N,)])
+@pytest.mark.parametrize("name", CONTENDERS)
+def test_steps_on_all_rows_are_those_of_torch(name: str, shape: tuple[int, ...]) -> None:
+    make, theirs = CONTENDERS[name]
+    ours = samples.randn(*shape, dtype=torch.float64)
+    weight = torch.nn.Parameter(ours.clone())
+    step, optimizer = make(ours), theirs(weight)
+    for t in range(1, STEPS + 1):
+        rows = torch.randperm(N, generator=torch.Generator().manual_seed(t))
+        weight.grad = samples.randn(*shape, dtype=torch.float64, seed=t)
+        step(ours, rows.int(), weight.grad[rows], t)
+        optimizer.step()
+    torch.testing.assert_close(ours, weight.detach(), rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("dtype", samples.DTYPES)
+@pytest.mark.parametrize("row_wise", [False, True])
+@pytest.mark.parametrize("name", ["sgd_rows_", "adagrad_rows_", "adam_rows_"])
+def test_other_rows_stay_to_the_bit(name: str, row_wise: bool, dtype: torch.dtype) -> None:
+    kind = {} if name == "sgd_rows_" else {"row_wise": row_wise}
+    given = samples.sample_dict(name, dtype=dtype, **kind)
+    before = samples.clone(tuple(given.values()))
+    samples.kernel(name)(*given.values())
+    rows = given["rows"].long()
+    others = [row for row in range(given["weight"].shape[0]) if row not in rows.tolist()]
+    schema = samples.overload(name)._schema.arguments
+    for argument, old in zip(schema, before, strict=True):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            new = given[argument.name]
+            assert torch.equal(new[others], old[others])
+            assert not torch.equal(new[rows], old[rows])
+
+
+@pytest.mark.parametrize("name", ["adagrad_rows_", "adam_rows_"])
+def test_row_wise_is_full_where_all_squares_of_a_row_are_equal(name: str) -> None:
+    state = {"adagrad_rows_": "sum", "adam_rows_": "exp_avg_sq"}[name]
+    full = samples.sample_dict(name, dtype=torch.float64, weight_decay=0.0)
+    full["grad"] = full["grad"].sign()
+    full[state] = full[state][:, :1].expand_as(full[state]).contiguous()
+    compact = full | {"weight": full["weight"].clone(), state: full[state][:, 0].contiguous()}
+    if name == "adam_rows_":
+        compact["exp_avg"] = full["exp_avg"].clone()
+    for given in (full, compact):
+        samples.kernel(name)(*given.values())
+    torch.testing.assert_close(full["weight"], compact["weight"])
+    torch.testing.assert_close(full[state][:, 0], compact[state])
+
+
+def test_the_first_adam_steps_are_bias_corrected_in_double() -> None:
+    """1 - 0.999 has four digits in float32: the first step would be off by 1e-5."""
+    weight = torch.zeros(1, 1)
+    state = torch.zeros(1, 1), torch.zeros(1, 1)
+    ops.adam_rows_(
+        weight, *state, samples.int32([0]), torch.full((1, 1), 3.0), lr=1.0, eps=0.0, step=1
+    )
+    assert weight.item() == pytest.approx(-1.0, abs=1e-6)

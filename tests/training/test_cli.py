@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hashdl import cli, demo
+from hashdl.cli import main
+
+SMALL = ["--hidden", "16", "--epochs", "2", "--batch-size", "64", "--lr", "2e-2", "--active", "20"]
+
+
+def train(data: str, out: Path, *more: str) -> int:
+    return main(["train", "--data", data, "--out", str(out), *SMALL, *more])
+
+
+def test_train_reports_precision(
+    xmc_files: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, copy = tmp_path / "out", tmp_path / "copy.json"
+    assert train(xmc_files, out, "--json", str(copy)) == 0
+    printed = capsys.readouterr().out
+    report = json.loads((out / "result.json").read_text())
+    result = report["contenders"]["hashed"]
+    assert f"P@1    {result['p1']:.4f}" in printed
+    assert "P@3" in printed
+    assert "P@5" in printed
+    assert result["p1"] > 0.5
+    assert json.loads(copy.read_text()) == report
+    assert report["machine"]["torch"]
+
+
+@pytest.mark.parametrize("head", ["dense", "sampled"])
+def test_train_with_the_other_heads(xmc_files: str, tmp_path: Path, head: str) -> None:
+    assert train(xmc_files, tmp_path / "out", "--head", head) == 0
+
+
+def test_resume_goes_on_and_needs_a_checkpoint(
+    xmc_files: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert train(xmc_files, out, "--resume") == 2
+    assert "there is no" in capsys.readouterr().err
+    assert train(xmc_files, out) == 0
+    assert train(xmc_files, out, "--resume") == 0  # nothing is left to do: the result stands
+    assert train(xmc_files, out, "--resume", "--seed", "5") == 2
+    assert "saved by a run with" in capsys.readouterr().err
+
+
+def truncated(path: Path) -> None:
+    path.write_text("\n".join(path.read_text().splitlines()[:50]) + "\n")
+
+
+def malformed(path: Path) -> None:
+    lines = path.read_text().splitlines()
+    lines[9] = "1,2 3:x"
+    path.write_text("\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize("damage", [truncated, malformed])
+def test_a_damaged_file_is_named_and_nothing_is_written(
+    xmc_files: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: object
+) -> None:
+    out = tmp_path / "out"
+    damage(tmp_path / "train.txt")  # type: ignore[operator]
+    assert train(xmc_files, out) == 2
+    assert "train.txt" in capsys.readouterr().err
+    assert list(out.iterdir()) == []
+
+
+@pytest.mark.parametrize("data", ["nothing", "xmc:one.txt", "xmc:missing.txt,missing.txt"])
+def test_bad_data_arguments(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], data: str
+) -> None:
+    assert train(data, tmp_path / "out") == 2
+    assert "hashdl: error:" in capsys.readouterr().err
+
+
+def test_files_of_different_sizes(
+    xmc_files: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "test.txt"
+    path.write_text(path.read_text().replace("300 600 200", "300 601 200", 1))
+    assert train(xmc_files, tmp_path / "out") == 2
+    assert "differ" in capsys.readouterr().err
+
+
+def test_an_unwritable_folder_fails_before_the_work(
+    xmc_files: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("kept")
+    assert train(xmc_files, file / "out") == 2
+    assert main(["demo", "--out", str(file / "out")]) == 2
+    assert "cannot be written to" in capsys.readouterr().err
+    assert file.read_text() == "kept"
+
+
+def test_bad_hashing_is_explained(
+    xmc_files: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(xmc_files, tmp_path / "out", "--random", "50") == 2
+    assert "HashConfig: random" in capsys.readouterr().err
+
+
+def test_info(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info"]) == 0
+    assert "torch" in capsys.readouterr().out
+
+
+def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["--help"], ["train", "--help"], ["demo", "--help"]):
+        with pytest.raises(SystemExit, match="0"):
+            main(arguments)
+    assert "xmc:TRAIN,TEST" in capsys.readouterr().out
+
+
+def test_ctrl_c_outside_a_step_is_an_exit_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "run_info", interrupted)
+    assert main(["info"]) == 130
+
+
+def test_demo_writes_json_and_plot(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    single_label: object,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(demo, "load", lambda quick: single_label)
+    assert main(["demo", "--quick", "--out", str(tmp_path / "demo")]) == 0
+    report = json.loads((tmp_path / "demo" / "demo.json").read_text())
+    assert set(report) == {"machine", "settings", "contenders"}
+    assert {"dense", "sampled_1000", "hashed"} <= set(report["contenders"])
+    for result in report["contenders"].values():
+        assert {"step_ms", "parts_ms", "train_seconds", "top1", "top5", "lr"} <= set(result)
+        assert len(result["rates_tried"]) > 1
+    assert (tmp_path / "demo" / "demo.png").read_bytes().startswith(b"\x89PNG")
+    printed = capsys.readouterr().out
+    assert "hashed" in printed
+    assert "three best guesses" in printed
