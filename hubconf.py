@@ -35,9 +35,7 @@ def hash_linear(in_features: int, out_features: int, bias: bool = True, **config
         bias: learn an additive bias.
         config: fields of :class:`hashdl.HashConfig`.
     """
-    return hashdl.HashLinear(
-        in_features, out_features, bias, config=hashdl.HashConfig(**config)
-    )
+    return hashdl.HashLinear(in_features, out_features, bias, config=hashdl.HashConfig(**config))
 
 
 def hash_softmax(in_features: int, n_classes: int, **config: Any) -> nn.Module:
@@ -67,6 +65,4 @@ def convert(
         inplace: change the model itself.
         config: fields of :class:`hashdl.HashConfig`.
     """
-    return hashdl.convert(
-        model, hashdl.HashConfig(**config), filter_fn=filter_fn, inplace=inplace
-    )
+    return hashdl.convert(model, hashdl.HashConfig(**config), filter_fn=filter_fn, inplace=inplace)

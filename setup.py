@@ -77,7 +77,7 @@ def check_cuda_flags() -> None:
         sys.exit("hashdl: HASHDL_FORCE_CUDA=1, but this source tree has no CUDA kernels yet")
 
 
-class BuildWithNinja(build_ext):
+class BuildWithNinja(build_ext):  # type: ignore[misc]
     """Compile every source in parallel, the SIMD kernels once per instruction set."""
 
     def build_extension(self, ext: Extension) -> None:

@@ -4,11 +4,14 @@ Locality-sensitive hash tables over the rows of a layer's weight; forward, backw
 touch only the rows that an input meets. See https://arxiv.org/abs/1602.08194.
 """
 
+import importlib
+from types import ModuleType
+
 from hashdl import _extension
 
 _C = _extension.load()
 
-from hashdl import data, functional, metrics, ops, optim  # noqa: E402
+from hashdl import functional, metrics, ops, optim  # noqa: E402
 from hashdl.config import HashConfig  # noqa: E402
 from hashdl.conversion import convert, revert  # noqa: E402
 from hashdl.info import build_info, has_extension  # noqa: E402
@@ -30,3 +33,10 @@ __all__ = [
     "optim",
     "revert",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """``hashdl.data`` on first use: its readers need numpy, layers and optimizers only torch."""
+    if name == "data":
+        return importlib.import_module("hashdl.data")
+    raise AttributeError(f"module 'hashdl' has no attribute {name!r}")

@@ -15,6 +15,7 @@ from hashdl.data import DataError, SparseDataset, load_lemmas, load_python_sourc
 from hashdl.files import check_writable
 from hashdl.hashing import FAMILIES
 from hashdl.info import build_info
+from hashdl.training.memory import keep_large_blocks
 
 _DESCRIPTION = """\
 Large PyTorch layers that cost what they use.
@@ -87,6 +88,11 @@ def _add_common(parser: argparse.ArgumentParser, folder: str) -> None:
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="a small part of the data")
+    parser.add_argument(
+        "--search-rates",
+        action="store_true",
+        help="instead, try every contender's learning rates on a validation part (half an hour)",
+    )
     _add_common(parser, "hashdl-demo")
     parser.set_defaults(run=run_demo)
 
@@ -101,6 +107,9 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     )
     run = parser.add_argument_group("training")
     run.add_argument("--hidden", type=_positive, default=128, help="hidden units (default: 128)")
+    run.add_argument(
+        "--init-std", type=float, default=0.1, help="of the first embedding (default: 0.1)"
+    )
     run.add_argument("--epochs", type=float, default=3.0, help="passes (default: 3)")
     run.add_argument("--batch-size", type=_positive, default=256, help="samples (default: 256)")
     run.add_argument("--lr", type=float, default=5e-3, help="Adam's first rate (default: 5e-3)")
@@ -131,7 +140,7 @@ def _add_config(group: argparse._ArgumentGroup) -> None:
 
 #: What ``train`` hashes with unless told otherwise.
 TRAIN_CONFIG = HashConfig(
-    active=100, shared=1500, candidates=400, tables=16, cap=64, sparse_grad=True
+    active=100, shared=2000, candidates=400, tables=16, cap=64, sparse_grad=True
 )
 
 
@@ -153,9 +162,7 @@ def load_data(spec: str) -> tuple[SparseDataset, SparseDataset]:
     if spec == "python_source":
         return load_python_source()
     if kind != "xmc" or paths.count(",") != 1:
-        raise ValueError(
-            f"--data: got {spec!r}, wanted xmc:TRAIN,TEST or lemmas or python_source"
-        )
+        raise ValueError(f"--data: got {spec!r}, wanted xmc:TRAIN,TEST or lemmas or python_source")
     train, test = (read_xmc(path) for path in paths.split(","))
     if (train.n_features, train.n_labels) != (test.n_features, test.n_labels):
         raise ValueError(
@@ -173,9 +180,10 @@ def run_info(args: argparse.Namespace) -> None:
 
 def run_demo(args: argparse.Namespace) -> None:
     """Run the demo."""
-    from hashdl.demo import run
+    from hashdl.demo import run, search_rates
 
-    run(args.out, quick=args.quick, seed=args.seed)
+    action = search_rates if args.search_rates else run
+    action(args.out, quick=args.quick, seed=args.seed)
 
 
 def run_train(args: argparse.Namespace) -> int:
@@ -192,6 +200,7 @@ def run_train(args: argparse.Namespace) -> int:
         config=_config(args),
         negatives=args.negatives,
         hidden=args.hidden,
+        init_std=args.init_std,
         settings=Settings(
             epochs=args.epochs, batch_size=args.batch_size, lr=args.lr, seed=args.seed
         ),
@@ -217,6 +226,7 @@ _METRICS = {f"p{k}": f"P@{k}" for k in (1, 3, 5)} | {f"top{k}": f"top-{k}" for k
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     args = build_parser().parse_args(arguments)
+    keep_large_blocks()
     if getattr(args, "threads", None):
         torch.set_num_threads(args.threads)
     try:

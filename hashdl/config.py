@@ -37,9 +37,9 @@ class HashConfig:
         threshold: buckets a candidate must stand in, for ``selection="threshold"``. Default: 2.
         random: part of the active rows that is drawn uniformly in training: a float is a share
             of ``A``, an int is a number of rows. Default: 0.0.
-        shared: rows drawn uniformly once a batch and scored for all its samples in one matrix
-            product, beside each sample's own active rows; the labels of the batch come with
-            them. Used by :class:`HashSoftmaxWithLoss` in training. Default: 0.
+        shared: rows that all samples of a batch score in one matrix product, beside each
+            sample's own active rows: labels of the batch (at most half of them), the rest drawn
+            uniformly. Used by :class:`HashSoftmaxWithLoss` in training. Default: 0.
         log_q: subtract the log of their probability of being drawn from the logits of random and
             shared rows (sampled softmax, Bengio and Senécal, 2008). Default: ``False``.
         center: hash ``w - mean(W)`` instead of ``w``: shifts all logits of a query alike, and

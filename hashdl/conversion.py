@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
+from typing import TypeGuard
 
 from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
@@ -92,7 +93,7 @@ def revert(model: nn.Module) -> nn.Module:
     return reverted
 
 
-def _is_plain(module: nn.Module) -> bool:
+def _is_plain(module: nn.Module) -> TypeGuard[nn.Linear]:
     """Whether a module is an nn.Linear that holds its weight and bias, and nothing else."""
     if type(module) is not nn.Linear:
         return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,13 +26,14 @@ from hashdl.training.report import (
 from hashdl.training.run import add_costs, run_head
 from hashdl.training.trainer import Settings, Trainer
 
-HIDDEN = 128
+HIDDEN, INIT_STD = 128, 1.0
 CLASSES, QUICK_CLASSES = 80_000, 8_000
 HELD_OUT = 5_000
-EVALUATION_STEPS, QUICK_EVALUATION_STEPS = 200, 30
-CONFIG = HashConfig(
-    active=100, shared=500, candidates=400, tables=16, cap=64, sparse_grad=True
-)
+VALIDATION_SHARE = 0.01
+EVALUATION_STEPS, QUICK_EVALUATION_STEPS = 200, 60
+# Passes over the small data are repeated: it has too few steps for the same rates otherwise.
+QUICK_EPOCHS = 3
+CONFIG = HashConfig(active=100, shared=768, candidates=400, tables=16, cap=64, sparse_grad=True)
 
 
 @dataclass(frozen=True)
@@ -48,15 +50,23 @@ class Contender:
     make_head: HeadFactory
     lr: float
     epochs: float
-    rates: tuple[float, ...] = (2e-3, 5e-3, 1e-2)
+    rates: tuple[float, ...]
 
 
 CONTENDERS: dict[str, Contender] = {
-    "dense": Contender(DenseHead, lr=5e-3, epochs=2),
+    "dense": Contender(DenseHead, lr=5e-3, epochs=1, rates=(2e-3, 5e-3, 1e-2)),
     "sampled_1000": Contender(
-        lambda features, n: SampledHead(features, n, negatives=1000), lr=1e-2, epochs=6
+        lambda features, n: SampledHead(features, n, negatives=1000),
+        lr=1e-2,
+        epochs=3,
+        rates=(5e-3, 1e-2, 2e-2),
     ),
-    "hashed": Contender(lambda features, n: HashedHead(features, n, CONFIG), lr=1e-2, epochs=4),
+    "hashed": Contender(
+        lambda features, n: HashedHead(features, n, CONFIG),
+        lr=5e-3,
+        epochs=2,
+        rates=(2e-3, 5e-3, 1e-2),
+    ),
 }
 
 
@@ -82,7 +92,7 @@ def run(folder: Path, *, quick: bool = False, seed: int = 0) -> dict[str, Any]:
     for name, contender in CONTENDERS.items():
         settings = settings_of(contender, quick, seed)
         result, trainer = run_head(
-            name, contender.make_head, train, test, settings, hidden=HIDDEN
+            name, contender.make_head, train, test, settings, hidden=HIDDEN, init_std=INIT_STD
         )
         if trainer.interrupted:
             raise KeyboardInterrupt
@@ -99,6 +109,7 @@ def run(folder: Path, *, quick: bool = False, seed: int = 0) -> dict[str, Any]:
             "n_features": train.n_features,
             "n_classes": train.n_labels,
             "hidden": HIDDEN,
+            "init_std": INIT_STD,
             "quick": quick,
             "seed": seed,
             "hashed_config": dataclasses.asdict(CONFIG),
@@ -108,6 +119,41 @@ def run(folder: Path, *, quick: bool = False, seed: int = 0) -> dict[str, Any]:
     write_json(folder / "demo.json", report)
     plot_accuracy(folder / "demo.png", report)
     print(f"{describe(report)}\n\n{examples}\n\n{folder}/demo.json, {folder}/demo.png")
+    return report
+
+
+def search_rates(folder: Path, *, quick: bool = False, seed: int = 0) -> dict[str, Any]:
+    """Train every contender at each of its rates, and write ``rates.json``.
+
+    Accuracy is that on a validation part of the training samples; held-out ones are not looked at.
+    This is where :attr:`Contender.lr` comes from.
+
+    Args:
+        folder: where to.
+        quick: on a small part of the data.
+        seed: of all contenders.
+    """
+    check_writable(folder)
+    train, validation = load(quick)[0].split(VALIDATION_SHARE, seed)
+    found: dict[str, Any] = {}
+    for name, contender in CONTENDERS.items():
+        for rate in contender.rates:
+            settings = dataclasses.replace(settings_of(contender, quick, seed), lr=rate)
+            result, trainer = run_head(
+                f"{name} lr {rate:g}",
+                contender.make_head,
+                train,
+                validation,
+                settings,
+                hidden=HIDDEN,
+                init_std=INIT_STD,
+            )
+            if trainer.interrupted:
+                raise KeyboardInterrupt
+            found.setdefault(name, {})[f"{rate:g}"] = result["top1"]
+    report = {"machine": machine(), "validation_samples": len(validation), "top1": found}
+    write_json(folder / "rates.json", report)
+    print(json.dumps(found, indent=2))
     return report
 
 
@@ -121,9 +167,8 @@ def load(quick: bool) -> tuple[SparseDataset, SparseDataset]:
 def settings_of(contender: Contender, quick: bool, seed: int) -> Settings:
     """Rate, length and evaluations of a contender's run."""
     steps = QUICK_EVALUATION_STEPS if quick else EVALUATION_STEPS
-    return Settings(
-        epochs=contender.epochs, lr=contender.lr, seed=seed, evaluate_every=steps
-    )
+    epochs = contender.epochs * (QUICK_EPOCHS if quick else 1)
+    return Settings(epochs=epochs, lr=contender.lr, seed=seed, evaluate_every=steps)
 
 
 def describe(report: dict[str, Any]) -> str:

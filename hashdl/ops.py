@@ -18,6 +18,7 @@ from torch import Tensor
 
 from hashdl import reference
 from hashdl.config import MAX_BITS
+from hashdl.precision import own_dtype
 
 _LIBRARY = torch.library.Library("hashdl", "DEF")
 _ops = torch.ops.hashdl
@@ -32,7 +33,8 @@ def _op(schema: str, checks: Callable[..., None]) -> Callable[[Callable[..., Any
 
     def default_kernel(*args: Any) -> Any:
         checks(*args)
-        return oracle(*args)
+        with own_dtype(args[0]):
+            return oracle(*args)
 
     def register(fake: Callable[..., Any]) -> None:
         def checked_fake(*args: Any) -> Any:
@@ -398,30 +400,38 @@ def select(
 # ---- shared_rows -------------------------------------------------------------------------------
 
 
-def _check_shared_rows(labels: Tensor, count: int, n_rows: int, seed: int, step: Tensor) -> None:
+def _check_shared_rows(
+    labels: Tensor, count: int, max_labels: int, n_rows: int, seed: int, step: Tensor
+) -> None:
     op = "shared_rows"
     _check_ids(labels, (None,), op, "labels")
     _check_at_least(count, 0, op, "count")
+    what = f"got {max_labels}, wanted 0 to count = {count}"
+    _check(0 <= max_labels <= count, op, "max_labels", what)
     _check_n_rows(n_rows, op)
     _check_step(step, op)
 
 
 @_op(
-    "shared_rows(Tensor labels, int count, int n_rows, int seed, Tensor step) -> (Tensor, Tensor)",
+    "shared_rows(Tensor labels, int count, int max_labels, int n_rows, int seed, Tensor step) "
+    "-> (Tensor, Tensor)",
     _check_shared_rows,
 )
-def _(labels: Tensor, count: int, n_rows: int, seed: int, step: Tensor) -> tuple[Tensor, Tensor]:
+def _(
+    labels: Tensor, count: int, max_labels: int, n_rows: int, seed: int, step: Tensor
+) -> tuple[Tensor, Tensor]:
     return labels.new_empty((count,)), labels.new_empty((1,), dtype=torch.int64)
 
 
 def shared_rows(
-    labels: Tensor, *, count: int, n_rows: int, seed: int, step: Tensor
+    labels: Tensor, *, count: int, max_labels: int, n_rows: int, seed: int, step: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Rows that a whole batch scores: its distinct labels, then distinct uniform draws.
 
     Args:
-        labels: int32 (B,), -1 = none.
+        labels: int32, 1-d, -1 = none.
         count: T, rows wanted.
+        max_labels: most labels among them, the first ones; 0 to T.
         n_rows: N.
         seed: of the draws.
         step: int64, one element.
@@ -430,7 +440,7 @@ def shared_rows(
         rows: int32 (T,), distinct, padded with -1 where the draws gave out (T near N).
         n_labels: int64 (1,), how many of them are labels; these stand first.
     """
-    rows, n_labels = _ops.shared_rows(labels, count, n_rows, seed, step)
+    rows, n_labels = _ops.shared_rows(labels, count, max_labels, n_rows, seed, step)
     return rows, n_labels
 
 

@@ -173,7 +173,7 @@ class HashTables(nn.Module):
         unknown = self.step.is_meta
         step = 0 if unknown else int(self.step)
         state = torch.zeros(_State.SIZE, dtype=torch.int64) if unknown else self.state.cpu()
-        result = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        result = super()._apply(fn, recurse)
         if not self.step.is_meta:
             self.step.fill_(step)
             self.state.copy_(state)

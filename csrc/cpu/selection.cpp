@@ -105,8 +105,8 @@ void select(const Select& args, int64_t begin, int64_t end) {
 int64_t shared_rows(const SharedRows& args) {
   RowSet taken(args.T);
   int64_t count = 0;
-  for (int64_t b = 0; b < args.B && count < args.T; ++b) {
-    if (args.labels[b] >= 0 && taken.insert(args.labels[b])) args.rows[count++] = args.labels[b];
+  for (int64_t q = 0; q < args.Q && count < args.max_labels; ++q) {
+    if (args.labels[q] >= 0 && taken.insert(args.labels[q])) args.rows[count++] = args.labels[q];
   }
   const int64_t labels = count;
   const uint64_t key = stream_key(args.seed, args.step, kSharedStream);

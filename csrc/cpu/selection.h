@@ -23,9 +23,10 @@ struct Select {
 void select(const Select& args, int64_t begin, int64_t end);
 
 struct SharedRows {
-  const int32_t* labels;  ///< (B)  -1 = none
+  const int32_t* labels;  ///< (Q), -1 = none
   int32_t* rows;          ///< (T), written: distinct labels, then distinct draws, then -1
-  int64_t B, T, N;
+  int64_t Q, T, N;
+  int64_t max_labels;  ///< at most T
   int64_t seed, step;
 };
 

@@ -62,20 +62,22 @@ Tensor select(const Tensor& candidates, const std::optional<Tensor>& scores,
   return rows;
 }
 
-std::tuple<Tensor, Tensor> shared_rows(const Tensor& labels, int64_t count, int64_t n_rows,
-                                       int64_t seed, const Tensor& step) {
+std::tuple<Tensor, Tensor> shared_rows(const Tensor& labels, int64_t count, int64_t max_labels,
+                                       int64_t n_rows, int64_t seed, const Tensor& step) {
   constexpr auto op = "shared_rows";
   check_dtype(labels, ScalarType::Int, op, "labels");
   check_shape(labels, {-1}, op, "labels");
   check_n_rows(n_rows, op);
   check(count >= 0, op, "count", "got " + std::to_string(count) + ", wanted 0 or more");
+  check(max_labels >= 0 && max_labels <= count, op, "max_labels",
+        "got " + std::to_string(max_labels) + ", wanted 0 to count = " + std::to_string(count));
   const Tensor wanted = as_contiguous(labels);
   check_rows(wanted, -1, n_rows, op, "labels");
   const Tensor rows = empty(wanted, {count}, ScalarType::Int);
   const Tensor n_labels = empty(wanted, {1}, ScalarType::Long);
   *mutable_data<int64_t>(n_labels) =
       cpu::shared_rows({data<int32_t>(wanted), mutable_data<int32_t>(rows), wanted.size(0), count,
-                        n_rows, seed, read_step(step, op)});
+                        n_rows, max_labels, seed, read_step(step, op)});
   return {rows, n_labels};
 }
 

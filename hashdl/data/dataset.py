@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hashdl.data.errors import DataError
 from hashdl.files import atomic_path
+from hashdl.profiling import part
 
 _FORMAT = "hashdl.SparseDataset/1"
 _TENSORS = ("indptr", "indices", "values", "label_indptr", "label_indices")
@@ -167,14 +168,15 @@ class SparseDataset:
         Raises:
             IndexError: If a sample number is out of range.
         """
-        rows = self._checked_rows(rows)
-        positions, offsets = _gather_csr(self.indptr, rows)
-        return Batch(
-            indices=self.indices[positions].long(),
-            offsets=offsets[:-1],
-            weights=None if self.values is None else self.values[positions],
-            targets=self._targets(rows),
-        )
+        with part("data"):
+            rows = self._checked_rows(rows)
+            positions, offsets = _gather_csr(self.indptr, rows)
+            return Batch(
+                indices=self.indices[positions].long(),
+                offsets=offsets[:-1],
+                weights=None if self.values is None else self.values[positions],
+                targets=self._targets(rows),
+            )
 
     def batches(
         self, batch_size: int, *, shuffle_seed: int | None, drop_last: bool = False

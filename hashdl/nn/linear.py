@@ -108,9 +108,8 @@ class HashLinear(nn.Linear):
         sizes = (linear.in_features, linear.out_features)
         layer = cls(*sizes, bias=False, config=HashConfig(active=1.0), device="meta")
         layer.weight, layer.bias = linear.weight, linear.bias
-        layer.train(linear.training)
         layer._hash_rows(HashConfig() if config is None else config)
-        return layer
+        return layer.train(linear.training)
 
     def to_linear(self) -> nn.Linear:
         """An nn.Linear with the same Parameter objects."""

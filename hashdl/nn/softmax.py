@@ -42,7 +42,7 @@ class HashSoftmaxWithLoss(nn.Module):
     .. math::
         \ell = -\log \frac{e^{z_y}}{\sum_{i \in \text{active}(x)} e^{z_i - \log q_i}},
 
-    with :math:`q_i = 1` for labels (all of the batch's, where classes are shared) and retrieved
+    with :math:`q_i = 1` for labels (those of the batch that are shared as well) and retrieved
     classes and, with ``config.log_q``, the probability of being drawn for random and shared ones:
     the sum is then an unbiased estimate of that over all classes (sampled softmax: Bengio and
     Senécal, *Adaptive Importance Sampling to Accelerate Training of a Neural Probabilistic Language
@@ -120,7 +120,7 @@ class HashSoftmaxWithLoss(nn.Module):
         return self.linear.config
 
     @property
-    def weight(self) -> nn.Parameter:
+    def weight(self) -> Tensor:
         """The classes' rows, (N, d)."""
         return self.linear.weight
 
@@ -179,15 +179,16 @@ class HashSoftmaxWithLoss(nn.Module):
     def _shared_rows(
         self, x: Tensor, labels: Tensor, tables: HashTables
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Classes that all samples score: one label of each sample, and uniform draws."""
+        """Classes that all samples score: labels of the batch, at most half, and uniform draws."""
         config = self.config
-        if config.shared == 0 or x.shape[0] == 0 or labels.shape[1] == 0:
+        if config.shared == 0 or x.shape[0] == 0:
             return None, None
-        count = min(config.shared + x.shape[0], self.n_classes)
+        count = min(config.shared, self.n_classes)
         with part("select"):
             return ops.shared_rows(
-                labels[:, 0],
+                labels.t().reshape(-1),  # the first label of each sample, then the second, ...
                 count=count,
+                max_labels=count // 2,
                 n_rows=self.n_classes,
                 seed=config.seed,
                 step=tables.step,
@@ -288,12 +289,13 @@ class HashSoftmaxWithLoss(nn.Module):
     # ---- targets -------------------------------------------------------------------------------
 
     def _labels(self, target: Tensor, x: Tensor) -> Tensor:
-        """Targets of any form as int32 (B, M), -1 = none, checked."""
+        """Targets of any form as int32 (B, M), each label once a sample, -1 = none, checked."""
         name = "HashSoftmaxWithLoss: target"
         if target.layout == torch.sparse_csr:
             wanted = (x.shape[0], self.n_classes)
             if tuple(target.shape) != wanted:
                 raise RuntimeError(f"{name}: got shape {tuple(target.shape)}, wanted {wanted}")
+            self._check_labels(target.col_indices(), 0)
             return _distinct(_padded(target.crow_indices(), target.col_indices()))
         if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
             raise RuntimeError(f"{name}: got dtype {target.dtype}, wanted integers")
@@ -302,15 +304,22 @@ class HashSoftmaxWithLoss(nn.Module):
                 f"{name}: got shape {tuple(target.shape)}, wanted ({x.shape[0]},) or "
                 f"({x.shape[0]}, M)"
             )
-        lowest = 0 if target.dim() == 1 else -1
-        if not torch.compiler.is_compiling() and target.numel() > 0:
-            low, high = (int(value) for value in target.aminmax())
-            if low < lowest or high >= self.n_classes:
-                raise RuntimeError(
-                    f"{name}: got labels from {low} to {high}, wanted {lowest} to "
-                    f"n_classes - 1 = {self.n_classes - 1}"
-                )
-        return (_distinct(target) if target.dim() == 2 else target.unsqueeze(1)).to(torch.int32)
+        if target.dim() == 1:
+            self._check_labels(target, 0)
+            return target.unsqueeze(1).to(torch.int32)
+        self._check_labels(target, -1)
+        return _distinct(target.to(torch.int32))
+
+    def _check_labels(self, labels: Tensor, lowest: int) -> None:
+        # A compiled graph leaves this check to the ops.
+        if torch.compiler.is_compiling() or labels.numel() == 0:
+            return
+        low, high = (int(value) for value in labels.aminmax())
+        if low < lowest or high >= self.n_classes:
+            raise RuntimeError(
+                f"HashSoftmaxWithLoss: target: got labels from {low} to {high}, wanted {lowest} to "
+                f"n_classes - 1 = {self.n_classes - 1}"
+            )
 
 
 def _padded(offsets: Tensor, values: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float) -> T
         return torch.tensor(0.0)
     device = values[0].device
     norms = [torch.linalg.vector_norm(value).to(device) for value in values]
-    total = torch.linalg.vector_norm(torch.stack(norms))
+    total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
     scale = (max_norm / (total + 1e-6)).clamp(max=1.0)
     for value in values:
         value.mul_(scale.to(value.device, value.dtype))

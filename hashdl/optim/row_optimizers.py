@@ -28,13 +28,16 @@ def _row_state(state: State, name: str, parameter: Tensor, *, row_wise: bool = F
     It is float32 for 16-bit parameters, so that small updates are not lost.
     """
     row_wise = row_wise and parameter.dim() == 2
-    value = state.get(name)
+    dtype = torch.promote_types(parameter.dtype, torch.float32)
+    value: Tensor | None = state.get(name)
     if value is None:
-        value = torch.zeros(parameter.shape[:1] if row_wise else parameter.shape).to(parameter)
+        shape = parameter.shape[:1] if row_wise else parameter.shape
+        value = torch.zeros(shape, dtype=dtype, device=parameter.device)
     elif row_wise and value.dim() == 2:
         value = value.mean(1)
-    state[name] = value.to(torch.promote_types(parameter.dtype, torch.float32))
-    return state[name]
+    value = value.to(dtype)
+    state[name] = value
+    return value
 
 
 class _RowOptimizer(torch.optim.Optimizer):

@@ -189,9 +189,8 @@ class HashedHead(Head):
             return 3.0 * self.n_classes * self.features
         hashing = sizes.K * sizes.L * (self.features + 1)
         ranking = sizes.C * self.features if config.selection == "exact" else 0
-        shared = config.shared + batch_size if config.shared else 0
         rehash = self.n_classes * hashing / (config.rehash_every * batch_size)
-        return hashing + ranking + 3.0 * (sizes.A + shared + 1) * self.features + rehash
+        return hashing + ranking + 3.0 * (sizes.A + config.shared + 1) * self.features + rehash
 
     def rows_read(self, hidden: Tensor, targets: Tensor) -> float:
         """Candidates found, random and shared rows, labels."""
@@ -200,8 +199,7 @@ class HashedHead(Head):
             return float(self.n_classes)
         found = float((tables.lookup(hidden)[0] >= 0).sum(1).float().mean())
         labels = float((targets >= 0).sum()) / max(len(targets), 1)
-        shared = config.shared + len(targets) if config.shared else 0
-        return found + tables.sizes.R + shared + labels
+        return found + tables.sizes.R + config.shared + labels
 
 
 HeadFactory = Callable[[int, int], Head]

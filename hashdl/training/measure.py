@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from hashdl.data import Batch
+from hashdl.info import build_info
 from hashdl.profiling import PREFIX
 from hashdl.training.trainer import Trainer
 
@@ -25,21 +29,23 @@ def step_parts(trainer: Trainer, steps: int = 10, warm_up: int = 2) -> dict[str,
         Milliseconds a step by part: ``data``, ``hidden``, ``hash``, ``look-up``, ``select``,
         ``forward``, ``loss``, ``backward``, ``optimizer``, ``rehash``; those that there are.
     """
-    batches = trainer._batches()
+    trainer.model.train()
+    batches = _endless_batches(trainer)
     for _ in range(warm_up):
-        trainer._step(next(batches))
+        trainer.step(next(batches))
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
-        done = 0
-        for batch in batches:
-            trainer._step(batch)
-            done += 1
-            if done == steps:
-                break
+        for _ in range(steps):
+            trainer.step(next(batches))
     return {
-        event.key[len(PREFIX) :]: event.cpu_time_total / 1000 / max(done, 1)
+        event.key[len(PREFIX) :]: event.cpu_time_total / 1000 / steps
         for event in profiler.key_averages()
         if event.key.startswith(PREFIX)
     }
+
+
+def _endless_batches(trainer: Trainer) -> Iterator[Batch]:
+    for epoch in itertools.count():
+        yield from trainer.train.batches(trainer.settings.batch_size, shuffle_seed=epoch)
 
 
 class PeakMemory:
@@ -76,8 +82,6 @@ def _status_kilobytes(name: str) -> int:
 
 def machine() -> dict[str, Any]:
     """The machine and versions that figures were taken on."""
-    from hashdl.info import build_info
-
     return build_info() | {"processor": _processor(), "torch_threads": torch.get_num_threads()}
 
 

@@ -22,6 +22,7 @@ class SparseClassifier(nn.Module):
         n_classes: N.
         make_head: ``make_head(d, N)``.
         seed: of the initial weights.
+        init_std: standard deviation of the initial embedding.
 
     Examples:
         >>> from hashdl.training.heads import DenseHead
@@ -32,13 +33,19 @@ class SparseClassifier(nn.Module):
     """
 
     def __init__(
-        self, n_features: int, hidden: int, n_classes: int, make_head: HeadFactory, seed: int = 0
+        self,
+        n_features: int,
+        hidden: int,
+        n_classes: int,
+        make_head: HeadFactory,
+        seed: int = 0,
+        init_std: float = 0.1,
     ) -> None:
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.embedding = nn.EmbeddingBag(n_features, hidden, mode="sum", sparse=True)
-            nn.init.normal_(self.embedding.weight, std=float(__import__("os").environ.get("STD","1")))
+            nn.init.normal_(self.embedding.weight, std=init_std)
             self.bias = nn.Parameter(torch.zeros(hidden))
             self.head = make_head(hidden, n_classes)
 

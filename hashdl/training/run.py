@@ -26,6 +26,7 @@ def run_head(
     settings: Settings,
     *,
     hidden: int,
+    init_std: float = 0.1,
     checkpoint: Path | None = None,
     resume: bool = False,
 ) -> tuple[dict[str, Any], Trainer]:
@@ -38,6 +39,7 @@ def run_head(
         test: held-out samples.
         settings: of the run.
         hidden: width of the hidden layer.
+        init_std: standard deviation of the initial embedding.
         checkpoint: file to save to; None: nowhere.
         resume: go on from ``checkpoint``.
 
@@ -46,7 +48,7 @@ def run_head(
     """
     with PeakMemory() as memory:
         model = SparseClassifier(
-            train.n_features, hidden, train.n_labels, make_head, seed=settings.seed
+            train.n_features, hidden, train.n_labels, make_head, settings.seed, init_std
         )
         trainer = Trainer(model, train, test, settings, checkpoint)
         if resume and checkpoint is not None:
@@ -93,6 +95,7 @@ def train_classifier(
     config: HashConfig,
     negatives: int,
     hidden: int,
+    init_std: float,
     settings: Settings,
     folder: Path,
     resume: bool,
@@ -105,20 +108,21 @@ def train_classifier(
     checkpoint = folder / "checkpoint.pt"
     if resume and not checkpoint.exists():
         raise ValueError(f"--resume: there is no {checkpoint}")
-    result, trainer = run_head(
+    result, _ = run_head(
         head,
         head_factory(head, config, negatives),
         train,
         test,
         settings,
         hidden=hidden,
+        init_std=init_std,
         checkpoint=checkpoint,
         resume=resume,
     )
     report = {
         "machine": machine(),
         "settings": dataclasses.asdict(settings)
-        | {"head": head, "hidden": hidden, "n_classes": train.n_labels}
+        | {"head": head, "hidden": hidden, "init_std": init_std, "n_classes": train.n_labels}
         | ({"config": dataclasses.asdict(config)} if head == "hashed" else {}),
         "contenders": {head: result},
     }

@@ -86,7 +86,7 @@ class Trainer:
     ) -> None:
         self.model, self.train, self.test = model, train, test
         self.settings, self.checkpoint = settings, checkpoint
-        self.optimizer = optim.Adam(model.parameters(), lr=settings.lr)
+        self.optimizer = optim.Adam(model.parameters(), lr=settings.lr, fused=True)
         self.progress = Progress()
         self.interrupted = False
 
@@ -113,7 +113,7 @@ class Trainer:
             for batch in self._batches():
                 torch.manual_seed(self.settings.seed + self.progress.step)
                 self._set_rate()
-                loss = self._step(batch)
+                loss = self.step(batch)
                 now = time.perf_counter()
                 self.progress.seconds += now - began
                 self.interrupted = stop_wanted()
@@ -134,16 +134,15 @@ class Trainer:
             order = torch.Generator().manual_seed(self.settings.seed * 100_003 + epoch)
             permutation = torch.randperm(len(self.train), generator=order)
             for rows in permutation.split(self.settings.batch_size)[done:]:
-                with part("data"):
-                    batch = self.train.batch(rows)
-                yield batch
+                yield self.train.batch(rows)
 
     def _set_rate(self) -> None:
         left = 1 - self.progress.step / self.total_steps
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.lr * left
 
-    def _step(self, batch: Batch) -> torch.Tensor:
+    def step(self, batch: Batch) -> torch.Tensor:
+        """One training step; the loss, detached."""
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.model.loss(batch)
         with part("backward"):

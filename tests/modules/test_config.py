@@ -44,7 +44,7 @@ from hashdl import HashConfig, HashLinear
     ],
 )
 def test_a_field_out_of_range_is_named(field: str, value: object) -> None:
-    with pytest.raises(ValueError, match=f"HashConfig: {field}: got .*, wanted "):
+    with pytest.raises(ValueError, match=rf"HashConfig: {field}: got .*, wanted "):
         HashConfig(**{field: value})
     with pytest.raises(ValueError, match=f"HashConfig: {field}: "):
         HashConfig().replace(**{field: value})
@@ -79,7 +79,7 @@ def test_sizes(config: HashConfig, n_rows: int, wanted: dict[str, int]) -> None:
 
 @pytest.mark.parametrize("config", [HashConfig(active=10, random=11), HashConfig(random=6)])
 def test_more_random_rows_than_active_ones(config: HashConfig) -> None:
-    with pytest.raises(ValueError, match="random: got .* rows, wanted at most active = "):
+    with pytest.raises(ValueError, match=r"random: got .* rows, wanted at most active = "):
         HashLinear(4, 100, config=config)
 
 

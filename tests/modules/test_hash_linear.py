@@ -132,9 +132,7 @@ def test_autocast_keeps_the_layers_dtype_and_its_codes() -> None:
     ],
 )
 @pytest.mark.parametrize("method", ["forward", "active", "sparse_forward", "topk"])
-def test_a_wrong_input_is_refused_and_changes_nothing(
-    x: Tensor, message: str, method: str
-) -> None:
+def test_a_wrong_input_is_refused_and_changes_nothing(x: Tensor, message: str, method: str) -> None:
     layer = make_layer()
     good = inputs(4)
     wanted, state = layer.eval()(good), copy.deepcopy(layer.state_dict())

@@ -90,7 +90,9 @@ def test_save_and_load_of_state_dict_and_module() -> None:
 
 
 @pytest.mark.parametrize(
-    "clone", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))], ids=["copy", "pickle"]
+    "clone",
+    [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))],
+    ids=["copy", "pickle"],
 )
 def test_clones_are_equal_and_independent(clone: Callable[[HashLinear], HashLinear]) -> None:
     layer = used_layer()

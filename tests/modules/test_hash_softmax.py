@@ -37,7 +37,11 @@ def csr(samples: list[list[int]], n_classes: int = N) -> Tensor:
     offsets = torch.tensor([0, *map(len, samples)]).cumsum(0)
     columns = torch.tensor([label for sample in samples for label in sample], dtype=torch.int64)
     return torch.sparse_csr_tensor(
-        offsets, columns, torch.ones(len(columns)), (len(samples), n_classes)
+        offsets,
+        columns,
+        torch.ones(len(columns)),
+        (len(samples), n_classes),
+        check_invariants=False,
     )
 
 
@@ -180,11 +184,16 @@ def active_sets(
     tables = linear.tables
     assert tables is not None
     shared_labels, shared_draws, left_out = set(), set(), None
-    if config.shared and labels.numel():
-        count = min(config.shared + len(x), head.n_classes)
+    if config.shared and len(x) > 0:
+        count = min(config.shared, head.n_classes)
         before = tables.step - 1  # shared classes are drawn before the step is counted
         shared, n_labels = ops.shared_rows(
-            labels[:, 0], count=count, n_rows=head.n_classes, seed=config.seed, step=before
+            labels.t().reshape(-1),
+            count=count,
+            max_labels=count // 2,
+            n_rows=head.n_classes,
+            seed=config.seed,
+            step=before,
         )
         shared_labels = set(shared[: int(n_labels)].tolist())
         shared_draws = set(shared[int(n_labels) :].tolist()) - {-1}
@@ -331,6 +340,7 @@ def test_a_repeated_label_counts_once(training: bool, shared: int) -> None:
         (torch.zeros(2, 1, 1, dtype=torch.int64), r"got shape \(2, 1, 1\)"),
         (torch.tensor(1), r"got shape \(\)"),
         (csr([[1], [2], [3]]), rf"got shape \(3, {N}\), wanted \(2, {N}\)"),
+        (csr([[1], [N]]), f"got labels from 1 to {N}, wanted 0 to"),
         (csr([[1], [2]], N + 1), rf"got shape \(2, {N + 1}\), wanted"),
     ],
 )
@@ -343,7 +353,9 @@ def test_a_wrong_target_is_refused_and_changes_nothing(
     with pytest.raises(RuntimeError, match=f"HashSoftmaxWithLoss: target: {message}"):
         head(inputs(2), target)
     for ours, theirs in zip(
-        (*head.parameters(), *head.buffers()), (*before.parameters(), *before.buffers()), strict=True
+        (*head.parameters(), *head.buffers()),
+        (*before.parameters(), *before.buffers()),
+        strict=True,
     ):
         assert torch.equal(ours, theirs)
 

@@ -133,11 +133,16 @@ def select_args(
 
 
 def shared_rows_args(
-    B: int = 10, count: int = 8, N: int = 40, seed: int = 0, step: int = 0
+    B: int = 10,
+    count: int = 8,
+    max_labels: int | None = None,
+    N: int = 40,
+    seed: int = 0,
+    step: int = 0,
 ) -> Args:
     labels = row_ids(1, 1, N, padding=0, seed=7).expand(B, 1)[:, 0].contiguous()
     labels[::2] = row_ids(1, labels[::2].numel(), N, padding=0.3, seed=8)[0]
-    return labels, count, N, seed, step_of(step)
+    return labels, count, count if max_labels is None else max_labels, N, seed, step_of(step)
 
 
 def gather_linear_args(

@@ -196,6 +196,7 @@ CASES = [
     *step("select"),
     *ids("shared_rows", "labels", 40),
     *numbers("shared_rows", "count", -1),
+    *numbers("shared_rows", "max_labels", -1, 9),
     *numbers("shared_rows", "n_rows", 0, -1, 2**31),
     *step("shared_rows"),
     *layer("gather_linear", 20),

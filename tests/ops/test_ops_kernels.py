@@ -68,6 +68,8 @@ PLAIN: dict[str, list[dict[str, Any]]] = {
         {"B": 0},
         {"count": 0},
         {"count": 3},  # fewer than there are labels
+        {"max_labels": 3},
+        {"max_labels": 0},
         {"N": 1},
         {"N": 12, "count": 12},  # near N, draws give out
         {"N": 12, "count": 30},

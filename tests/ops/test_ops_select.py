@@ -127,16 +127,23 @@ def test_draws_that_repeat_become_padding() -> None:
 @given(
     st.lists(st.integers(-1, 19), max_size=15),
     st.integers(0, 25),
+    st.integers(0, 25),
     st.integers(0, 3),
 )
 @samples.few_examples
 def test_shared_rows_are_labels_then_distinct_draws(
-    labels: list[int], count: int, step: int
+    labels: list[int], count: int, max_labels: int, step: int
 ) -> None:
+    max_labels = min(max_labels, count)
     rows, n_labels = ops.shared_rows(
-        samples.int32(labels), count=count, n_rows=20, seed=0, step=samples.step_of(step)
+        samples.int32(labels),
+        count=count,
+        max_labels=max_labels,
+        n_rows=20,
+        seed=0,
+        step=samples.step_of(step),
     )
-    wanted = list(dict.fromkeys(label for label in labels if label >= 0))[:count]
+    wanted = list(dict.fromkeys(label for label in labels if label >= 0))[:max_labels]
     kept = [row for row in rows.tolist() if row >= 0]
     assert rows.shape == (count,)
     assert int(n_labels) == len(wanted)
@@ -150,7 +157,9 @@ def test_shared_rows_are_labels_then_distinct_draws(
 def test_shared_rows_are_uniform() -> None:
     no_labels = torch.empty(0, dtype=torch.int32)
     every = [
-        ops.shared_rows(no_labels, count=5, n_rows=50, seed=0, step=samples.step_of(step))[0]
+        ops.shared_rows(
+            no_labels, count=5, max_labels=0, n_rows=50, seed=0, step=samples.step_of(step)
+        )[0]
         for step in range(600)
     ]
     samples.assert_uniform(torch.cat(every), 50)

@@ -70,9 +70,7 @@ def test_a_damaged_file_is_named_and_nothing_is_written(
 
 
 @pytest.mark.parametrize("data", ["nothing", "xmc:one.txt", "xmc:missing.txt,missing.txt"])
-def test_bad_data_arguments(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], data: str
-) -> None:
+def test_bad_data_arguments(tmp_path: Path, capsys: pytest.CaptureFixture[str], data: str) -> None:
     assert train(data, tmp_path / "out") == 2
     assert "hashdl: error:" in capsys.readouterr().err
 

@@ -1,0 +1,415 @@
+"""Row optimizers against torch's: equal where every row is touched, idle where none is."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from module_helpers import D, inputs, make_layer
+from torch import Tensor, nn
+
+from hashdl.optim import SGD, Adagrad, Adam, RowWiseAdagrad, RowWiseAdam, clip_grad_norm_
+
+ROWS = 30
+Make = Callable[..., torch.optim.Optimizer]
+
+AGAINST_TORCH = [
+    (SGD, torch.optim.SGD, {"lr": 0.1}),
+    (SGD, torch.optim.SGD, {"lr": 0.1, "momentum": 0.9}),
+    (SGD, torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.1}),
+    (Adagrad, torch.optim.Adagrad, {"lr": 0.1}),
+    (
+        Adagrad,
+        torch.optim.Adagrad,
+        {"lr": 0.1, "lr_decay": 0.1, "weight_decay": 0.1, "initial_accumulator_value": 0.5},
+    ),
+    (Adam, torch.optim.Adam, {"lr": 0.1}),
+    (Adam, torch.optim.Adam, {"betas": (0.5, 0.9), "eps": 1e-3, "weight_decay": 0.1}),
+    (Adam, torch.optim.AdamW, {"weight_decay": 0.1}),
+]
+OURS: list[tuple[Make, dict[str, Any]]] = [
+    (SGD, {"lr": 0.1}),
+    (SGD, {"lr": 0.1, "momentum": 0.9}),
+    (Adagrad, {"lr": 0.1}),
+    (RowWiseAdagrad, {"lr": 0.1}),
+    (Adam, {"lr": 0.1}),
+    (RowWiseAdam, {"lr": 0.1}),
+]
+EACH_OF_OURS = pytest.mark.parametrize(
+    ("make", "options"), OURS, ids=["sgd", "momentum", "adagrad", "row_adagrad", "adam", "row_adam"]
+)
+
+
+def parameter(*shape: int, dtype: torch.dtype = torch.float64) -> nn.Parameter:
+    generator = torch.Generator().manual_seed(0)
+    return nn.Parameter(torch.randn(*shape, generator=generator).to(dtype))
+
+
+def random_grad(p: Tensor, seed: int) -> Tensor:
+    return torch.randn(p.shape, generator=torch.Generator().manual_seed(seed)).to(p.dtype)
+
+
+def sparse(grad: Tensor, rows: list[int] | None = None) -> Tensor:
+    ids = torch.arange(len(grad)) if rows is None else torch.tensor(rows, dtype=torch.int64)
+    return torch.sparse_coo_tensor(
+        ids[None], grad[ids], grad.shape, is_coalesced=True, check_invariants=False
+    )
+
+
+def our_options(make: Make, reference: Make, options: dict[str, Any]) -> dict[str, Any]:
+    return (
+        {**options, "decoupled_weight_decay": True} if reference is torch.optim.AdamW else options
+    )
+
+
+# ---- against torch -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("make", "reference", "options"), AGAINST_TORCH)
+@pytest.mark.parametrize("shape", [(ROWS, 5), (ROWS,)])
+def test_with_all_rows_touched_it_is_torchs(
+    make: Make, reference: Make, options: dict[str, Any], shape: tuple[int, ...]
+) -> None:
+    ours, theirs = parameter(*shape), parameter(*shape)
+    optimizer = make([ours], **our_options(make, reference, options))
+    wanted = reference([theirs], **options)
+    for step in range(6):
+        theirs.grad = random_grad(theirs, step)
+        ours.grad = sparse(theirs.grad)
+        optimizer.step()
+        wanted.step()
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(("make", "reference", "options"), AGAINST_TORCH)
+def test_dense_gradients_take_torchs_step(
+    make: Make, reference: Make, options: dict[str, Any]
+) -> None:
+    ours, theirs = parameter(ROWS, 5), parameter(ROWS, 5)
+    optimizer = make([ours], **our_options(make, reference, options))
+    wanted = reference([theirs], **options)
+    for step in range(3):
+        ours.grad = random_grad(ours, step)
+        theirs.grad = random_grad(theirs, step)
+        optimizer.step()
+        wanted.step()
+    assert torch.equal(ours, theirs)
+
+
+def test_adam_is_lazy_as_sparse_adam() -> None:
+    ours, theirs = parameter(ROWS, 5), parameter(ROWS, 5)
+    # SparseAdam adds eps before it corrects the root: choose one that does not matter.
+    optimizer = Adam([ours], lr=0.1, eps=1e-15)
+    wanted = torch.optim.SparseAdam([theirs], lr=0.1, eps=1e-15)
+    for step in range(8):
+        rows = [(step * k) % ROWS for k in (1, 3, 7)]
+        grad = sparse(random_grad(ours, step), sorted(set(rows)))
+        ours.grad, theirs.grad = grad, grad.clone()
+        optimizer.step()
+        wanted.step()
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("make", "full"), [(RowWiseAdagrad, Adagrad), (RowWiseAdam, Adam)])
+def test_row_wise_state_is_the_mean_over_the_row(make: Make, full: Make) -> None:
+    """Where all elements of a row have the same square, both are the same."""
+    ours, theirs = parameter(ROWS, 6), parameter(ROWS, 6)
+    optimizer, wanted = make([ours], lr=0.1), full([theirs], lr=0.1)
+    signs = random_grad(ours, 99).sign()
+    for step in range(4):
+        sizes = random_grad(ours, step)[:, :1].abs()
+        ours.grad = sparse(signs * sizes)
+        theirs.grad = sparse(signs * sizes)
+        optimizer.step()
+        wanted.step()
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+    squares = optimizer.state[ours]["sum" if make is RowWiseAdagrad else "exp_avg_sq"]
+    assert squares.shape == (ROWS,)
+
+
+def test_row_wise_adagrad_by_hand() -> None:
+    weight = nn.Parameter(torch.zeros(2, 2, dtype=torch.float64))
+    optimizer = RowWiseAdagrad([weight], lr=1.0, eps=0.0)
+    weight.grad = sparse(torch.tensor([[0.0, 0.0], [3.0, 4.0]]).double(), [1])
+    optimizer.step()
+    mean = (12.5) ** 0.5
+    wanted = torch.tensor([[0.0, 0.0], [-3 / mean, -4 / mean]]).double()
+    torch.testing.assert_close(weight.detach(), wanted)
+
+
+# ---- rows that are not touched -----------------------------------------------------------------
+
+
+@EACH_OF_OURS
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_untouched_rows_and_their_states_keep_every_bit(
+    make: Make, options: dict[str, Any], dtype: torch.dtype
+) -> None:
+    weight = parameter(ROWS, 5, dtype=dtype)
+    optimizer = make([weight], **options, weight_decay=0.1)
+    weight.grad = sparse(random_grad(weight, 0))
+    optimizer.step()
+    before, state = weight.detach().clone(), copy.deepcopy(optimizer.state[weight])
+    touched = [2, 5, 29]
+    weight.grad = sparse(random_grad(weight, 1), touched)
+    optimizer.step()
+    rest = [row for row in range(ROWS) if row not in touched]
+    assert torch.equal(weight[rest], before[rest])
+    assert (weight[touched] != before[touched]).any(1).all()
+    for name, value in optimizer.state[weight].items():
+        if name != "step" and value is not None:
+            assert value.dtype == torch.float32
+            assert torch.equal(value[rest], state[name][rest])
+
+
+@EACH_OF_OURS
+def test_gradients_without_rows_change_nothing(make: Make, options: dict[str, Any]) -> None:
+    weight = parameter(ROWS, 5)
+    before = weight.detach().clone()
+    optimizer = make([weight], **options)
+    weight.grad = sparse(random_grad(weight, 0), [])
+    optimizer.step()
+    weight.grad = None
+    optimizer.step()
+    assert torch.equal(weight, before)
+
+
+@EACH_OF_OURS
+def test_gradients_that_are_not_coalesced(make: Make, options: dict[str, Any]) -> None:
+    ours, theirs = parameter(ROWS, 5), parameter(ROWS, 5)
+    a, b = make([ours], **options), make([theirs], **options)
+    rows = torch.tensor([[7, 3, 7, 0]])
+    values = random_grad(ours, 0)[:4]
+    ours.grad = torch.sparse_coo_tensor(rows, values, ours.shape, check_invariants=False)
+    theirs.grad = ours.grad.coalesce()
+    assert not ours.grad.is_coalesced()
+    a.step()
+    b.step()
+    assert torch.equal(ours, theirs)
+    assert (ours != parameter(ROWS, 5)).any(1).nonzero().flatten().tolist() == [0, 3, 7]
+
+
+def test_a_gradient_sparse_in_elements_is_refused() -> None:
+    weight = parameter(4, 3)
+    weight.grad = torch.eye(4, 3).double().to_sparse()
+    with pytest.raises(RuntimeError, match="got a gradient with 2 sparse dimensions, wanted 1"):
+        SGD([weight]).step()
+
+
+# ---- states saved and loaded -------------------------------------------------------------------
+
+
+def train(optimizer: torch.optim.Optimizer, weights: list[nn.Parameter], steps: range) -> None:
+    """Odd weights have dense gradients, even ones sparse."""
+    for step in steps:
+        for i, weight in enumerate(weights):
+            grad = random_grad(weight, 10 * step + i)
+            rows = sorted({step % ROWS, 3 * step % ROWS, 7})
+            weight.grad = grad if i % 2 else sparse(grad, rows)
+        optimizer.step()
+
+
+@EACH_OF_OURS
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("through_file", [False, True])
+def test_training_goes_on_bit_for_bit_after_a_load(
+    make: Make, options: dict[str, Any], dtype: torch.dtype, through_file: bool, tmp_path: Any
+) -> None:
+    shapes = [(ROWS, 5), (ROWS, 4), (ROWS,)]
+    straight = [parameter(*shape, dtype=dtype) for shape in shapes]
+    train(make(straight, **options), straight, range(8))
+
+    weights = [parameter(*shape, dtype=dtype) for shape in shapes]
+    first = make(weights, **options)
+    train(first, weights, range(4))
+    state = first.state_dict()
+    if through_file:
+        torch.save(state, tmp_path / "optimizer.pt")
+        state = torch.load(tmp_path / "optimizer.pt", weights_only=True)
+    second = make(weights, **options)
+    second.load_state_dict(copy.deepcopy(state))
+    train(second, weights, range(4, 8))
+    for ours, wanted in zip(weights, straight, strict=True):
+        assert torch.equal(ours, wanted)
+
+
+@pytest.mark.parametrize(
+    ("make", "reference"),
+    [(SGD, torch.optim.SGD), (Adagrad, torch.optim.Adagrad), (Adam, torch.optim.Adam)],
+)
+def test_torchs_own_state_can_be_loaded(make: Make, reference: Make) -> None:
+    options = {"momentum": 0.9} if make is SGD else {}
+    straight, weight = parameter(ROWS, 5), parameter(ROWS, 5)
+    wanted, first = reference([straight], lr=0.1, **options), reference([weight], lr=0.1, **options)
+    for step in range(6):
+        if step == 3:
+            optimizer = make([weight], lr=0.1, **options)
+            optimizer.load_state_dict(first.state_dict())
+        straight.grad = random_grad(straight, step)
+        wanted.step()
+        weight.grad = sparse(straight.grad) if step >= 3 else straight.grad
+        (optimizer if step >= 3 else first).step()
+    torch.testing.assert_close(weight, straight, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(("make", "options"), OURS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_dense_step_may_come_before_a_sparse_one(
+    make: Make, options: dict[str, Any], dtype: torch.dtype
+) -> None:
+    weight = parameter(ROWS, 5, dtype=dtype)
+    optimizer = make([weight], **options)
+    for grad in (random_grad(weight, 0), sparse(random_grad(weight, 1))):
+        before = weight.detach().clone()
+        weight.grad = grad
+        optimizer.step()
+        assert (weight != before).any(1).all()
+        assert torch.isfinite(weight).all()
+
+
+# ---- as an optimizer of torch ------------------------------------------------------------------
+
+
+@EACH_OF_OURS
+def test_groups_scheduler_and_closure(make: Make, options: dict[str, Any]) -> None:
+    fast, slow, still = parameter(ROWS, 5), parameter(ROWS, 5), parameter(ROWS, 5)
+    optimizer = make(
+        [{"params": [fast]}, {"params": [slow], "lr": 0.01}, {"params": [still], "lr": 0.0}],
+        **options,
+    )
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.0)
+    before = fast.detach().clone()
+
+    def closure() -> float:
+        for weight in (fast, slow, still):
+            weight.grad = sparse(random_grad(weight, 0))
+        return 1.5
+
+    assert optimizer.step(closure) == 1.5
+    torch.testing.assert_close((slow - before) * 10, fast - before)
+    assert torch.equal(still, before)
+    scheduler.step()
+    moved = fast.detach().clone()
+    optimizer.step(closure)  # every rate is 0 now
+    assert torch.equal(fast, moved)
+
+
+def test_a_tensor_as_rate() -> None:
+    a, b = parameter(ROWS, 5), parameter(ROWS, 5)
+    for weight, lr in ((a, torch.tensor(0.1)), (b, 0.1)):
+        weight.grad = sparse(random_grad(weight, 0))
+        SGD([weight], lr=lr).step()
+    torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("make", "reference"),
+    [(SGD, torch.optim.SGD), (Adagrad, torch.optim.Adagrad), (RowWiseAdam, torch.optim.Adam)],
+)
+def test_step_hooks_run_once(make: Make, reference: Make) -> None:
+    reference([parameter(2)])  # from now on torch's class has hooks in its own step
+    weight = parameter(ROWS, 5)
+    optimizer = make([weight])
+    calls = []
+    optimizer.register_step_pre_hook(lambda *arguments: calls.append("before"))
+    optimizer.register_step_post_hook(lambda *arguments: calls.append("after"))
+    weight.grad = random_grad(weight, 0)
+    optimizer.step()
+    assert calls == ["before", "after"]
+
+
+@EACH_OF_OURS
+def test_a_failing_step_keeps_the_gradients(make: Make, options: dict[str, Any]) -> None:
+    weight, other = parameter(ROWS, 5), parameter(ROWS, 5)
+    optimizer = make([weight, other], **options)
+    weight.grad = sparse(random_grad(weight, 0))
+    other.grad = torch.eye(ROWS, 5).double().to_sparse()
+    with pytest.raises(RuntimeError, match="sparse dimensions"):
+        optimizer.step()
+    assert weight.grad is not None
+    assert other.grad is not None
+
+
+def test_an_optimizers_step_makes_evaluation_rehash() -> None:
+    layer = make_layer(sparse_grad=True)
+    x = inputs(8)
+    layer.eval()(x)
+    layer.train()(x).sum().backward()
+    SGD(layer.parameters(), lr=5.0).step()
+    layer.eval()
+    seen = layer.active(x)
+    layer.rehash()
+    assert torch.equal(layer.active(x), seen)
+
+
+# ---- clipping ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("max_norm", [0.5, 1e6])
+def test_clipping_is_torchs_on_dense_gradients(max_norm: float) -> None:
+    layer = make_layer(dtype=torch.float64, sparse_grad=True)
+    dense = nn.Linear(D, 3).double()
+    loss = layer(dense.weight @ inputs(D, dtype=torch.float64)).square().sum()
+    (loss + dense.bias.sum()).backward()
+    parameters = [*layer.parameters(), *dense.parameters(), parameter(3)]
+    twins = [nn.Parameter(p.detach().clone()) for p in parameters]
+    for twin, p in zip(twins, parameters, strict=True):
+        twin.grad = None if p.grad is None else p.grad.to_dense().clone()
+    norm = clip_grad_norm_(iter(parameters), max_norm)
+    wanted = torch.nn.utils.clip_grad_norm_(twins, max_norm)
+    torch.testing.assert_close(norm, wanted)
+    for twin, p in zip(twins, parameters, strict=True):
+        if p.grad is not None:
+            torch.testing.assert_close(p.grad.to_dense(), twin.grad)
+
+
+def test_clipping_adds_up_rows_that_stand_twice() -> None:
+    weight = parameter(3, 1)
+    weight.grad = torch.sparse_coo_tensor(
+        torch.tensor([[1, 1]]), torch.tensor([[3.0], [1.0]]).double(), (3, 1)
+    )
+    assert clip_grad_norm_(weight, 1.0) == 4
+    torch.testing.assert_close(weight.grad.to_dense()[1], torch.ones(1).double(), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("max_norm", [0.0, -1.0, float("nan")])
+def test_clipping_to_nothing_is_refused(max_norm: float) -> None:
+    with pytest.raises(ValueError, match=r"max_norm: got .*, wanted above 0"):
+        clip_grad_norm_([parameter(2)], max_norm)
+
+
+def test_clipping_without_gradients_and_of_mixed_dtypes() -> None:
+    assert clip_grad_norm_([parameter(2)], 1.0) == 0
+    mixed = [parameter(4, dtype=dtype) for dtype in (torch.float32, torch.bfloat16, torch.float64)]
+    for p in mixed:
+        p.grad = torch.ones_like(p)
+    torch.testing.assert_close(float(clip_grad_norm_(mixed, 1.0)), 12**0.5, rtol=1e-2, atol=0)
+    assert [p.grad.dtype for p in mixed] == [p.dtype for p in mixed]
+
+
+# ---- with GradScaler ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("overflow", [False, True])
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [(SGD, {}), (Adagrad, {}), (Adam, {}), (Adam, {"fused": True}), (torch.optim.SGD, {})],
+)
+def test_grad_scaler(make: Make, options: dict[str, Any], overflow: bool) -> None:
+    layer, twin = (make_layer(sparse_grad=True, dtype=torch.float32) for _ in range(2))
+    optimizer, wanted = make(layer.parameters(), **options), make(twin.parameters(), **options)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    scale = float("inf") if overflow else 1.0
+    scaler.scale(layer(inputs(4)).square().sum() * scale).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    if not overflow:
+        twin(inputs(4)).square().sum().backward()
+        wanted.step()
+    for ours, theirs in zip(layer.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert scaler.get_scale() == (512 if overflow else 1024)
+    assert torch.equal(layer.weight, make_layer().weight) == overflow
