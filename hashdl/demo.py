@@ -33,7 +33,7 @@ VALIDATION_SHARE = 0.01
 EVALUATION_STEPS, QUICK_EVALUATION_STEPS = 200, 60
 # Passes over the small data are repeated: it has too few steps for the same rates otherwise.
 QUICK_EPOCHS = 3
-CONFIG = HashConfig(active=100, shared=768, candidates=400, tables=16, cap=64, sparse_grad=True)
+CONFIG = HashConfig(active=100, shared=768, candidates=800, tables=32, cap=64, sparse_grad=True)
 
 
 @dataclass(frozen=True)

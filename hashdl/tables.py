@@ -121,6 +121,19 @@ class HashTables(nn.Module):
         if not self.state.is_meta:
             self.state[_State.BUILT] = 0
 
+    def schedule(self) -> list[int]:
+        """Training step, step of the next rehash, and rehashes so far: for a checkpoint."""
+        state = self.state.tolist()
+        return [int(self.step), state[_State.DUE], state[_State.REHASHES]]
+
+    def set_schedule(self, schedule: list[int]) -> None:
+        """Go on from a :meth:`schedule`, with tables that are rebuilt at their next use."""
+        step, due, rehashes = schedule
+        self.step.fill_(step)
+        self.state.zero_()
+        self.state[_State.DUE] = due
+        self.state[_State.REHASHES] = rehashes
+
     def lookup(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Candidates int32 (B, C) of the queries x (B, d), and their hits."""
         with part("hash"):
@@ -170,14 +183,10 @@ class HashTables(nn.Module):
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
         # to_empty leaves garbage in the buffers; all but the schedule is rebuilt.
-        unknown = self.step.is_meta
-        step = 0 if unknown else int(self.step)
-        state = torch.zeros(_State.SIZE, dtype=torch.int64) if unknown else self.state.cpu()
+        schedule = [0, 0, 0] if self.state.is_meta else self.schedule()
         result = super()._apply(fn, recurse)
-        if not self.step.is_meta:
-            self.step.fill_(step)
-            self.state.copy_(state)
-        self.invalidate()
+        if not self.state.is_meta:
+            self.set_schedule(schedule)
         return result
 
 

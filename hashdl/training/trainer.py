@@ -188,7 +188,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "progress": dataclasses.asdict(self.progress),
             "settings": self._fixed_settings(),
-            "table_steps": {name: table.step for name, table in tables.items()},
+            "schedules": {name: table.schedule() for name, table in tables.items()},
         }
         with atomic_path(path) as temporary:
             torch.save(state, temporary)
@@ -217,7 +217,7 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.progress = Progress(**state["progress"])
         for name, table in self._tables().items():
-            table.step.copy_(state["table_steps"][name])
+            table.set_schedule(state["schedules"][name])
 
     def _tables(self) -> dict[str, HashTables]:
         return {

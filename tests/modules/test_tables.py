@@ -9,6 +9,7 @@ import torch
 from module_helpers import D, N, inputs, make_layer
 
 import hashdl
+from hashdl.hashing import centering, simhash
 from hashdl.schedule import next_rehash
 from hashdl.tables import HashTables
 
@@ -56,6 +57,15 @@ def test_the_schedule_survives_a_rebuild(interrupt: str) -> None:
     assert rehashes_by_step(layer, 3) == [1, 1, 2]
 
 
+def test_a_schedule_saved_goes_on_in_another_layer() -> None:
+    layer, other = (make_layer(rehash_every=2, rehash_growth=2.0) for _ in range(2))
+    rehashes_by_step(layer, 4)
+    assert layer.tables.schedule() == [4, 6, 2]
+    other.tables.set_schedule(layer.tables.schedule())
+    assert not other.tables.built
+    assert rehashes_by_step(other, 4) == rehashes_by_step(layer, 4) == [2, 2, 3, 3]
+
+
 @pytest.mark.parametrize("growth", [1.0, 1.05, 2.0, 1e300])
 def test_intervals_grow_to_a_hundredfold(growth: float) -> None:
     step, intervals = 0, []
@@ -82,6 +92,24 @@ def test_rehashing_touched_rows_is_a_full_rehash_without_centring() -> None:
         assert torch.equal(getattr(layer.tables, name), touched_only[name])
 
 
+def test_touched_rows_are_hashed_against_the_centre_of_the_last_full_rehash() -> None:
+    layer = make_layer(active=5, rehash_every=7, rehash_growth=1.0, sparse_grad=True)
+    old_center = centering.row_mean(layer.weight, layer.bias).detach()
+    train(layer, 7, hashdl.optim.SGD(layer.parameters(), lr=0.5))
+    layer(inputs(1))
+
+    def codes(center: torch.Tensor) -> torch.Tensor:
+        planes = layer.tables.planes.view(torch.float32)
+        projections = simhash.project_rows(layer.weight, layer.bias, center, planes)
+        return hashdl.ops.pack_signs(projections.detach(), layer.tables.sizes.K)
+
+    assert torch.equal(layer.tables.codes, codes(old_center))
+    new_center = centering.row_mean(layer.weight, layer.bias)
+    assert not torch.equal(layer.tables.codes, codes(new_center))
+    layer.rehash()
+    assert torch.equal(layer.tables.codes, codes(new_center))
+
+
 def test_between_rehashes_the_tables_stay() -> None:
     layer = make_layer(rehash_every=5, sparse_grad=True)
     layer(inputs(1))
@@ -99,7 +127,7 @@ def test_the_centre_does_not_depend_on_threads(threads: int) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        center = hashdl.hashing.centering.row_mean(torch.zeros(100_000, 1), bias)
+        center = centering.row_mean(torch.zeros(100_000, 1), bias)
     finally:
         torch.set_num_threads(before)
     exact = float(bias.double().sum() / 100_000)
