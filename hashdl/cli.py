@@ -7,15 +7,18 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from hashdl.config import SELECTIONS, HashConfig
-from hashdl.data import DataError, SparseDataset, load_lemmas, load_python_source, read_xmc
 from hashdl.files import check_writable
 from hashdl.hashing import FAMILIES
 from hashdl.info import build_info
 from hashdl.training.memory import keep_large_blocks
+
+if TYPE_CHECKING:
+    from hashdl.data import SparseDataset
 
 _DESCRIPTION = """\
 Large PyTorch layers that cost what they use.
@@ -156,6 +159,8 @@ def load_data(spec: str) -> tuple[SparseDataset, SparseDataset]:
     Raises:
         ValueError: not a known form, or the two files do not fit together.
     """
+    from hashdl.data import load_lemmas, load_python_source, read_xmc
+
     kind, _, paths = spec.partition(":")
     if spec == "lemmas":
         return load_lemmas()
@@ -231,7 +236,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         torch.set_num_threads(args.threads)
     try:
         return args.run(args) or 0
-    except (DataError, ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError) as error:
         print(f"hashdl: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -50,8 +50,8 @@ class HashConfig:
         fill: value of inactive outputs of :meth:`HashLinear.forward`. Default: 0.0.
         sparse_grad: give ``weight`` and ``bias`` sparse COO gradients that hold the active rows
             alone, for :mod:`hashdl.optim`; else dense ones, which every optimizer takes but
-            which cost O(N d) a step. torch.compile's default backend does not take all graphs
-            with sparse gradients. Default: ``False``.
+            which cost O(N d) a step. In a graph of torch.compile they are dense in any case.
+            Default: ``False``.
         seed: of the hash functions and of all random draws. Default: 0.
 
     Raises:

@@ -54,7 +54,7 @@ class Contender:
 
 
 CONTENDERS: dict[str, Contender] = {
-    "dense": Contender(DenseHead, lr=5e-3, epochs=1, rates=(2e-3, 5e-3, 1e-2)),
+    "dense": Contender(DenseHead, lr=5e-3, epochs=1, rates=(5e-3, 1e-2, 2e-2)),
     "sampled_1000": Contender(
         lambda features, n: SampledHead(features, n, negatives=1000),
         lr=1e-2,

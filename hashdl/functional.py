@@ -127,7 +127,8 @@ def active_linear(
         bias: all biases, or None.
         rows: int32 active rows, -1 = padding (output 0, no gradient).
         shared: int32 rows that every sample has, -1 = padding; None: there are none.
-        sparse_grad: give ``weight`` and ``bias`` sparse COO gradients.
+        sparse_grad: give ``weight`` and ``bias`` sparse COO gradients; in a graph of
+            torch.compile they are dense.
 
     Shape:
         - x: :math:`(B, d)`, weight: :math:`(N, d)`, bias: :math:`(N)`
@@ -142,6 +143,8 @@ def active_linear(
         >>> active_linear(x, weight, None, torch.tensor([[2, -1]], dtype=torch.int32))[0]
         tensor([[9., 0.]])
     """
+    # Inductor looks at the storage of every tensor of a graph, and a sparse one has none.
+    sparse_grad = sparse_grad and not torch.compiler.is_compiling()
     z, s = torch.ops.hashdl.active_linear(x, weight, bias, rows, shared, sparse_grad)
     return z, s
 

@@ -206,12 +206,13 @@ def _hash_rows(
         chunk = slice(first, first + _CHUNK)
         chunk_bias = None if bias is None else bias[chunk]
         projections = hash_family.project_rows(weight[chunk], chunk_bias, center, planes)
-        if not torch.isfinite(projections).all():
+        try:
+            pieces.append(ops.pack_signs(projections, bits))
+        except RuntimeError as error:  # it looks at every projection: no second look here
             raise RuntimeError(
                 "hashdl.HashTables: weight or bias: got NaN, infinity or values too large to be "
                 "hashed in float32, wanted finite rows"
-            )
-        pieces.append(ops.pack_signs(projections, bits))
+            ) from error
     return torch.cat(pieces)
 
 

@@ -1,6 +1,7 @@
 #include "cpu/selection.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <vector>
@@ -15,13 +16,18 @@ namespace {
 constexpr int64_t kSharedStream = -1;
 constexpr int64_t kRandomRowsStream = int64_t{1} << 40;
 
-struct Scored {
-  float score;
-  int32_t column;
-  bool operator<(const Scored& other) const {  // better first
-    return score != other.score ? score > other.score : column < other.column;
-  }
-};
+/// Score and column in one word, smaller = better: ties go to the earlier column.
+using Ranked = uint64_t;
+
+Ranked rank(float score, int64_t column) {
+  if (std::isnan(score)) score = -std::numeric_limits<float>::infinity();
+  // The bits of a float, read as an integer, ascend with it once negative ones are inverted.
+  const uint32_t bits = std::bit_cast<uint32_t>(score + 0.0f);  // -0 and 0 are a tie
+  const uint32_t ascending = bits >> 31 ? ~bits : bits | 0x80000000u;
+  return static_cast<Ranked>(~ascending) << 32 | static_cast<Ranked>(column);
+}
+
+int64_t column_of(Ranked ranked) { return static_cast<int64_t>(ranked & 0xffffffffu); }
 
 class Selector {
  public:
@@ -54,30 +60,33 @@ class Selector {
   void place_best(int64_t b, int32_t* out) {
     const int64_t budget = args_.A - args_.R;
     collect_pool(b);
-    if (static_cast<int64_t>(pool_.size()) > budget) {
-      std::nth_element(pool_.begin(), pool_.begin() + budget, pool_.end());
-      pool_.resize(budget);
-      std::sort(pool_.begin(), pool_.end(),
-                [](const Scored& a, const Scored& b) { return a.column < b.column; });
-    }
+    const Ranked worst = worst_kept(budget);
     int64_t count = 0;
-    for (const Scored& scored : pool_) {
-      const int32_t row = args_.candidates[b * args_.C + scored.column];
+    for (const Ranked ranked : pool_) {
+      if (ranked > worst || count == budget) continue;
+      const int32_t row = args_.candidates[b * args_.C + column_of(ranked)];
       taken_.insert(row);
       out[count++] = row;
     }
     std::fill(out + count, out + budget, -1);
   }
 
-  /// The candidates that are neither labels nor shared. They are distinct by contract.
+  /// The last rank that is within the budget.
+  Ranked worst_kept(int64_t budget) {
+    if (static_cast<int64_t>(pool_.size()) <= budget || budget == 0) return ~Ranked{0};
+    order_ = pool_;
+    std::nth_element(order_.begin(), order_.begin() + budget - 1, order_.end());
+    return order_[budget - 1];
+  }
+
+  /// The candidates that are neither labels nor shared, in order of discovery. They are distinct by
+  /// contract.
   void collect_pool(int64_t b) {
     pool_.clear();
     for (int64_t c = 0; c < args_.C; ++c) {
       const int32_t row = args_.candidates[b * args_.C + c];
       if (row < 0 || shared_.contains(row) || taken_.contains(row)) continue;
-      const float score = args_.scores == nullptr ? 0.0f : args_.scores[b * args_.C + c];
-      const float ranked = std::isnan(score) ? -std::numeric_limits<float>::infinity() : score;
-      pool_.push_back({ranked, static_cast<int32_t>(c)});
+      pool_.push_back(rank(args_.scores == nullptr ? 0.0f : args_.scores[b * args_.C + c], c));
     }
   }
 
@@ -92,7 +101,8 @@ class Selector {
   const Select& args_;
   RowSet shared_;
   RowSet taken_;
-  std::vector<Scored> pool_;
+  std::vector<Ranked> pool_;
+  std::vector<Ranked> order_;
 };
 
 }  // namespace

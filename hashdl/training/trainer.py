@@ -28,7 +28,7 @@ class Settings:
     Attributes:
         epochs: passes over the data; a fraction ends within one.
         batch_size: samples a step.
-        lr: learning rate of Adam at the first step; it falls linearly to 0 at the last.
+        lr: learning rate of Adam in the first half; then it falls linearly to 0 at the end.
         seed: of the order of samples and of random draws.
         evaluate_every: steps between two looks at held-out accuracy; 0: after each epoch.
         max_seconds: training seconds after which to stop; None: no limit.
@@ -139,7 +139,7 @@ class Trainer:
     def _set_rate(self) -> None:
         left = 1 - self.progress.step / self.total_steps
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.lr * left
+            group["lr"] = self.settings.lr * min(1.0, 2 * left)
 
     def step(self, batch: Batch) -> torch.Tensor:
         """One training step; the loss, detached."""
