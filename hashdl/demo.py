@@ -30,10 +30,10 @@ HIDDEN, INIT_STD = 128, 1.0
 CLASSES, QUICK_CLASSES = 80_000, 8_000
 HELD_OUT = 5_000
 VALIDATION_SHARE = 0.01
-EVALUATION_STEPS, QUICK_EVALUATION_STEPS = 200, 60
+EVALUATION_STEPS, QUICK_EVALUATION_STEPS = 100, 60
 # Passes over the small data are repeated: it has too few steps for the same rates otherwise.
 QUICK_EPOCHS = 3
-CONFIG = HashConfig(active=100, shared=768, candidates=800, tables=32, cap=64, sparse_grad=True)
+CONFIG = HashConfig(active=80, shared=768, candidates=400, tables=16, cap=64, sparse_grad=True)
 
 
 @dataclass(frozen=True)
@@ -57,14 +57,14 @@ CONTENDERS: dict[str, Contender] = {
     "dense": Contender(DenseHead, lr=5e-3, epochs=1, rates=(5e-3, 1e-2, 2e-2)),
     "sampled_1000": Contender(
         lambda features, n: SampledHead(features, n, negatives=1000),
-        lr=1e-2,
+        lr=2e-3,
         epochs=3,
-        rates=(5e-3, 1e-2, 2e-2),
+        rates=(2e-3, 5e-3, 1e-2, 2e-2),
     ),
     "hashed": Contender(
         lambda features, n: HashedHead(features, n, CONFIG),
         lr=5e-3,
-        epochs=2,
+        epochs=1.5,
         rates=(2e-3, 5e-3, 1e-2),
     ),
 }

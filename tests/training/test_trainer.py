@@ -29,7 +29,7 @@ HEADS: dict[str, HeadFactory] = {
 def make_trainer(
     split: Split, head: str, checkpoint: Path | None = None, **settings: float
 ) -> Trainer:
-    chosen = Settings(**{"epochs": 3, "batch_size": 64, "lr": 2e-2} | settings)  # type: ignore[arg-type]
+    chosen = Settings(**{"epochs": 3, "batch_size": 64, "lr": 5e-2} | settings)  # type: ignore[arg-type]
     train, test = split
     model = SparseClassifier(train.n_features, 16, train.n_labels, HEADS[head])
     return Trainer(model, train, test, chosen, checkpoint)
