@@ -7,11 +7,11 @@ warning; an extension that is installed but does not load is an error, never a s
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
 import subprocess
 import sys
 import warnings
+from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 
@@ -37,7 +37,8 @@ def _build_in_place() -> None:
 
 
 def _is_built() -> bool:
-    return importlib.util.find_spec("hashdl._C") is not None
+    # Beside this file: another installation's extension would be that of other sources.
+    return PathFinder.find_spec("hashdl._C", [str(Path(__file__).resolve().parent)]) is not None
 
 
 def load() -> ModuleType | None:
