@@ -46,7 +46,7 @@ def section(report: dict[str, Any]) -> str:
 ({machine["simd"]}), torch {machine["torch"]}: {settings["samples"]:,} Norwegian word forms,
 {settings["n_classes"]:,} lemmas to choose from, {settings["held_out"]:,} held-out forms,
 {settings["hidden"]} hidden units, batches of 256, seed {settings["seed"]}; each contender at the
-best of three learning rates on a validation split ([docs/rates.json](docs/rates.json)).
+best of the learning rates tried on a validation split ([docs/rates.json](docs/rates.json)).
 
 {table(report)}
 

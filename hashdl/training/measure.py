@@ -14,6 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 from hashdl.data import Batch
 from hashdl.info import build_info
 from hashdl.profiling import PREFIX
+from hashdl.training.memory import release_freed_blocks
 from hashdl.training.trainer import Trainer
 
 
@@ -57,6 +58,7 @@ class PeakMemory:
     megabytes: float | None = None
 
     def __enter__(self) -> PeakMemory:
+        release_freed_blocks()
         self._before = self._reset()
         return self
 

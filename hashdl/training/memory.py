@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
 
 # malloc.h of glibc.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 _LARGE = 1 << 30
+
+
+def release_freed_blocks() -> None:
+    """Give freed memory back to the system, so that the next peak counts from what is in use."""
+    gc.collect()
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (AttributeError, OSError):
+        return
 
 
 def keep_large_blocks() -> None:
