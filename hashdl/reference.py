@@ -167,7 +167,7 @@ def _first_seen(values: Tensor) -> tuple[Tensor, Tensor]:
 # ---- selection ---------------------------------------------------------------------------------
 
 
-def _repeats(rows: Tensor) -> Tensor:
+def repeats(rows: Tensor) -> Tensor:
     """True where a row id of a sample stands in an earlier column as well. rows (B, Q)."""
     Q = rows.shape[1]
     order = rows.argsort(dim=1, stable=True)
@@ -203,9 +203,9 @@ def select(
     # Columns by precedence (labels, candidates, draws): whatever repeats an earlier one goes.
     keys = _stream_keys(seed, step, _RANDOM_ROWS_STREAM + torch.arange(B, device=device))
     draws = _draw_below(keys[:, None], torch.arange(random, device=device), n_rows)
-    labels = torch.where(_repeats(labels) | torch.isin(labels, shared), -1, labels)
+    labels = torch.where(repeats(labels) | torch.isin(labels, shared), -1, labels)
     pool = torch.cat([labels, candidates], 1)
-    pool = torch.where(_repeats(pool) | torch.isin(pool, shared), -1, pool)[:, M:]
+    pool = torch.where(repeats(pool) | torch.isin(pool, shared), -1, pool)[:, M:]
 
     ranked = torch.zeros((B, C), device=device) if scores is None else scores
     ranked = torch.where(ranked.isnan(), -torch.inf, ranked)
@@ -217,7 +217,7 @@ def select(
     chosen = torch.nn.functional.pad(chosen, (0, best - chosen.shape[1]), value=-1)
 
     rows = torch.cat([labels, chosen, draws.to(torch.int32)], 1)
-    return torch.where(_repeats(rows) | torch.isin(rows, shared), -1, rows)
+    return torch.where(repeats(rows) | torch.isin(rows, shared), -1, rows)
 
 
 def shared_rows(

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hashdl import ops
+from hashdl import ops, reference
 from hashdl.config import HashConfig
 from hashdl.functional import active_linear
 from hashdl.nn.linear import HashLinear
@@ -334,9 +334,7 @@ def _padded(offsets: Tensor, values: Tensor) -> Tensor:
 
 def _distinct(labels: Tensor) -> Tensor:
     """Labels (B, M) with -1 where one stands in an earlier column of its sample as well."""
-    ordered, order = labels.sort(dim=1, stable=True)
-    repeats = F.pad(ordered[:, 1:] == ordered[:, :-1], (1, 0))
-    return labels.masked_fill(torch.zeros_like(repeats).scatter(1, order, repeats), -1)
+    return labels.masked_fill(reference.repeats(labels), -1)
 
 
 def _find(shared: Tensor, rows: Tensor) -> Tensor:
