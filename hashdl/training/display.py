@@ -56,10 +56,4 @@ class _LinePrinter:
 
 def _accuracies(progress: Progress) -> str:
     """The accuracies of the last evaluation."""
-    if not progress.history:
-        return ""
-    return "  ".join(
-        f"{name} {value:.3f}"
-        for name, value in progress.history[-1].items()
-        if name.startswith(("p", "top"))
-    )
+    return "  ".join(f"{name} {value:.3f}" for name, value in progress.accuracies().items())

@@ -56,8 +56,6 @@ def run_head(
         with training_bar(name, trainer.total_steps) as watch:
             trainer.fit(watch)
     progress = trainer.progress
-    last = progress.history[-1]
-    accuracy = {key: value for key, value in last.items() if key.startswith(("p", "top"))}
     multiplications = model.head.multiplications(settings.batch_size)
     dense = 3.0 * hidden * train.n_labels
     result = {
@@ -65,7 +63,7 @@ def run_head(
         "steps": progress.step,
         "train_seconds": progress.seconds,
         "step_ms": 1000 * progress.seconds / max(progress.step, 1),
-        **accuracy,
+        **progress.accuracies(),
         "multiplications": multiplications,
         "multiplications_vs_dense": multiplications / dense,
         "history": [

@@ -56,6 +56,11 @@ class Progress:
     seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
 
+    def accuracies(self) -> dict[str, float]:
+        """Those of the last evaluation; none before the first."""
+        last = self.history[-1] if self.history else {}
+        return {name: value for name, value in last.items() if name.startswith(("p", "top"))}
+
 
 #: Called after each step with (progress, loss, total steps); after each evaluation as well.
 Watcher = Callable[[Progress, float, int], None]
