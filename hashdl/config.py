@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from hashdl.hashing import FAMILIES
 
-SELECTIONS = ("exact", "frequency", "threshold", "union")
+SELECTIONS = ("exact", "sketch", "frequency", "threshold", "union")
 MAX_BITS = 24
 
 
@@ -32,8 +32,10 @@ class HashConfig:
         active: ``A``, the rows a sample computes: a float is a share of ``N``, an int is a number
             of rows. ``1.0`` (or ``N`` rows) computes exactly ``nn.Linear``. Default: 0.05.
         selection: how candidates become active: ``"exact"`` computes their logits and keeps the
-            best, ``"frequency"`` keeps those in most buckets, ``"threshold"`` those in at least
-            :attr:`threshold` buckets, ``"union"`` the first found. Default: ``"exact"``.
+            best, ``"sketch"`` estimates them from the ``L K`` code bits and the length of the
+            row (no row is read for it), ``"frequency"`` keeps those in most buckets,
+            ``"threshold"`` those in at least :attr:`threshold` buckets, ``"union"`` the first
+            found. Default: ``"exact"``.
         threshold: buckets a candidate must stand in, for ``selection="threshold"``. Default: 2.
         random: part of the active rows that is drawn uniformly in training: a float is a share
             of ``A``, an int is a number of rows. Default: 0.0.
@@ -44,6 +46,10 @@ class HashConfig:
             shared rows (sampled softmax, Bengio and Senécal, 2008). Default: ``False``.
         center: hash ``w - mean(W)`` instead of ``w``: shifts all logits of a query alike, and
             fills the buckets more evenly. Default: ``True``.
+        balance: hash rows and queries in coordinates in which their second moments are equal:
+            changes no inner product, and far more of the rows with the largest outputs are found.
+            Queries are observed as they come; d + 1 of them must have been seen.
+            Default: ``None``: for layers with up to 1024 inputs.
         rehash_every: training steps from the first rehash to the second. Default: 50.
         rehash_growth: factor on that interval after each rehash, at least 1; it grows to 100
             times the first. Default: 1.05.
@@ -81,6 +87,7 @@ class HashConfig:
     shared: int = 0
     log_q: bool = False
     center: bool = True
+    balance: bool | None = None
     rehash_every: int = 50
     rehash_growth: float = 1.05
     fill: float = 0.0

@@ -19,6 +19,12 @@ def _check_shared(shared: Tensor | None) -> None:
         ops._check_ids(shared, (None,), "active_linear", "shared")
 
 
+def _check_known(known: Tensor | None, x: Tensor, rows: Tensor) -> None:
+    if known is not None:
+        ops._check_dtype(known, x.dtype, "active_linear", "known")
+        ops._check_shape(known, tuple(rows.shape), "active_linear", "known")
+
+
 def _shared_weight(weight: Tensor, shared: Tensor) -> Tensor:
     return weight.index_select(0, shared.clamp_min(0).long())
 
@@ -29,10 +35,12 @@ def _active_linear(
     bias: Tensor | None,
     rows: Tensor,
     shared: Tensor | None,
+    known: Tensor | None,
     sparse_grad: bool,
 ) -> tuple[Tensor, Tensor]:
     _check_shared(shared)
-    z = ops.gather_linear(x, weight, bias, rows)
+    _check_known(known, x, rows)
+    z = ops.gather_linear(x, weight, bias, rows) if known is None else known.clone()
     if shared is None:
         return z, x.new_empty((x.shape[0], 0))
     reference._check_ids(shared, -1, weight.shape[0], "active_linear", "shared")
@@ -49,15 +57,17 @@ def _active_linear_fake(
     bias: Tensor | None,
     rows: Tensor,
     shared: Tensor | None,
+    known: Tensor | None,
     sparse_grad: bool,
 ) -> tuple[Tensor, Tensor]:
     _check_shared(shared)
+    _check_known(known, x, rows)
     T = 0 if shared is None else shared.shape[0]
     return x.new_empty(rows.shape), x.new_empty((x.shape[0], T))
 
 
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    x, weight, bias, rows, shared, sparse_grad = inputs
+    x, weight, bias, rows, shared, _, sparse_grad = inputs
     ctx.save_for_backward(x, weight, rows, shared)
     ctx.has_bias, ctx.sparse_grad = bias is not None, sparse_grad
 
@@ -90,12 +100,12 @@ def _active_linear_backward(ctx: Any, grad_z: Tensor, grad_s: Tensor) -> tuple[A
         weight_grad = _row_gradient(touched, grad_weight, weight.shape, ctx.sparse_grad)
     if ctx.has_bias and ctx.needs_input_grad[2]:
         bias_grad = _row_gradient(touched, grad_bias, weight.shape[:1], ctx.sparse_grad)
-    return grad_x, weight_grad, bias_grad, None, None, None
+    return grad_x, weight_grad, bias_grad, None, None, None, None
 
 
 ops.define_differentiable(
     "active_linear(Tensor x, Tensor weight, Tensor? bias, Tensor rows, Tensor? shared, "
-    "bool sparse_grad) -> (Tensor, Tensor)",
+    "Tensor? known, bool sparse_grad) -> (Tensor, Tensor)",
     kernel=_active_linear,
     fake=_active_linear_fake,
     backward=_active_linear_backward,
@@ -109,6 +119,7 @@ def active_linear(
     bias: Tensor | None,
     rows: Tensor,
     shared: Tensor | None = None,
+    known: Tensor | None = None,
     *,
     sparse_grad: bool = False,
 ) -> tuple[Tensor, Tensor]:
@@ -127,6 +138,7 @@ def active_linear(
         bias: all biases, or None.
         rows: int32 active rows, -1 = padding (output 0, no gradient).
         shared: int32 rows that every sample has, -1 = padding; None: there are none.
+        known: z, where it has been computed already (:func:`hashdl.ops.find_active`), else None.
         sparse_grad: give ``weight`` and ``bias`` sparse COO gradients; in a graph of
             torch.compile they are dense.
 
@@ -145,7 +157,7 @@ def active_linear(
     """
     # Inductor looks at the storage of every tensor of a graph, and a sparse one has none.
     sparse_grad = sparse_grad and not torch.compiler.is_compiling()
-    z, s = torch.ops.hashdl.active_linear(x, weight, bias, rows, shared, sparse_grad)
+    z, s = torch.ops.hashdl.active_linear(x, weight, bias, rows, shared, known, sparse_grad)
     return z, s
 
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hashdl.nn import HashLinear
+from hashdl.selection import shortlist
 
 # Inputs whose N exact outputs are held at once.
 _CHUNK = 256
@@ -21,7 +22,7 @@ class RecallReport:
     Attributes:
         recall: mean share of the true top k that :meth:`HashLinear.topk` returned, 0 to 1.
         touched: mean share of all rows whose weights were read, 0 to 1.
-        candidates: mean number of candidates an input.
+        candidates: mean number of rows an input whose weights were read.
     """
 
     recall: float
@@ -55,7 +56,7 @@ def recall(layer: HashLinear, inputs: Tensor, k: int = 10) -> RecallReport:
         if layer.tables is None:
             candidates += chunk.shape[0] * layer.out_features
         else:
-            candidates += float((layer.tables.lookup(chunk)[0] >= 0).sum())
+            candidates += float((shortlist(layer.tables, chunk, k) >= 0).sum())
     B = max(x.shape[0], 1)
     mean = candidates / B
     return RecallReport(hits / (B * k), mean / layer.out_features, mean)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from hashdl import reference
-from hashdl.config import MAX_BITS
+from hashdl.config import MAX_BITS, SELECTIONS
 from hashdl.precision import own_dtype
 
 _LIBRARY = torch.library.Library("hashdl", "DEF")
@@ -243,8 +243,8 @@ def _check_lookup(
     candidates: int,
     seed: int,
     step: Tensor,
+    op: str = "lookup",
 ) -> None:
-    op = "lookup"
     _check_dtype(projections, torch.float32, op, "projections")
     _check_ids(rows, (None, None), op, "rows")
     _check_bits(bits, op)
@@ -314,6 +314,65 @@ def lookup(
     return found, hits
 
 
+# ---- sketch_scores -----------------------------------------------------------------------------
+
+
+def _check_sketch(codes: Tensor, norms: Tensor, L: int, bits: int, op: str) -> None:
+    _check_ids(codes, (None, L), op, "codes")
+    _check_dtype(norms, torch.float32, op, "norms")
+    _check_shape(norms, (codes.shape[0],), op, "norms")
+    _check_bits(bits, op)
+
+
+def _check_sketch_scores(
+    queries: Tensor, codes: Tensor, norms: Tensor, candidates: Tensor, bits: int
+) -> None:
+    op = "sketch_scores"
+    _check_ids(queries, (None, None), op, "queries")
+    _check_ids(candidates, (queries.shape[0], None), op, "candidates")
+    _check_sketch(codes, norms, queries.shape[1], bits, op)
+
+
+@_op(
+    "sketch_scores(Tensor queries, Tensor codes, Tensor norms, Tensor candidates, int bits) "
+    "-> Tensor",
+    _check_sketch_scores,
+)
+def _(queries: Tensor, codes: Tensor, norms: Tensor, candidates: Tensor, bits: int) -> Tensor:
+    return candidates.new_empty(candidates.shape, dtype=torch.float32)
+
+
+def sketch_scores(
+    queries: Tensor, codes: Tensor, norms: Tensor, candidates: Tensor, *, bits: int
+) -> Tensor:
+    r"""Inner products of candidates and queries, estimated from their codes.
+
+    .. math:: s_{bc} = |v_r| \cos(\pi h / (L K)), \qquad r = c_{bc}
+
+    with h the number of the L K sign bits in which row r and query b differ: its expectation is
+    :math:`L K \theta / \pi` for vectors at the angle :math:`\theta` (Charikar, STOC 2002,
+    section 3). The length of the query is left out: it does not change the order.
+
+    Args:
+        queries: int32 (B, L), codes of the queries.
+        codes: int32 (N, L), codes of the rows.
+        norms: float32 (N,), lengths of the rows.
+        candidates: int32 (B, C), -1 = none.
+        bits: K.
+
+    Returns:
+        scores: float32 (B, C), 0 at padding.
+
+    Examples:
+        >>> codes = torch.tensor([[0b101], [0b010]], dtype=torch.int32)
+        >>> candidates = torch.tensor([[0, 1]], dtype=torch.int32)
+        >>> sketch_scores(codes[:1], codes, torch.tensor([1.0, 2.0]), candidates, bits=3)
+        tensor([[ 1., -2.]])
+    """
+    scores: Tensor = _ops.sketch_scores(queries, codes, norms, candidates, bits)
+    return scores
+
+
 # ---- select ------------------------------------------------------------------------------------
 
 
@@ -327,8 +386,8 @@ def _check_select(
     n_rows: int,
     seed: int,
     step: Tensor,
+    op: str = "select",
 ) -> None:
-    op = "select"
     _check_ids(candidates, (None, None), op, "candidates")
     _check(0 <= random <= active, op, "random", f"got {random}, wanted 0 to active = {active}")
     _check_n_rows(n_rows, op)
@@ -395,6 +454,143 @@ def select(
         candidates, scores, labels, shared, active, random, n_rows, seed, step
     )
     return rows
+
+
+# ---- find_active -------------------------------------------------------------------------------
+
+
+def _check_find_active(
+    projections: Tensor,
+    offsets: Tensor,
+    table_rows: Tensor,
+    codes: Tensor,
+    norms: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor | None,
+    shared: Tensor | None,
+    bits: int,
+    probes: int,
+    cap: int,
+    candidates: int,
+    selection: str,
+    threshold: int,
+    active: int,
+    random: int,
+    seed: int,
+    step: Tensor,
+) -> None:
+    op = "find_active"
+    wanted = f"got {selection!r}, wanted one of {list(SELECTIONS)}"
+    _check(selection in SELECTIONS, op, "selection", wanted)
+    _check_lookup(
+        projections, offsets, table_rows, bits, probes, cap, candidates, seed, step, op=op
+    )
+    B, L = projections.shape[0], table_rows.shape[0]
+    found = projections.new_empty((B, candidates), dtype=torch.int32, device="meta")
+    _check_layer(op, x, weight, found)
+    _check_bias(op, weight, bias)
+    _check_sketch(codes, norms, L, bits, op)
+    n_rows = weight.shape[0]
+    _check(codes.shape[0] == n_rows, op, "codes", f"got {codes.shape[0]} rows, wanted {n_rows}")
+    _check_select(found, None, labels, shared, active, random, n_rows, seed, step, op=op)
+
+
+@_op(
+    "find_active(Tensor projections, Tensor offsets, Tensor table_rows, Tensor codes, "
+    "Tensor norms, Tensor x, Tensor weight, Tensor? bias, Tensor? labels, Tensor? shared, "
+    "int bits, int probes, int cap, int candidates, str selection, int threshold, int active, "
+    "int random, int seed, Tensor step) -> (Tensor, Tensor)",
+    _check_find_active,
+)
+def _(
+    projections: Tensor,
+    offsets: Tensor,
+    table_rows: Tensor,
+    codes: Tensor,
+    norms: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor | None,
+    shared: Tensor | None,
+    bits: int,
+    probes: int,
+    cap: int,
+    candidates: int,
+    selection: str,
+    threshold: int,
+    active: int,
+    random: int,
+    seed: int,
+    step: Tensor,
+) -> tuple[Tensor, Tensor]:
+    shape = (x.shape[0], active + (0 if labels is None else labels.shape[1]))
+    return table_rows.new_empty(shape), x.new_empty(shape)
+
+
+def find_active(
+    projections: Tensor,
+    offsets: Tensor,
+    table_rows: Tensor,
+    codes: Tensor,
+    norms: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    labels: Tensor | None = None,
+    shared: Tensor | None = None,
+    *,
+    bits: int,
+    probes: int,
+    cap: int,
+    candidates: int,
+    selection: str,
+    threshold: int,
+    active: int,
+    random: int,
+    seed: int,
+    step: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """:func:`lookup`, scores of the candidates, :func:`select` and :func:`gather_linear` at once.
+
+    Nothing leaves the cache between them. Not differentiable: its outputs are the forward of
+    :func:`hashdl.functional.active_linear`.
+
+    Args:
+        projections: float32 (B, L K) of the queries.
+        offsets: int32 (L, 2^K + 1), of :func:`build_tables`.
+        table_rows: int32 (L, N), of :func:`build_tables`.
+        codes: int32 (N, L), codes of the rows.
+        norms: float32 (N,), their lengths.
+        x: (B, d) of the weight's dtype.
+        weight: (N, d).
+        bias: (N,), or None.
+        labels: int32 (B, M), see :func:`select`.
+        shared: int32 (T,), see :func:`select`.
+        bits: K.
+        probes: P, see :func:`lookup`.
+        cap: see :func:`lookup`.
+        candidates: C, see :func:`lookup`.
+        selection: what candidates are ranked by: ``"exact"`` their outputs, ``"sketch"``
+            :func:`sketch_scores`, ``"frequency"`` hits, ``"threshold"`` hits where there are at
+            least ``threshold``, ``"union"`` the order of discovery.
+        threshold: see ``selection``.
+        active: A, see :func:`select`.
+        random: R, see :func:`select`.
+        seed: of all draws.
+        step: int64, one element.
+
+    Returns:
+        rows: int32 (B, M + A), as of :func:`select`.
+        z: (B, M + A), their outputs, 0 at padding.
+    """
+    rows, z = _ops.find_active(
+        *(projections, offsets, table_rows, codes, norms, x, weight, bias, labels, shared),
+        *(bits, probes, cap, candidates, selection, threshold, active, random, seed, step),
+    )
+    return rows, z
 
 
 # ---- shared_rows -------------------------------------------------------------------------------

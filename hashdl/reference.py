@@ -164,6 +164,25 @@ def _first_seen(values: Tensor) -> tuple[Tensor, Tensor]:
     return distinct[order], counts[order]
 
 
+def sketch_scores(
+    queries: Tensor, codes: Tensor, norms: Tensor, candidates: Tensor, bits: int
+) -> Tensor:
+    """Oracle of :func:`hashdl.ops.sketch_scores`."""
+    N, L = codes.shape
+    _check_ids(candidates, -1, N, "sketch_scores", "candidates")
+    scores = torch.zeros(candidates.shape, device=candidates.device)
+    share = torch.arange(32 * L + 1, dtype=torch.float64, device=codes.device) / (L * bits)
+    cosines = (torch.pi * share.clamp_max(1)).cos().float()
+    if N == 0:
+        return scores
+    for b in range(candidates.shape[0]):  # a sample at a time: (B, C, L) may not fit
+        ids = candidates[b].clamp_min(0).long()
+        differing = codes[ids] ^ queries[b]
+        count = sum(((differing >> bit) & 1).sum(1) for bit in range(32))
+        scores[b] = norms[ids] * cosines[count]
+    return scores.masked_fill(candidates < 0, 0)
+
+
 # ---- selection ---------------------------------------------------------------------------------
 
 
@@ -218,6 +237,62 @@ def select(
 
     rows = torch.cat([labels, chosen, draws.to(torch.int32)], 1)
     return torch.where(repeats(rows) | torch.isin(rows, shared), -1, rows)
+
+
+def _scores(
+    selection: str,
+    threshold: int,
+    found: Tensor,
+    hits: Tensor,
+    projections: Tensor,
+    bits: int,
+    sketch: tuple[Tensor, Tensor],
+    layer: tuple[Tensor, Tensor, Tensor | None],
+) -> tuple[Tensor, Tensor | None]:
+    """Candidates that may be active, and what they are ranked by."""
+    if selection == "exact":
+        return found, gather_linear(*layer, found).float()
+    if selection == "sketch":
+        return found, sketch_scores(pack_signs(projections, bits), *sketch, found, bits)
+    if selection == "union":
+        return found, None
+    if selection == "threshold":
+        found = torch.where(hits >= threshold, found, -1)
+    return found, hits.float()
+
+
+def find_active(
+    projections: Tensor,
+    offsets: Tensor,
+    table_rows: Tensor,
+    codes: Tensor,
+    norms: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor | None,
+    shared: Tensor | None,
+    bits: int,
+    probes: int,
+    cap: int,
+    candidates: int,
+    selection: str,
+    threshold: int,
+    active: int,
+    random: int,
+    seed: int,
+    step: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Oracle of :func:`hashdl.ops.find_active`."""
+    n_rows = weight.shape[0]
+    found, hits = lookup(
+        projections, offsets, table_rows, bits, probes, cap, candidates, seed, step
+    )
+    _check_ids(found, -1, n_rows, "find_active", "table_rows")
+    layer, sketch = (x, weight, bias), (codes, norms)
+    found, scores = _scores(selection, threshold, found, hits, projections, bits, sketch, layer)
+    rows = select(found, scores, labels, shared, active, random, n_rows, seed, step)
+    return rows, gather_linear(*layer, rows)
 
 
 def shared_rows(

@@ -177,12 +177,17 @@ void backward_weight(const GatherBackwardWeight<T>& args, int64_t begin, int64_t
   }
 }
 
+template <typename T>
+void widen(const T* values, float* out, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) out[i] = static_cast<float>(load1(values + i));
+}
+
 }  // namespace
 
 template <typename T>
 const GatherLinearKernels<T>& gather_linear_kernels() {
-  static constexpr GatherLinearKernels<T> kernels{forward<T>, backward_input<T>,
-                                                  backward_weight<T>};
+  static constexpr GatherLinearKernels<T> kernels{forward<T>, backward_input<T>, backward_weight<T>,
+                                                  widen<T>};
   return kernels;
 }
 

@@ -48,6 +48,7 @@ struct GatherLinearKernels {
   void (*forward)(const GatherForward<T>&, int64_t begin, int64_t end);                 ///< samples
   void (*backward_input)(const GatherBackwardInput<T>&, int64_t begin, int64_t end);    ///< samples
   void (*backward_weight)(const GatherBackwardWeight<T>&, int64_t begin, int64_t end);  ///< groups
+  void (*widen)(const T* values, float* out, int64_t count);  ///< as float32
 };
 
 HASHDL_DECLARE_TABLE(GatherLinearKernels, gather_linear_kernels)

@@ -1,9 +1,9 @@
 #include "cpu/lookup.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <functional>
-#include <queue>
 #include <vector>
 
 #include "cpu/hashing.h"
@@ -14,8 +14,10 @@ namespace hashdl::cpu {
 namespace {
 
 /// A set of bits to flip, as a mask over the bits sorted by |projection|, and its cost: the sum of
-/// the squared projections. Ordered by cost, then mask.
+/// the squared projections, added in ascending order, so that equal sets have equal costs to the
+/// bit. Ordered by cost, then mask.
 struct Flip {
+  float below;  ///< the sum without the highest bit
   float cost;
   uint32_t mask;
   bool operator>(const Flip& other) const {
@@ -26,66 +28,64 @@ struct Flip {
 /// The codes that one table is probed at, cheapest flips first.
 class ProbeSequence {
  public:
-  ProbeSequence(int64_t K, int64_t P) : K_(K), P_(P), order_(K), squares_(K) {}
+  ProbeSequence(int64_t K, int64_t P) : K_(K), P_(P), bits_(K) { heap_.reserve(P + 2); }
 
   /// Writes P codes to out[0], out[stride], ...
   void fill(const float* projections, int32_t code, int32_t* out, int64_t stride) {
     out[0] = code;
     if (P_ == 1) return;
     sort_bits(projections);
-    heap_ = {};
-    heap_.push({cost(1), 1});
+    heap_.assign(1, {0, bits_[0].square, 1});
     for (int64_t p = 1; p < P_; ++p) {
-      const Flip flip = heap_.top();
-      heap_.pop();
+      std::pop_heap(heap_.begin(), heap_.end(), std::greater<>());
+      const Flip flip = heap_.back();
+      heap_.pop_back();
       out[p * stride] = code ^ flipped_bits(flip.mask);
-      push_successors(flip.mask);
+      push_successors(flip);
     }
   }
 
  private:
-  void sort_bits(const float* projections) {
-    for (int64_t k = 0; k < K_; ++k) order_[k] = k;
-    std::stable_sort(order_.begin(), order_.end(), [&](int64_t i, int64_t j) {
-      return std::fabs(projections[i]) < std::fabs(projections[j]);
-    });
-    for (int64_t k = 0; k < K_; ++k) {
-      squares_[k] = projections[order_[k]] * projections[order_[k]];
-    }
-  }
+  struct Bit {
+    float magnitude, square;
+    int32_t flip;  ///< the bit in the code
+  };
 
-  /// Summed from scratch in ascending order, so that equal sets have equal costs to the bit.
-  float cost(uint32_t mask) const {
-    float sum = 0;
+  /// Ascending by |projection|, ties by bit: insertion, for there are few.
+  void sort_bits(const float* projections) {
     for (int64_t k = 0; k < K_; ++k) {
-      if (mask >> k & 1) sum += squares_[k];
+      const Bit bit{std::fabs(projections[k]), projections[k] * projections[k], 1 << k};
+      int64_t at = k;
+      for (; at > 0 && bits_[at - 1].magnitude > bit.magnitude; --at) bits_[at] = bits_[at - 1];
+      bits_[at] = bit;
     }
-    return sum;
   }
 
   int32_t flipped_bits(uint32_t mask) const {
     int32_t bits = 0;
-    for (int64_t k = 0; k < K_; ++k) {
-      if (mask >> k & 1) bits |= 1 << order_[k];
-    }
+    for (; mask != 0; mask &= mask - 1) bits |= bits_[std::countr_zero(mask)].flip;
     return bits;
   }
 
   /// "Shift" moves the highest bit one up, "expand" adds the bit above it: every set of bits is
   /// reached once, from a cheaper one.
-  void push_successors(uint32_t mask) {
-    const int highest = 31 - __builtin_clz(mask);
-    if (highest + 1 >= K_) return;
-    const uint32_t next = uint32_t{1} << (highest + 1);
-    const uint32_t shifted = (mask ^ (uint32_t{1} << highest)) | next;
-    heap_.push({cost(shifted), shifted});
-    heap_.push({cost(mask | next), mask | next});
+  void push_successors(const Flip& flip) {
+    const int next = std::bit_width(flip.mask);
+    if (next >= K_) return;
+    const uint32_t bit = uint32_t{1} << next;
+    const float square = bits_[next].square;
+    push({flip.below, flip.below + square, (flip.mask ^ (bit >> 1)) | bit});
+    push({flip.cost, flip.cost + square, flip.mask | bit});
+  }
+
+  void push(const Flip& flip) {
+    heap_.push_back(flip);
+    std::push_heap(heap_.begin(), heap_.end(), std::greater<>());
   }
 
   int64_t K_, P_;
-  std::vector<int64_t> order_;  ///< bits by ascending |projection|
-  std::vector<float> squares_;  ///< squared projection of order_[k]
-  std::priority_queue<Flip, std::vector<Flip>, std::greater<>> heap_;
+  std::vector<Bit> bits_;  ///< ascending by |projection|
+  std::vector<Flip> heap_;
 };
 
 /// The candidates of one sample while they are found.

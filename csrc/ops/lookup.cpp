@@ -1,16 +1,14 @@
-#include "cpu/lookup.h"
+// lookup.
+#include "ops/lookup.h"
 
 #include <algorithm>
 
-#include "ops/common.h"
-
 namespace hashdl::ops {
-namespace {
 
-std::tuple<Tensor, Tensor> lookup(const Tensor& projections, const Tensor& offsets,
-                                  const Tensor& rows, int64_t bits, int64_t probes, int64_t cap,
-                                  int64_t candidates, int64_t seed, const Tensor& step) {
-  constexpr auto op = "lookup";
+LookupCall::LookupCall(const char* op, const Tensor& projections, const Tensor& offsets,
+                       const Tensor& rows, int64_t bits, int64_t probes, int64_t cap,
+                       int64_t candidates, int64_t seed, const Tensor& step)
+    : op_(op) {
   check_dtype(projections, ScalarType::Float, op, "projections");
   check_dtype(offsets, ScalarType::Int, op, "offsets");
   check_dtype(rows, ScalarType::Int, op, "rows");
@@ -24,33 +22,48 @@ std::tuple<Tensor, Tensor> lookup(const Tensor& projections, const Tensor& offse
   check(candidates >= 0, op, "candidates",
         "got " + std::to_string(candidates) + ", wanted 0 or more");
   const int64_t B = projections.size(0);
-  const Tensor queries = as_contiguous(projections), ends = as_contiguous(offsets);
-  const Tensor table_rows = as_contiguous(rows);
-  const Tensor found = empty(queries, {B, candidates}, ScalarType::Int);
-  const Tensor hits = empty(queries, {B, candidates}, ScalarType::Int);
-  const cpu::Lookup args{data<float>(queries),
-                         data<int32_t>(ends),
-                         data<int32_t>(table_rows),
-                         mutable_data<int32_t>(found),
-                         mutable_data<int32_t>(hits),
-                         N,
-                         L,
-                         bits,
-                         std::min(probes, int64_t{1} << bits),
-                         candidates,
-                         cap,
-                         seed,
-                         read_step(step, op)};
-  std::atomic<bool> tables_ok{true};
-  const bool finite = parallel_all(B, 1, [&](int64_t begin, int64_t end) {
-    const cpu::LookupChecks checks = cpu::lookup(args, begin, end);
-    if (!checks.tables_ok) tables_ok.store(false, std::memory_order_relaxed);
-    return checks.finite;
-  });
-  check(finite, op, "projections",
+  queries_ = as_contiguous(projections);
+  ends_ = as_contiguous(offsets);
+  table_rows_ = as_contiguous(rows);
+  found = empty(queries_, {B, candidates}, ScalarType::Int);
+  hits = empty(queries_, {B, candidates}, ScalarType::Int);
+  args = {data<float>(queries_),
+          data<int32_t>(ends_),
+          data<int32_t>(table_rows_),
+          mutable_data<int32_t>(found),
+          mutable_data<int32_t>(hits),
+          N,
+          L,
+          bits,
+          std::min(probes, int64_t{1} << bits),
+          candidates,
+          cap,
+          seed,
+          read_step(step, op)};
+}
+
+void LookupCall::run(int64_t begin, int64_t end) {
+  const cpu::LookupChecks checks = cpu::lookup(args, begin, end);
+  if (!checks.finite) finite_.store(false, std::memory_order_relaxed);
+  if (!checks.tables_ok) tables_ok_.store(false, std::memory_order_relaxed);
+}
+
+void LookupCall::check_run() const {
+  check(finite_, op_, "projections",
         "got NaN or infinity, wanted finite values (is the input finite?)");
-  check(tables_ok, op, "offsets", "got a bucket that ends before it starts, or outside rows");
-  return {found, hits};
+  check(tables_ok_, op_, "offsets", "got a bucket that ends before it starts, or outside rows");
+}
+
+namespace {
+
+std::tuple<Tensor, Tensor> lookup(const Tensor& projections, const Tensor& offsets,
+                                  const Tensor& rows, int64_t bits, int64_t probes, int64_t cap,
+                                  int64_t candidates, int64_t seed, const Tensor& step) {
+  LookupCall call("lookup", projections, offsets, rows, bits, probes, cap, candidates, seed, step);
+  torch::stable::parallel_for(0, projections.size(0), 1,
+                              [&](int64_t begin, int64_t end) { call.run(begin, end); });
+  call.check_run();
+  return {call.found, call.hits};
 }
 
 }  // namespace

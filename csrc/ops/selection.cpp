@@ -1,7 +1,5 @@
 // select and shared_rows.
-#include "cpu/selection.h"
-
-#include "ops/common.h"
+#include "ops/selection.h"
 
 namespace hashdl::ops {
 namespace {
@@ -12,54 +10,69 @@ void check_n_rows(int64_t n_rows, const char* op) {
         "got " + std::to_string(n_rows) + ", wanted 1 to 2^31 - 1");
 }
 
-Tensor select(const Tensor& candidates, const std::optional<Tensor>& scores,
-              const std::optional<Tensor>& labels, const std::optional<Tensor>& shared,
-              int64_t active, int64_t random, int64_t n_rows, int64_t seed, const Tensor& step) {
-  constexpr auto op = "select";
+/// Optional row ids of this shape, contiguous and in range.
+std::optional<Tensor> checked_rows(const std::optional<Tensor>& rows,
+                                   const std::vector<int64_t>& shape, int64_t n_rows,
+                                   const char* op, const char* argument) {
+  const auto ids = as_contiguous(rows);
+  if (ids.has_value()) {
+    check_dtype(*ids, ScalarType::Int, op, argument);
+    check_shape(*ids, shape, op, argument);
+    check_rows(*ids, -1, n_rows, op, argument);
+  }
+  return ids;
+}
+
+}  // namespace
+
+SelectCall::SelectCall(const char* op, const Tensor& candidates,
+                       const std::optional<Tensor>& scores, const std::optional<Tensor>& labels,
+                       const std::optional<Tensor>& shared, int64_t active, int64_t random,
+                       int64_t n_rows, int64_t seed, const Tensor& step) {
   check_dtype(candidates, ScalarType::Int, op, "candidates");
   check_shape(candidates, {-1, -1}, op, "candidates");
   const int64_t B = candidates.size(0), C = candidates.size(1);
   check(random >= 0 && random <= active, op, "random",
         "got " + std::to_string(random) + ", wanted 0 to active = " + std::to_string(active));
   check_n_rows(n_rows, op);
-  const Tensor pool = as_contiguous(candidates);
-  check_rows(pool, -1, n_rows, op, "candidates");
+  pool_ = as_contiguous(candidates);
   if (scores.has_value()) {
     check_dtype(*scores, ScalarType::Float, op, "scores");
     check_shape(*scores, {B, C}, op, "scores");
   }
-  const auto ranks = as_contiguous(scores), wanted = as_contiguous(labels),
-             common = as_contiguous(shared);
-  if (wanted.has_value()) {
-    check_dtype(*wanted, ScalarType::Int, op, "labels");
-    check_shape(*wanted, {B, -1}, op, "labels");
-    check_rows(*wanted, -1, n_rows, op, "labels");
-  }
-  if (common.has_value()) {
-    check_dtype(*common, ScalarType::Int, op, "shared");
-    check_shape(*common, {-1}, op, "shared");
-    check_rows(*common, -1, n_rows, op, "shared");
-  }
-  const int64_t M = wanted.has_value() ? wanted->size(1) : 0;
-  const int64_t T = common.has_value() ? common->size(0) : 0;
-  const Tensor rows = empty(pool, {B, M + active}, ScalarType::Int);
-  const cpu::Select args{data<int32_t>(pool),
-                         data_or_null<float>(ranks),
-                         data_or_null<int32_t>(wanted),
-                         data_or_null<int32_t>(common),
-                         mutable_data<int32_t>(rows),
-                         C,
-                         M,
-                         active,
-                         random,
-                         T,
-                         n_rows,
-                         seed,
-                         read_step(step, op)};
-  // A part pays once for the set of shared rows: not too small.
-  torch::stable::parallel_for(0, B, 8,
-                              [&](int64_t begin, int64_t end) { cpu::select(args, begin, end); });
-  return rows;
+  ranks_ = as_contiguous(scores);
+  labels_ = checked_rows(labels, {B, -1}, n_rows, op, "labels");
+  shared_ = checked_rows(shared, {-1}, n_rows, op, "shared");
+  const int64_t M = labels_.has_value() ? labels_->size(1) : 0;
+  const int64_t T = shared_.has_value() ? shared_->size(0) : 0;
+  rows = empty(pool_, {B, M + active}, ScalarType::Int);
+  args = {data<int32_t>(pool_),
+          data_or_null<float>(ranks_),
+          data_or_null<int32_t>(labels_),
+          data_or_null<int32_t>(shared_),
+          mutable_data<int32_t>(rows),
+          C,
+          M,
+          active,
+          random,
+          T,
+          n_rows,
+          seed,
+          read_step(step, op)};
+}
+
+namespace {
+
+Tensor select(const Tensor& candidates, const std::optional<Tensor>& scores,
+              const std::optional<Tensor>& labels, const std::optional<Tensor>& shared,
+              int64_t active, int64_t random, int64_t n_rows, int64_t seed, const Tensor& step) {
+  const SelectCall call("select", candidates, scores, labels, shared, active, random, n_rows, seed,
+                        step);
+  check_rows(as_contiguous(candidates), -1, n_rows, "select", "candidates");
+  torch::stable::parallel_for(
+      0, candidates.size(0), SelectCall::kGrain,
+      [&](int64_t begin, int64_t end) { cpu::select(call.args, begin, end); });
+  return call.rows;
 }
 
 std::tuple<Tensor, Tensor> shared_rows(const Tensor& labels, int64_t count, int64_t max_labels,

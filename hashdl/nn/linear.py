@@ -12,7 +12,7 @@ from hashdl import ops
 from hashdl.config import HashConfig
 from hashdl.functional import active_linear, scatter_rows
 from hashdl.profiling import part
-from hashdl.selection import select_active
+from hashdl.selection import select_active, shortlist
 from hashdl.tables import HashTables
 
 
@@ -143,7 +143,7 @@ class HashLinear(nn.Linear):
             - Output: int32 :math:`(*, A)`, distinct within a sample, padded with -1
         """
         x = self._flat(input)
-        rows = self._active_rows(x)
+        rows, _ = self._active_rows(x)
         return rows.reshape(*input.shape[:-1], rows.shape[-1])
 
     def sparse_forward(self, input: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -159,11 +159,14 @@ class HashLinear(nn.Linear):
             - Output: int32 rows :math:`(*, A)` and values :math:`(*, A)`, 0 at padding
         """
         x = self._flat(input)
-        flat = self._active_rows(x) if rows is None else self._given_rows(input, rows)
+        if rows is None:
+            flat, known = self._active_rows(x)
+        else:
+            flat, known = self._given_rows(input, rows), None
         with part("forward"):
-            values, _ = active_linear(
-                x, self.weight, self.bias, flat, sparse_grad=self.config.sparse_grad
-            )
+            layer = (x, self.weight, self.bias)
+            sparse = self.config.sparse_grad
+            values, _ = active_linear(*layer, flat, None, known, sparse_grad=sparse)
         if self.training and self.tables is not None:
             self.tables.mark(flat)
         shape = (*input.shape[:-1], flat.shape[-1])
@@ -252,13 +255,11 @@ class HashLinear(nn.Linear):
         every = torch.arange(self.out_features, dtype=torch.int32, device=x.device)
         return every.expand(x.shape[0], -1)
 
-    def _active_rows(self, x: Tensor) -> Tensor:
-        """Active rows (B, A) of x (B, d)."""
+    def _active_rows(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Active rows (B, A) of x (B, d), and their outputs if they are known."""
         if self.tables is None:
-            return self._all_rows(x)
-        return select_active(
-            self.config, self.tables, x, self.weight, self.bias, training=self.training
-        )
+            return self._all_rows(x), None
+        return select_active(self.tables, x, self.weight, self.bias, training=self.training)
 
     def _given_rows(self, input: Tensor, rows: Tensor) -> Tensor:
         """A caller's rows as int32 (B, A)."""
@@ -273,8 +274,9 @@ class HashLinear(nn.Linear):
 
     def _topk_of_candidates(self, x: Tensor, k: int) -> tuple[Tensor, Tensor]:
         assert self.tables is not None
+        self.tables.observe(x, training=False)
         self.tables.refresh(self.weight, self.bias, training=False)
-        candidates, _ = self.tables.lookup(x)
+        candidates = shortlist(self.tables, x, k)
         candidates = F.pad(candidates, (0, max(0, k - candidates.shape[1])), value=-1)
         values = ops.gather_linear(x, self.weight, self.bias, candidates)
         values, columns = values.masked_fill(candidates < 0, -torch.inf).topk(k)

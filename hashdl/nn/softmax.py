@@ -155,14 +155,15 @@ class HashSoftmaxWithLoss(nn.Module):
         shared, n_labels = self._shared_rows(x, labels, tables)
         # With log_q, what a sample has by itself has another q than as one of the shared rows.
         left_out = None if config.log_q else shared
-        rows = select_active(
-            config, tables, x, weight, bias, training=True, labels=labels, shared=left_out
+        rows, known = select_active(
+            tables, x, weight, bias, training=True, labels=labels, shared=left_out
         )
         tables.mark(rows)
         if shared is not None:
             tables.mark(shared)
         with part("forward"):
-            z, s = active_linear(x, weight, bias, rows, shared, sparse_grad=config.sparse_grad)
+            sparse = config.sparse_grad
+            z, s = active_linear(x, weight, bias, rows, shared, known, sparse_grad=sparse)
         with part("loss"):
             if config.log_q:
                 z, s = self._correct(z, s, rows, shared, n_labels, tables.sizes.R)

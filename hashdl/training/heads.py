@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from hashdl.config import HashConfig
 from hashdl.nn import HashLinear, HashSoftmaxWithLoss
 from hashdl.profiling import part
+from hashdl.selection import shortlist
 
 # Samples whose N logits are held at once in evaluation.
 _CHUNK = 512
@@ -197,7 +198,8 @@ class HashedHead(Head):
         tables, config = self.linear.tables, self.linear.config
         if tables is None:
             return float(self.n_classes)
-        found = float((tables.lookup(hidden)[0] >= 0).sum(1).float().mean())
+        read = shortlist(tables, hidden, tables.sizes.A - tables.sizes.R)
+        found = float((read >= 0).sum(1).float().mean())
         labels = float((targets >= 0).sum()) / max(len(targets), 1)
         return found + tables.sizes.R + config.shared + labels
 

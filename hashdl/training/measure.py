@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +27,28 @@ def step_parts(trainer: Trainer, steps: int = 10, warm_up: int = 2) -> dict[str,
         warm_up: steps before them.
 
     Returns:
-        Milliseconds a step by part: ``data``, ``hidden``, ``hash``, ``look-up``, ``select``,
-        ``forward``, ``loss``, ``backward``, ``optimizer``, ``rehash``; those that there are.
+        As :func:`parts_of`.
     """
     trainer.model.train()
     batches = _endless_batches(trainer)
     for _ in range(warm_up):
         trainer.step(next(batches))
+    return parts_of(lambda: [trainer.step(next(batches)) for _ in range(steps)], steps)
+
+
+def parts_of(train: Callable[[], object], steps: int) -> dict[str, float]:
+    """Mean milliseconds a step of each named part of some training.
+
+    Args:
+        train: runs so many steps.
+        steps: how many these are.
+
+    Returns:
+        Milliseconds a step by part, those that there are: ``data``, ``hidden``, ``rehash``,
+        ``hash``, ``look-up``, ``select``, ``forward``, ``loss``, ``backward``, ``optimizer``.
+    """
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
-        for _ in range(steps):
-            trainer.step(next(batches))
+        train()
     return {
         event.key[len(PREFIX) :]: event.cpu_time_total / 1000 / steps
         for event in profiler.key_averages()

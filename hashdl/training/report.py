@@ -55,7 +55,7 @@ def contender_table(report: Result) -> str:
         [name, *(_format(result.get(key), pattern) for _, key, pattern in columns)]
         for name, result in report["contenders"].items()
     ]
-    return _render(["", *(title for title, _, _ in columns)], rows)
+    return render(["", *(title for title, _, _ in columns)], rows)
 
 
 def parts_table(report: Result) -> str:
@@ -68,24 +68,26 @@ def parts_table(report: Result) -> str:
         [name, *(_format(result.get("parts_ms", {}).get(part), "{:.2f}") for part in used)]
         for name, result in contenders.items()
     ]
-    return _render(["ms/step", *used], rows)
+    return render(["ms/step", *used], rows)
 
 
-def _render(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """An aligned text table."""
+def render(titles: Sequence[str], rows: Sequence[Sequence[str]], *, markdown: bool = False) -> str:
+    """A table as aligned text, or in Markdown; the first column names the rows."""
     _require("rich")
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    style = box.MARKDOWN if markdown else None
+    table = Table(box=style, pad_edge=markdown, header_style="bold")
     for i, title in enumerate(titles):
         table.add_column(title, justify="left" if i == 0 else "right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    console = Console(width=160, color_system=None)
+    console = Console(width=240, color_system=None)
     with console.capture() as capture:
         console.print(table)
-    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+    return "\n".join(line.rstrip() for line in capture.get().splitlines() if line.strip())
 
 
 def seconds_to(history: Sequence[Result], metric: str, level: float) -> float | None:

@@ -193,7 +193,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "progress": dataclasses.asdict(self.progress),
             "settings": self._fixed_settings(),
-            "schedules": {name: table.schedule() for name, table in tables.items()},
+            "tables": {name: table.history() for name, table in tables.items()},
         }
         with atomic_path(path) as temporary:
             torch.save(state, temporary)
@@ -222,7 +222,7 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.progress = Progress(**state["progress"])
         for name, table in self._tables().items():
-            table.set_schedule(state["schedules"][name])
+            table.set_history(state["tables"][name])
 
     def _tables(self) -> dict[str, HashTables]:
         return {

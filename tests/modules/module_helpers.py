@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from hashdl import HashConfig, HashLinear
 
-# Few rows a bucket, and enough tables, that candidates abound.
-CONFIG = HashConfig(active=20, tables=8, bits=4)
+# Few rows a bucket, and enough tables, that candidates abound. Not balanced: an answer does not
+# depend on the questions before.
+CONFIG = HashConfig(active=20, tables=8, bits=4, balance=False)
 N, D = 200, 12
 
 
@@ -28,6 +29,20 @@ def make_layer(
 def inputs(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 1) -> Tensor:
     """Inputs (*shape, D)."""
     return torch.randn(*shape, D, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def is_balanced(layer: HashLinear) -> bool:
+    """Whether rows and queries meet planes of their own."""
+    assert layer.tables is not None
+    return not torch.equal(layer.tables.planes, layer.tables.query_planes)
+
+
+def assert_same_history(one: HashLinear, other: HashLinear) -> None:
+    assert one.tables is not None
+    assert other.tables is not None
+    left, right = one.tables.history(), other.tables.history()
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[name], right[name]) for name in left)
 
 
 def mask_of(rows: Tensor, n_rows: int) -> Tensor:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 import torch.nn.functional as F
-from module_helpers import CONFIG, D, inputs
+from module_helpers import CONFIG, D, inputs, is_balanced
 from torch import Tensor, nn
 
 import hashdl
@@ -31,7 +31,7 @@ class Model(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.hidden = nn.Linear(D, 10)
-        config = CONFIG.replace(random=0.3, rehash_every=2, sparse_grad=sparse_grad)
+        config = CONFIG.replace(random=0.3, rehash_every=2, sparse_grad=sparse_grad, balance=True)
         if kind == "layer":
             self.last: nn.Module = HashLinear(10, 100, config=config)
         else:
@@ -43,6 +43,10 @@ class Model(nn.Module):
         if isinstance(self.last, HashLinear):
             return F.cross_entropy(self.last(hidden), target)
         return self.last(hidden, target).loss
+
+    @property
+    def hashed(self) -> HashLinear:
+        return self.last if isinstance(self.last, HashLinear) else self.last.linear
 
 
 def assert_trains_alike(kind: str, sparse_grad: bool, backend: str) -> None:
@@ -70,6 +74,9 @@ def assert_trains_alike(kind: str, sparse_grad: bool, backend: str) -> None:
     ]
     assert ages[0] == ages[1]
     assert list(ages[0].values()) == [5]
+    assert is_balanced(original.hashed)
+    moments = [model.hashed.tables.moment.view(torch.float32) for model in (original, eager)]
+    torch.testing.assert_close(*moments)
     # The tables, rehashed within the graph, are those of eager steps as well.
     for model in (original, eager):
         model.eval()

@@ -11,6 +11,7 @@ from module_helpers import CONFIG, D, N, dense_grad, inputs, make_layer, mask_of
 from torch import Tensor, nn
 
 from hashdl import HashConfig, HashLinear
+from hashdl.config import SELECTIONS
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 TOLERANCE = {
@@ -41,7 +42,7 @@ def test_with_every_row_active_it_is_exactly_linear(
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("selection", ["exact", "frequency", "threshold", "union"])
+@pytest.mark.parametrize("selection", SELECTIONS)
 @pytest.mark.parametrize(("bias", "fill"), [(True, 0.0), (False, -7.5)])
 def test_forward_is_dense_at_active_rows_and_fill_elsewhere(
     dtype: torch.dtype, selection: str, bias: bool, fill: float
@@ -181,6 +182,32 @@ def test_random_rows_are_active_in_training_alone() -> None:
     found = layer.topk(x, N)[1]
     for sample in range(8):
         assert set(rows[sample].tolist()) <= {*found[sample].tolist(), -1}
+
+
+def test_sketch_selection_keeps_the_candidates_of_the_highest_scores() -> None:
+    layer = make_layer(selection="sketch").eval()
+    x = inputs(5)
+    rows = layer.active(x)
+    found = layer.tables.lookup(x)
+    scores = layer.tables.sketch_scores(found).masked_fill(found.candidates < 0, -torch.inf)
+    lowest_kept = scores.topk(20).values[:, -1:]
+    for sample in range(5):
+        kept = torch.isin(found.candidates[sample], rows[sample])
+        assert (scores[sample][kept] >= lowest_kept[sample]).all()
+        assert kept.sum() == 20
+
+
+def test_sketches_rank_by_length_and_angle() -> None:
+    """So that what is kept is better than the first found, and nearly as good as the best."""
+    x = inputs(20)
+    means = {}
+    for selection in ("union", "sketch", "exact"):
+        layer = make_layer(selection=selection, tables=16, active=10, bias=False).eval()
+        with torch.no_grad():
+            layer.weight.mul_(torch.linspace(0.2, 2, N)[:, None])
+        rows, values = layer.sparse_forward(x)
+        means[selection] = values[rows >= 0].mean()
+    assert means["sketch"] > means["union"] + 0.5 * (means["exact"] - means["union"])
 
 
 def test_threshold_drops_candidates_of_few_buckets() -> None:

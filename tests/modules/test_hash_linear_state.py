@@ -9,14 +9,22 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from module_helpers import CONFIG, D, N, inputs, make_layer
+from module_helpers import (
+    CONFIG,
+    D,
+    N,
+    assert_same_history,
+    inputs,
+    is_balanced,
+    make_layer,
+)
 from torch import nn
 
 from hashdl import HashLinear
 
 
 def fresh_copy(layer: HashLinear) -> HashLinear:
-    """A layer that never was anything else, with the same weights."""
+    """A layer that never was anything else, with the same weights, and told of the same queries."""
     twin = HashLinear(
         layer.in_features,
         layer.out_features,
@@ -27,6 +35,7 @@ def fresh_copy(layer: HashLinear) -> HashLinear:
     with torch.no_grad():
         for ours, theirs in zip(twin.parameters(), layer.parameters(), strict=True):
             ours.copy_(theirs)
+    twin.tables.set_history(layer.tables.history())
     return twin
 
 
@@ -39,10 +48,11 @@ def assert_up_to_date(layer: HashLinear) -> None:
 
 
 def used_layer(**changes: object) -> HashLinear:
-    """A layer with tables, an age, and dirty rows."""
-    layer = make_layer(**changes)
+    """A layer with balanced tables, an age, and dirty rows."""
+    layer = make_layer(**{"balance": True} | changes)
     for _ in range(3):
-        layer(inputs(4))
+        layer(inputs(8))
+    assert is_balanced(layer)
     return layer
 
 
@@ -80,8 +90,9 @@ def test_save_and_load_of_state_dict_and_module() -> None:
     file = io.BytesIO()
     torch.save(layer.state_dict(), file)
     file.seek(0)
-    other = make_layer(seed=layer.config.seed)
+    other = make_layer(config=layer.config)
     other.load_state_dict(torch.load(file, weights_only=True))
+    other.tables.set_history(layer.tables.history())
     assert torch.equal(other.eval()(inputs(4)), copy.deepcopy(layer).eval()(inputs(4)))
     file = io.BytesIO()
     torch.save(layer, file)
@@ -99,6 +110,8 @@ def test_clones_are_equal_and_independent(clone: Callable[[HashLinear], HashLine
     twin = clone(layer)
     assert twin.config == layer.config
     assert twin.stats() == layer.stats()
+    assert_same_history(twin, layer)
+    assert is_balanced(twin)
     with torch.no_grad():
         twin.weight.neg_()
     assert_up_to_date(twin)
@@ -123,7 +136,10 @@ def test_clones_are_equal_and_independent(clone: Callable[[HashLinear], HashLine
     ids=["half", "bfloat16", "double", "to", "roundtrip", "share", "freeze", "apply"],
 )
 def test_moves_and_casts(move: Callable[[HashLinear], HashLinear]) -> None:
-    layer = move(used_layer())
+    layer = used_layer()
+    before = copy.deepcopy(layer)
+    layer = move(layer)
+    assert_same_history(layer, before)
     assert all(not buffer.is_floating_point() for buffer in layer.buffers())
     assert layer.stats()["step"] == 3
     assert_up_to_date(layer)
@@ -143,7 +159,9 @@ def test_meta_then_to_empty_then_reset(training: bool) -> None:
 
 def test_to_empty_leaves_garbage_behind_and_it_does_no_harm() -> None:
     layer = used_layer()
+    before = copy.deepcopy(layer)
     layer._apply(lambda tensor: torch.empty_like(tensor).fill_(77))  # what to_empty may find
+    assert_same_history(layer, before)
     layer.reset_parameters()
     layer.train()(inputs(2))
     assert layer.stats()["step"] == 4
@@ -266,7 +284,10 @@ def test_buffers_are_hash_state_and_parameters_are_linears() -> None:
     buffers = dict(layer.named_buffers())
     assert set(buffers) == {
         f"tables.{name}"
-        for name in ("planes", "center", "codes", "offsets", "rows", "dirty", "step", "state")
+        for name in (
+            *("planes", "query_planes", "moment", "center", "codes", "norms", "offsets", "rows"),
+            *("dirty", "step", "state"),
+        )
     }
     assert not set(buffers) & set(layer.state_dict())
     assert all(not buffer.is_floating_point() for buffer in buffers.values())

@@ -145,6 +145,7 @@ COVERING = {
     "eval": {},
     "dense": {"active": N, "random": 0},
     "retrieved": RETRIEVE_ALL,
+    "sketch": {**RETRIEVE_ALL, "selection": "sketch"},
     "shared": {**RETRIEVE_ALL, "shared": 50},
     "shared and log_q": {**RETRIEVE_ALL, "shared": 50, "log_q": True},
 }
@@ -198,7 +199,7 @@ def active_sets(
         shared_labels = set(shared[: int(n_labels)].tolist())
         shared_draws = set(shared[int(n_labels) :].tolist()) - {-1}
         left_out = None if config.log_q else shared
-    candidates, _ = tables.lookup(x)
+    candidates = tables.lookup(x).candidates
     logits = all_logits(head, x).gather(1, candidates.clamp_min(0).long()).float()
     sizes = tables.sizes
     rows = ops.select(

@@ -33,6 +33,22 @@ def test_recall_of_an_exact_layer_is_one() -> None:
     assert (report.recall, report.touched, report.candidates) == (1, 1, N)
 
 
+@pytest.mark.parametrize("k", [1, 20, 45])
+def test_with_sketches_only_the_active_or_k_rows_are_read(k: int) -> None:
+    layer = make_layer(selection="sketch")
+    x = inputs(30)
+    layer.rehash()
+    assert (layer.tables.lookup(x).candidates >= 0).sum(1).min() > 45
+    report = recall(layer, x, k)
+    assert report.candidates == max(20, k)
+    assert 0 < report.recall < 1
+    values, rows = layer.topk(x, k)
+    assert (rows >= 0).all()
+    exact = F.linear(x, layer.weight, layer.bias).gather(1, rows)
+    torch.testing.assert_close(values, exact)
+    assert (values.diff(dim=1) <= 0).all()
+
+
 def test_more_probes_find_more() -> None:
     few, many = (recall(make_layer(tables=2, bits=5, probes=p), inputs(20), 10) for p in (1, 16))
     assert many.recall > few.recall

@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from module_helpers import CONFIG, D, dense_grad, inputs, make_layer, masked_linear
+from module_helpers import (
+    CONFIG,
+    D,
+    dense_grad,
+    inputs,
+    is_balanced,
+    make_layer,
+    masked_linear,
+)
 from torch import Tensor, nn
 
 import hashdl
@@ -142,6 +150,7 @@ def trained(kind: str, make: Make, threads: int) -> list[Tensor]:
             loss.backward()
             hashdl.optim.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
+        assert is_balanced(model if kind == "layer" else model.linear)
         return [p.detach().clone() for p in parameters]
     finally:
         torch.set_num_threads(before)

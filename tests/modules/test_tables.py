@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from module_helpers import D, N, inputs, make_layer
+from module_helpers import D, N, assert_same_history, inputs, is_balanced, make_layer
 
 import hashdl
 from hashdl.hashing import centering, simhash
@@ -57,13 +57,24 @@ def test_the_schedule_survives_a_rebuild(interrupt: str) -> None:
     assert rehashes_by_step(layer, 3) == [1, 1, 2]
 
 
-def test_a_schedule_saved_goes_on_in_another_layer() -> None:
-    layer, other = (make_layer(rehash_every=2, rehash_growth=2.0) for _ in range(2))
-    rehashes_by_step(layer, 4)
-    assert layer.tables.schedule() == [4, 6, 2]
-    other.tables.set_schedule(layer.tables.schedule())
+def test_a_history_saved_goes_on_in_another_layer() -> None:
+    changes = {"rehash_every": 2, "rehash_growth": 2.0, "balance": True}
+    layer, other = (make_layer(**changes) for _ in range(2))
+    for seed in range(4):
+        layer(inputs(9, seed=seed))
+    history = layer.tables.history()
+    assert history["schedule"].tolist() == [4, 6, 2, 18]
+    assert history["moment"].any()
+    other.tables.set_history(history)
     assert not other.tables.built
-    assert rehashes_by_step(other, 4) == rehashes_by_step(layer, 4) == [2, 2, 3, 3]
+    assert_same_history(other, layer)
+    layer.tables.invalidate()  # to be rebuilt, as the other's are
+    assert torch.equal(other(inputs(3)), layer(inputs(3)))
+    assert is_balanced(other)
+    assert rehashes_by_step(other, 4) == rehashes_by_step(layer, 4) == [2, 3, 3, 3]
+    assert_same_history(other, layer)
+    history["moment"].zero_()  # a copy
+    assert layer.tables.moment.any()
 
 
 @pytest.mark.parametrize("growth", [1.0, 1.05, 2.0, 1e300])

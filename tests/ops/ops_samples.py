@@ -61,6 +61,11 @@ def row_ids(B: int, A: int, N: int, *, padding: float = 0.2, seed: int = 0) -> T
     return ids.masked_fill(gone, -1).to(torch.int32)
 
 
+def uneven(B: int, d: int, *, seed: int = 11) -> Tensor:
+    """Queries (B, d) that vary ten times as much in their first feature as in their last."""
+    return randn(B, d, seed=seed) * torch.logspace(0, -1, d)
+
+
 def strided(tensor: Tensor) -> Tensor:
     """The same values, every other element of a larger tensor."""
     return torch.stack([tensor, torch.ones_like(tensor)], dim=-1)[..., 0]
@@ -100,6 +105,25 @@ def lookup_args(
     projections = projections.round() if coarse else projections
     offsets, rows = reference.build_tables(*build_tables_args(N, L, bits))
     return projections, offsets, rows, bits, probes, cap, candidates, seed, step_of(step)
+
+
+def sketch_scores_args(
+    B: int = 4,
+    C: int = 12,
+    L: int = 3,
+    N: int = 40,
+    bits: int = 5,
+    padding: float = 0.2,
+    garbage: bool = False,
+) -> Args:
+    """``garbage``: codes of 32 bits, which no table has."""
+    generator = torch.Generator().manual_seed(9)
+    low, high = (-(2**31), 2**31) if garbage else (0, 2**bits)
+    queries, codes = (
+        torch.randint(low, high, (count, L), generator=generator).to(torch.int32)
+        for count in (B, N)
+    )
+    return queries, codes, randn(N, seed=12).abs(), row_ids(B, C, N, padding=padding, seed=10), bits
 
 
 def score_kinds(B: int, C: int) -> dict[str, Tensor | None]:
@@ -252,35 +276,66 @@ def active_linear_args(
     T: int | None = 3,
     dtype: torch.dtype = torch.float32,
     bias: bool = True,
+    known: bool = False,
     sparse_grad: bool = False,
     requires_grad: bool = False,
 ) -> Args:
-    """``T`` shared rows, the last of them padding; None: there are none."""
+    """``T`` shared rows, the last of them padding; None: there are none. ``known``: z is given."""
     x, weight, some_bias, rows = gather_linear_args(B, A, N, d, dtype, bias)
     shared = None if T is None else int32([*range(1, T), -1][:T])
+    z = ops.gather_linear(x, weight, some_bias, rows) if known else None
     for tensor in (x, weight, some_bias):
         if tensor is not None:
             tensor.requires_grad_(requires_grad)
-    return x, weight, some_bias, rows, shared, sparse_grad
+    return x, weight, some_bias, rows, shared, z, sparse_grad
 
 
 def refresh_tables__args(
-    N: int = 30, d: int = 6, bits: int = 3, L: int = 2, bias: bool = True, training: bool = True
+    N: int = 30,
+    d: int = 6,
+    bits: int = 3,
+    L: int = 2,
+    bias: bool = True,
+    balance: bool = True,
+    queries: int = 0,
+    training: bool = True,
 ) -> Args:
-    config = HashConfig(bits=bits, tables=L)
+    """``queries``: how many have been observed; planes are balanced after d + 1."""
+    config = HashConfig(bits=bits, tables=L, balance=balance)
     tables = HashTables(N, d, config)
-    buffers = [tables.planes, tables.center, tables.codes, tables.offsets, tables.rows]
-    buffers += [tables.dirty, tables.step, tables.state]
-    weight, some_bias = randn(N, d), randn(N, seed=1) if bias else None
-    schedule = config.rehash_every, config.rehash_growth
-    settings = config.family, bits, config.seed, config.center, *schedule, training
-    return weight, some_bias, *buffers, *settings
+    tables.observe(uneven(queries, d), training=True)
+    settings: dict[str, Any] = {
+        "weight": randn(N, d),
+        "bias": randn(N, seed=1) if bias else None,
+        "family": config.family,
+        "bits": bits,
+        "seed": config.seed,
+        "center_rows": config.center,
+        "every": config.rehash_every,
+        "growth": config.rehash_growth,
+        "training": training,
+    }
+    return _with_buffers("refresh_tables_", tables, settings)
+
+
+def observe_queries__args(B: int = 5, d: int = 6, training: bool = True) -> Args:
+    tables = HashTables(30, d, HashConfig(balance=True))
+    given = {"x": uneven(B, d), "training": training}
+    return _with_buffers("observe_queries_", tables, given)
+
+
+def _with_buffers(name: str, tables: HashTables, given: dict[str, Any]) -> Args:
+    """All arguments of a stateful op: what is given, and the tables' buffers."""
+    names = [argument.name for argument in overload(name)._schema.arguments]
+    every = given | dict(tables.named_buffers())
+    return tuple(every[name] for name in names)
 
 
 OPS = (
     "pack_signs",
     "build_tables",
     "lookup",
+    "sketch_scores",
     "select",
     "shared_rows",
     "gather_linear",

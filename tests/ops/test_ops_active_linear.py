@@ -54,7 +54,7 @@ def test_gradcheck_of_scatter_rows(fill: float) -> None:
 
 
 def test_outputs_are_those_of_the_whole_layer() -> None:
-    x, weight, bias, rows, shared, _ = samples.active_linear_args(dtype=torch.float64)
+    x, weight, bias, rows, shared, *_ = samples.active_linear_args(dtype=torch.float64)
     z, s = functional.active_linear(x, weight, bias, rows, shared)
     whole = torch.nn.functional.linear(x, weight, bias)
     for part, ids in ((z, rows), (s, shared.expand(x.shape[0], -1))):
@@ -71,7 +71,7 @@ def test_sparse_gradients_hold_the_rows_met(T: int | None, dtype: torch.dtype) -
         args = samples.active_linear_args(
             T=T, dtype=dtype, sparse_grad=sparse_grad, requires_grad=True
         )
-        x, weight, bias, rows, shared, _ = args
+        x, weight, bias, rows, shared, *_ = args
         z, s = functional.active_linear(x, weight, bias, rows, shared, sparse_grad=sparse_grad)
         loss = z.square().sum() + s.square().sum()
         grads.append(torch.autograd.grad(loss, [x, weight, bias]))
@@ -83,6 +83,29 @@ def test_sparse_gradients_hold_the_rows_met(T: int | None, dtype: torch.dtype) -
         assert sparse.indices()[0].tolist() == sorted(met)
         assert torch.equal(sparse.to_dense(), dense)
     assert torch.equal(grads[0][0], grads[1][0])
+
+
+@pytest.mark.parametrize("dtype", samples.DTYPES)
+def test_outputs_that_are_known_are_taken_and_have_the_same_gradient(dtype: torch.dtype) -> None:
+    results = []
+    for known in (False, True):
+        *args, sparse_grad = samples.active_linear_args(
+            dtype=dtype, known=known, requires_grad=True
+        )
+        z, s = functional.active_linear(*args, sparse_grad=sparse_grad)
+        grads = torch.autograd.grad(z.square().sum() + s.square().sum(), args[:3])
+        results.append([z.detach(), s.detach(), *grads])
+    samples.assert_same_bits(*results)
+    marked = torch.full_like(results[0][0], 7.0)
+    assert functional.active_linear(*args[:5], marked)[0].eq(7).all()
+
+
+@pytest.mark.parametrize("known", [torch.zeros(3, 5), torch.zeros(3, 4).double()])
+@pytest.mark.parametrize("call", [samples.kernel, samples.fallback])
+def test_bad_known_outputs_are_refused(known: Tensor, call: samples.Path) -> None:
+    args = samples.active_linear_args()
+    with pytest.raises(RuntimeError, match="hashdl::active_linear: known: "):
+        call("active_linear")(*args[:5], known, False)
 
 
 @pytest.mark.parametrize("wanted", [w for w in itertools.product([0, 1], repeat=3) if any(w)])
@@ -119,4 +142,4 @@ def test_in_place_update_before_backward_is_noticed() -> None:
 def test_bad_shared_rows_are_refused(shared: Tensor, call: samples.Path) -> None:
     args = samples.active_linear_args()
     with pytest.raises(RuntimeError, match="hashdl::active_linear: shared: "):
-        call("active_linear")(*args[:4], shared, False)
+        call("active_linear")(*args[:4], shared, None, False)

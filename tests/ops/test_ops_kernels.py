@@ -45,6 +45,21 @@ PLAIN: dict[str, list[dict[str, Any]]] = {
         {"N": 300, "bits": 2, "cap": 7, "probes": 4, "seed": -(2**63), "step": 2**62},
         {"B": 50, "N": 2000, "L": 8, "bits": 6, "cap": 20, "candidates": 300, "probes": 5},
     ],
+    "sketch_scores": [
+        {},
+        {"B": 0},
+        {"C": 0},
+        {"C": 1},
+        {"N": 0},  # all padding
+        {"N": 1},
+        *({"L": L} for L in (1, 2, 8, 17)),
+        {"bits": 1},
+        {"bits": 24, "L": 9},
+        {"garbage": True},
+        {"padding": 0.0},
+        {"padding": 1.0},
+        {"B": 30, "C": 90, "L": 9, "N": 500},  # candidates beyond what is fetched ahead
+    ],
     "select": [
         {},
         {"B": 0},
@@ -151,6 +166,7 @@ LARGE: dict[str, dict[str, Any]] = {
     "pack_signs": {"M": 1000},
     "build_tables": {"N": 200, "L": 9},
     "lookup": {"B": 30, "N": 400, "bits": 3, "cap": 9, "probes": 4},
+    "sketch_scores": {"B": 30, "C": 90, "L": 9, "N": 500},
     "select": {"B": 50, "random": 5},
     "shared_rows": {"B": 100, "count": 30},
     "gather_linear": {"B": 30, "A": 20, "N": 100, "d": 67},

@@ -16,6 +16,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("lookup", {}),
     ("lookup", {"B": 1, "candidates": 0}),
     ("lookup", {"probes": 16, "cap": 1}),
+    ("sketch_scores", {}),
+    ("sketch_scores", {"B": 0, "L": 1}),
     ("select", {}),
     ("select", {"scores": "none", "M": 0, "T": 0}),
     ("shared_rows", {}),
@@ -36,8 +38,17 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("adam_rows_", {"d": None}),
     ("refresh_tables_", {}),
     ("refresh_tables_", {"training": False, "bias": False}),
+    ("refresh_tables_", {"queries": 20}),
+    ("refresh_tables_", {"balance": False}),
+    ("observe_queries_", {}),
+    ("observe_queries_", {"B": 0, "training": False}),
 ]
-LINEAR: list[dict[str, Any]] = [{}, {"T": None, "bias": False}, {"dtype": torch.float64}]
+LINEAR: list[dict[str, Any]] = [
+    {},
+    {"T": None, "bias": False},
+    {"dtype": torch.float64},
+    {"known": True},
+]
 
 
 @pytest.mark.parametrize(("name", "parameters"), CASES)

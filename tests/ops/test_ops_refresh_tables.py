@@ -10,9 +10,14 @@ import torch
 from torch import Tensor
 
 from hashdl import ops
-from hashdl.hashing import FAMILIES, centering
+from hashdl.config import HashConfig
+from hashdl.hashing import FAMILIES, balancing, centering
+from hashdl.tables import HashTables
 
-BUFFERS = ("planes", "center", "codes", "offsets", "rows", "dirty", "step", "state")
+BUFFERS = tuple(name for name, _ in HashTables(30, 6, HashConfig()).named_buffers())
+# Places in the buffer "state".
+DUE, REHASHES, SEEN = 1, 2, 5
+ENOUGH = 7  # queries: the sample has 6 features
 
 
 def refresh(given: dict[str, Any]) -> None:
@@ -35,7 +40,8 @@ def test_first_refresh_hashes_every_row(training: bool, bias: bool) -> None:
         planes[-1] = 0
     center = centering.row_mean(weight, some_bias)
     codes = ops.pack_signs(family.project_rows(weight, some_bias, center, planes), bits)
-    assert torch.equal(given["planes"].view(torch.float32), planes)
+    for name in ("planes", "query_planes"):
+        assert torch.equal(given[name].view(torch.float32), planes)
     assert torch.equal(given["center"].view(torch.float32), center)
     assert torch.equal(given["codes"], codes)
     expected = list(ops.build_tables(codes, bits))
@@ -87,17 +93,204 @@ def test_evaluation_sees_that_the_weight_has_changed(update: str) -> None:
     assert torch.equal(given["codes"], again["codes"])
 
 
+@pytest.mark.parametrize("queries", [0, 20], ids=["plain", "balanced"])
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_a_weight_that_is_not_finite_leaves_the_tables_as_they_are(value: float) -> None:
-    given = samples.sample_dict("refresh_tables_", training=False)
+def test_a_weight_that_is_not_finite_leaves_the_tables_as_they_are(
+    value: float, queries: int
+) -> None:
+    given = samples.sample_dict("refresh_tables_", training=False, queries=queries)
     refresh(given)
-    tables = tuple(name for name in BUFFERS if name != "center")
-    before, good = snapshot(given, tables), given["weight"].clone()
-    given["weight"][3, 1] = value
+    before, good = snapshot(given), given["weight"].clone()
+    given["weight"][3] = value
     with pytest.raises(RuntimeError, match=r"hashdl.*got NaN"):
         refresh(given)
-    samples.assert_same_bits(snapshot(given, tables), before)
+    samples.assert_same_bits(snapshot(given), before)
     given["weight"].copy_(good)
     refresh(given)
-    codes = BUFFERS.index("codes") - 1
-    assert torch.equal(given["codes"], before[codes])
+    rebuilt = BUFFERS.index("state")  # the weight's version counts up
+    samples.assert_same_bits(snapshot(given)[:rebuilt], before[:rebuilt])
+
+
+# ---- balancing -----------------------------------------------------------------------------------
+
+
+def observe(given: dict[str, Any], count: int, *, training: bool = True) -> None:
+    x = samples.uneven(count, given["weight"].shape[1])
+    buffers = (given[name] for name in ("moment", "state", "step"))
+    torch.ops.hashdl.observe_queries_(x, *buffers, training)
+
+
+def planes_of(given: dict[str, Any]) -> list[Tensor]:
+    return [given[name].view(torch.float32).clone() for name in ("planes", "query_planes")]
+
+
+def plain_planes(given: dict[str, Any]) -> Tensor:
+    planes = given["planes"]
+    return FAMILIES[given["family"]].make_planes(
+        planes.shape[0] - 1, planes.shape[1], given["seed"]
+    )
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_after_enough_queries_rows_and_queries_have_planes_of_their_own(training: bool) -> None:
+    given = samples.sample_dict("refresh_tables_", queries=20, training=training)
+    refresh(given)
+    weight, bias = given["weight"], given["bias"]
+    center = centering.row_mean(weight, bias)
+    wanted = balancing.balanced_planes(
+        plain_planes(given),
+        given["moment"].view(torch.float32),
+        balancing.row_moment(weight, bias, center),
+    )
+    samples.assert_same_bits(planes_of(given), list(wanted))
+    assert not torch.equal(*wanted)
+    projections = FAMILIES[given["family"]].project_rows(weight, bias, center, wanted[0])
+    assert torch.equal(given["codes"], ops.pack_signs(projections, given["bits"]))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_tables_are_balanced_as_soon_as_enough_queries_were_seen(training: bool) -> None:
+    given = samples.sample_dict("refresh_tables_", queries=ENOUGH - 1, training=training)
+    refresh(given)
+    samples.assert_same_bits(planes_of(given), [plain_planes(given)] * 2)
+    schedule = given["state"][[DUE, REHASHES]].tolist()
+    observe(given, 1)
+    refresh(given)
+    rows, queries = planes_of(given)
+    assert not torch.equal(rows, queries)
+    assert given["state"][[DUE, REHASHES]].tolist() == schedule
+    observe(given, 1)
+    refresh(given)
+    samples.assert_same_bits(planes_of(given), [rows, queries])
+
+
+def test_training_balances_again_at_rehashes_that_are_powers_of_two() -> None:
+    given = samples.sample_dict("refresh_tables_", queries=20) | {"every": 1, "growth": 1.0}
+    renewed = []
+    for step in range(18):
+        before, codes = planes_of(given), given["codes"].clone()
+        given["moment"].view(torch.float32)[0] *= 1.5
+        given["moment"].view(torch.float32)[:, 0] *= 1.5
+        refresh(given)
+        changed = [not torch.equal(a, b) for a, b in zip(before, planes_of(given), strict=True)]
+        assert changed[0] == changed[1]
+        assert changed[0] or torch.equal(codes, given["codes"])
+        renewed += [step] * changed[0]
+    assert int(given["state"][REHASHES]) == 18
+    assert renewed == [0, 1, 2, 4, 8, 16]
+
+
+def test_touched_rows_are_hashed_with_the_balanced_planes() -> None:
+    given = samples.sample_dict("refresh_tables_", queries=20) | {"every": 1, "growth": 1.0}
+    for _ in range(3):
+        refresh(given)
+    before = snapshot(given)
+    given["moment"].zero_()
+    given["weight"].neg_()
+    given["dirty"][4] = 1
+    refresh(given)  # the fourth
+    kept = dict(zip(BUFFERS, before, strict=True))
+    for name in ("planes", "query_planes", "center"):
+        assert torch.equal(given[name], kept[name])
+    for name in ("codes", "norms"):
+        changed = (given[name] != kept[name]).reshape(30, -1).any(1)
+        assert changed.nonzero().flatten().tolist() == [4]
+    center, planes = (given[name].view(torch.float32) for name in ("center", "planes"))
+    row = given["weight"][4:5], given["bias"][4:5]
+    projections = FAMILIES[given["family"]].project_rows(*row, center, planes)
+    assert torch.equal(given["codes"][4:5], ops.pack_signs(projections, given["bits"]))
+
+
+def test_a_moment_of_zero_leaves_the_planes_as_they_are() -> None:
+    given = samples.sample_dict("refresh_tables_")
+    given["state"][SEEN] = ENOUGH
+    refresh(given)
+    samples.assert_same_bits(planes_of(given), [plain_planes(given)] * 2)
+
+
+def test_without_balancing_there_is_no_moment_and_one_kind_of_planes() -> None:
+    given = samples.sample_dict("refresh_tables_", balance=False, queries=20)
+    assert given["moment"].shape == (0, 0)
+    refresh(given)
+    samples.assert_same_bits(planes_of(given), [plain_planes(given)] * 2)
+
+
+# ---- observe_queries_ ----------------------------------------------------------------------------
+
+
+def second_moment(x: Tensor) -> Tensor:
+    with_one = torch.cat([x, torch.ones(x.shape[0], 1)], 1).double()
+    return (with_one.t() @ with_one / x.shape[0]).float()
+
+
+@pytest.mark.parametrize("dtype", samples.DTYPES)
+def test_the_moment_is_that_of_all_queries_so_far(dtype: torch.dtype) -> None:
+    x, moment, *rest = samples.observe_queries__args(B=40)
+    x, state = x.to(dtype), rest[0]
+    for piece in (x[:5], x[:0], x[5:25], x[25:]):
+        torch.ops.hashdl.observe_queries_(piece, moment, *rest)
+    torch.testing.assert_close(moment.view(torch.float32), second_moment(x.float()))
+    assert int(state[SEEN]) == 40
+
+
+def test_the_moment_forgets_old_queries() -> None:
+    x, moment, *rest = samples.observe_queries__args(B=64)
+    for scale in (torch.ones(6), torch.logspace(1, 0, 6)):
+        for _ in range(300):
+            torch.ops.hashdl.observe_queries_(x * scale, moment, *rest)
+    wanted = second_moment(x * scale)
+    torch.testing.assert_close(moment.view(torch.float32), wanted, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf, 1e30])
+def test_queries_that_are_not_finite_do_not_count(value: float) -> None:
+    args = samples.observe_queries__args()
+    torch.ops.hashdl.observe_queries_(*args)
+    before = samples.tensors(samples.clone(args[1:]))
+    args[0][2, 1] = value  # the square of 1e30 is infinite
+    torch.ops.hashdl.observe_queries_(*args)
+    samples.assert_same_bits(samples.tensors(args[1:]), before)
+
+
+def test_queries_that_were_passed_over_do_not_count() -> None:
+    """Of 65 queries every other is looked at: no moment of theirs has a rank of 61."""
+    _, moment, state, *_ = args = samples.observe_queries__args(B=65, d=60)
+    torch.ops.hashdl.observe_queries_(*args)
+    rank = torch.linalg.matrix_rank(moment.view(torch.float32).double(), rtol=1e-5)
+    assert int(state[SEEN]) == int(rank) == 33
+
+
+def test_evaluation_observes_until_there_were_enough() -> None:
+    given = samples.sample_dict("refresh_tables_")
+    seen = []
+    for _ in range(4):
+        observe(given, 3, training=False)
+        seen.append(int(given["state"][SEEN]))
+    assert seen == [3, 6, 9, 9]
+    before = given["moment"].clone()
+    observe(given, 3, training=False)
+    assert torch.equal(given["moment"], before)
+    observe(given, 4)
+    assert not torch.equal(given["moment"], before)
+
+
+@pytest.mark.usefixtures("threads")
+def test_the_moment_does_not_depend_on_threads() -> None:
+    results = []
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        args = samples.observe_queries__args(B=200, d=300)
+        torch.ops.hashdl.observe_queries_(*args)
+        results.append(samples.tensors(args))
+        assert torch.get_num_threads() == count
+    samples.assert_same_bits(*results)
+
+
+def test_training_observes_every_fourth_step_once_there_were_enough() -> None:
+    given = samples.sample_dict("refresh_tables_")
+    counts = []
+    for _ in range(9):
+        observe(given, 4)
+        refresh(given)
+        counts.append(int(given["state"][SEEN]))
+    assert counts == [4, 8, 8, 8, 12, 12, 12, 12, 16]

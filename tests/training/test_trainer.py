@@ -23,6 +23,7 @@ HEADS: dict[str, HeadFactory] = {
     "sampled": lambda d, n: SampledHead(d, n, negatives=20),
     "sampled_log_q": lambda d, n: SampledHead(d, n, negatives=20, log_q=True),
     "hashed": lambda d, n: HashedHead(d, n, CONFIG),
+    "sketched": lambda d, n: HashedHead(d, n, CONFIG.replace(selection="sketch")),
 }
 
 
@@ -82,7 +83,18 @@ def weights(trainer: Trainer) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
 
 
-@pytest.mark.parametrize("head", ["hashed", "sampled", "dense"])
+def assert_same_tables(first: Trainer, second: Trainer) -> None:
+    """The same history; where there are tables, they are balanced."""
+    pairs = zip(first._tables().values(), second._tables().values(), strict=True)
+    for one, other in pairs:
+        histories = one.history(), other.history()
+        assert histories[0]["moment"].any()
+        for name, kept in histories[0].items():
+            assert torch.equal(kept, histories[1][name])
+        assert not torch.equal(one.planes, one.query_planes)
+
+
+@pytest.mark.parametrize("head", ["hashed", "sketched", "sampled", "dense"])
 def test_ctrl_c_saves_and_resume_goes_on_bit_for_bit(
     single_label: Split, tmp_path: Path, head: str
 ) -> None:
@@ -94,10 +106,12 @@ def test_ctrl_c_saves_and_resume_goes_on_bit_for_bit(
     resumed = make_trainer(single_label, head, checkpoint)
     resumed.resume(checkpoint)
     assert resumed.progress == first.progress
+    assert_same_tables(first, resumed)
     first.fit()
     resumed.fit()
     assert resumed.progress.step == resumed.total_steps
     assert torch.equal(weights(first), weights(resumed))
+    assert_same_tables(first, resumed)
 
 
 def test_a_run_does_not_depend_on_the_number_of_threads(single_label: Split) -> None:

@@ -1,0 +1,31 @@
+// A checked look-up, for the ops that make one.
+#pragma once
+
+#include "cpu/lookup.h"
+#include "ops/common.h"
+
+namespace hashdl::ops {
+
+class LookupCall {
+ public:
+  /// Checks everything but values, and makes the outputs. `op` is named in errors.
+  LookupCall(const char* op, const Tensor& projections, const Tensor& offsets, const Tensor& rows,
+             int64_t bits, int64_t probes, int64_t cap, int64_t candidates, int64_t seed,
+             const Tensor& step);
+
+  /// The samples in [begin, end); any thread.
+  void run(int64_t begin, int64_t end);
+
+  /// Throws when a run met bad values.
+  void check_run() const;
+
+  Tensor found, hits;  ///< (B, C), written by run
+  cpu::Lookup args;
+
+ private:
+  const char* op_;
+  Tensor queries_, ends_, table_rows_;  ///< keep alive what args points to
+  std::atomic<bool> finite_{true}, tables_ok_{true};
+};
+
+}  // namespace hashdl::ops

@@ -1,0 +1,23 @@
+// Checked scores by sketch, for the ops that need them.
+#pragma once
+
+#include "cpu/sketch.h"
+#include "ops/common.h"
+
+namespace hashdl::ops {
+
+struct SketchCall {
+  /// Checks everything but the candidates' values, and makes the output. `queries` (B, L) and
+  /// `candidates` (B, C) are contiguous int32; they may be filled later. `op` is named in errors.
+  SketchCall(const char* op, const Tensor& queries, const Tensor& codes, const Tensor& norms,
+             const Tensor& candidates, int64_t bits);
+
+  Tensor scores;  ///< (B, C), written by the kernel
+  cpu::SketchScores<int32_t> args;
+
+ private:
+  Tensor queries_, codes_, norms_, pool_;  ///< keep alive what args points to
+  std::vector<float> cosines_;
+};
+
+}  // namespace hashdl::ops

@@ -1,0 +1,117 @@
+r"""Balancing: hash S w and S^-T x instead of w and x.
+
+Inner products, and so the order of the rows, stay; what changes is how evenly hyperplanes cut the
+two clouds. With :math:`M_x` and :math:`M_w` the second moments of queries and rows, S is chosen
+such that those of S w and S^-T x are equal: with :math:`M_x^{1/2} M_w M_x^{1/2} = V \Lambda V^T`,
+
+.. math::
+    S = V \Lambda^{-1/4} V^T M_x^{1/2}, \qquad S^{-T} = V \Lambda^{1/4} V^T M_x^{-1/2},
+
+and both moments are :math:`V \Lambda^{1/2} V^T`. A plane p meets S w where :math:`S^T p` meets w:
+nothing but the planes changes, and rows and queries have planes of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+# Eigenvalues below this share of the largest are taken for noise, and raised to it.
+_FLOOR = 1e-3
+# Samples of a batch and rows of a weight that a moment is estimated from.
+_QUERIES, _ROWS = 64, 1 << 14
+# Share of the estimate that a training step may renew.
+_RENEWED = 0.02
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums and eigenvectors in one order, whatever the number of threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _spread(vectors: Tensor, most: int) -> Tensor:
+    """At most so many of the vectors, evenly spread over them, as float32."""
+    every = max(1, -(-vectors.shape[0] // most))
+    return vectors[::every].float()
+
+
+def _moment(vectors: Tensor) -> Tensor:
+    with _one_thread():
+        return vectors.t() @ vectors / max(vectors.shape[0], 1)
+
+
+def query_moment(x: Tensor) -> tuple[Tensor, int]:
+    """Second moment (d + 1, d + 1) of some of the queries (x, 1), and how many these are."""
+    some = _spread(x, _QUERIES)
+    return _moment(torch.cat([some, some.new_ones(some.shape[0], 1)], 1)), some.shape[0]
+
+
+def row_moment(weight: Tensor, bias: Tensor | None, center: Tensor) -> Tensor:
+    """Second moment (d + 1, d + 1) of some of the rows (w, b) - center, up to a factor.
+
+    The longest coordinate is 1, so that no square overflows: the factor changes no code.
+    """
+    some = _spread(weight, _ROWS)
+    last = some.new_zeros(some.shape[0]) if bias is None else _spread(bias, _ROWS)
+    vectors = torch.cat([some, last[:, None]], 1) - center
+    longest = vectors.abs().amax() if vectors.numel() else vectors.new_zeros(())
+    return _moment(vectors / longest.clamp_min(torch.finfo(vectors.dtype).tiny))
+
+
+def renew(moment: Tensor, x: Tensor, seen: int) -> int:
+    """Let the queries x renew a running estimate of their moment, in place.
+
+    Args:
+        moment: float32 (d + 1, d + 1).
+        x: queries (B, d).
+        seen: how many queries the estimate comes from.
+
+    Returns:
+        How many it comes from now. Queries with NaN or infinity do not count.
+    """
+    fresh, count = query_moment(x)
+    if count == 0 or not bool(fresh.isfinite().all()):
+        return seen
+    moment.lerp_(fresh, max(count / (seen + count), _RENEWED))
+    return seen + count
+
+
+def _eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Floored eigenvalues, and eigenvectors as columns."""
+    values, vectors = torch.linalg.eigh(matrix)
+    return values.clamp_min(float(values[-1]) * _FLOOR), vectors
+
+
+def balanced_planes(planes: Tensor, queries: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The planes that rows meet, and those that queries meet.
+
+    Args:
+        planes: float32 (d + 1, LK), of a family.
+        queries: second moment of the queries, (d + 1, d + 1).
+        rows: second moment of the rows, likewise.
+
+    Returns:
+        Two tensors like ``planes``. Where a moment is zero or not finite, the planes as they are.
+    """
+    if not all(bool(moment.any() & moment.isfinite().all()) for moment in (queries, rows)):
+        return planes, planes
+    with _one_thread():
+        spread, axes = _eigen(queries.double())
+        root = (axes * spread.sqrt()) @ axes.t()
+        inverse = (axes * spread.rsqrt()) @ axes.t()
+        common, turned = _eigen(root @ rows.double() @ root)
+        fourth = common.pow(0.25)[:, None]
+        # Turned back at the end: the signs of eigenvectors are anyone's choice.
+        p = turned.t() @ planes.double()
+        row_planes = root @ (turned @ (p / fourth))
+        query_planes = inverse @ (turned @ (p * fourth))
+    return row_planes.float(), query_planes.float()
