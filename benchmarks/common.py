@@ -1,0 +1,147 @@
+"""What all benchmarks share: flags, rounds, the JSON report, and how a script begins and ends."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.tables import describe
+from hashdl.files import check_writable
+from hashdl.progress import track
+from hashdl.training.interrupt import stop_requests
+from hashdl.training.measure import machine
+from hashdl.training.memory import keep_large_blocks
+from hashdl.training.report import write_json
+
+#: ``{"machine": …, "settings": …, "contenders": {NAME: {"step_ms": …, …}}}``
+Report = dict[str, Any]
+#: Tells whether Ctrl-C was pressed.
+StopWanted = Callable[[], bool]
+
+# Where the report goes and how it is shown are no settings; threads stand under "machine".
+_NOT_SETTINGS = ("json", "threads")
+
+
+def positive(text: str) -> int:
+    """A flag's value that counts something; "1e5" is 100000."""
+    value = float(text)
+    if value < 1 or value != int(value):
+        raise argparse.ArgumentTypeError(f"got {text}, wanted an int of 1 or more")
+    return int(value)
+
+
+def make_parser(doc: str | None, *, repeat: int | None) -> argparse.ArgumentParser:
+    """A parser with the flags of every benchmark.
+
+    Args:
+        doc: the script's docstring, shown by ``--help``.
+        repeat: default of ``--repeat``; None: the script has no such flag.
+    """
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    shared = parser.add_argument_group("shared by all benchmarks")
+    shared.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
+    shared.add_argument("--threads", type=positive, help="threads (default: torch's)")
+    shared.add_argument("--seed", type=int, default=0, help="of all that is drawn (default: 0)")
+    if repeat is not None:
+        shared.add_argument(
+            "--repeat",
+            type=positive,
+            default=repeat,
+            help=f"rounds; figures are their medians (default: {repeat})",
+        )
+    return parser
+
+
+def new_report(benchmark: str, args: argparse.Namespace, **settings: object) -> Report:
+    """A report without figures.
+
+    Args:
+        benchmark: which one; tables and plots are chosen by it.
+        args: the flags, recorded as settings.
+        **settings: more of them.
+    """
+    flags = {name: value for name, value in vars(args).items() if name not in _NOT_SETTINGS}
+    return {
+        "machine": machine(),
+        "settings": {"benchmark": benchmark} | flags | settings,
+        "contenders": {},
+    }
+
+
+def save(path: Path | None, report: Report) -> None:
+    """Write the report where ``--json`` says, if it does."""
+    if path is not None:
+        write_json(path, report)
+
+
+def interleave(
+    measures: Mapping[str, Callable[[], float]], repeat: int, stop: StopWanted, what: str
+) -> dict[str, list[float]]:
+    """Measure in rounds, everything once a round: drift of the machine hits all alike.
+
+    Args:
+        measures: what to measure, by name.
+        repeat: rounds.
+        stop: ends the measurement after the measure in progress; its round is left out.
+        what: shown beside the progress.
+
+    Returns:
+        The values of all whole rounds, by name.
+
+    Raises:
+        KeyboardInterrupt: stopped before the first round was whole.
+    """
+    rounds: dict[str, list[float]] = {name: [] for name in measures}
+    for number in track(range(repeat), what):
+        values: dict[str, float] = {}
+        for name, measure in measures.items():
+            values[name] = measure()
+            if stop() and len(values) < len(measures):
+                if number == 0:
+                    raise KeyboardInterrupt
+                return rounds
+        for name, value in values.items():
+            rounds[name].append(value)
+        if stop():
+            break
+    return rounds
+
+
+def run_benchmark(
+    parser: argparse.ArgumentParser,
+    measure: Callable[[argparse.Namespace, StopWanted], Report],
+    arguments: Sequence[str] | None,
+) -> int:
+    """Parse, measure, write and print; the exit status (130 after Ctrl-C, 2 for bad arguments).
+
+    Args:
+        parser: of :func:`make_parser`.
+        measure: makes the report; on Ctrl-C it returns what it has.
+        arguments: the command line; None: that of the process.
+    """
+    args = parser.parse_args(arguments)
+    keep_large_blocks()
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    try:
+        if args.json is not None:
+            check_writable(args.json.resolve().parent)
+        with stop_requests() as stop:
+            report = measure(args, stop)
+            save(args.json, report)
+            print(describe(report))
+            return 130 if stop() else 0
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, ImportError) as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return 2

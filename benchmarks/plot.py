@@ -1,0 +1,130 @@
+"""A plot of a benchmark's JSON file.
+
+python benchmarks/plot.py output_layer.json output_layer.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+# For "python benchmarks/plot.py" as well as "python -m benchmarks.plot".
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from hashdl.files import atomic_path
+from hashdl.training.report import PARTS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Report = Mapping[str, Any]
+
+
+def plot(path: Path, report: Report) -> None:
+    """Write the plot that fits the report's benchmark, as PNG."""
+    from matplotlib.figure import Figure
+
+    draw = {
+        "output_layer": _draw_parts,
+        "break_even": _draw_by_rows,
+        "scaling": _draw_by_rows,
+        "kernels": _draw_kernels,
+        "time_to_accuracy": _draw_accuracy,
+    }[report["settings"]["benchmark"]]
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    draw(axes, report)
+    axes.grid(alpha=0.3)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)
+
+
+def _draw_parts(axes: Axes, report: Report) -> None:
+    """Parts of a step side by side on a log scale: stacked bars would hide all but the largest."""
+    contenders = {
+        name: result for name, result in report["contenders"].items() if "parts_ms" in result
+    }
+    parts = [p for p in PARTS if any(p in result["parts_ms"] for result in contenders.values())]
+    height = 0.8 / (len(parts) + 1)
+    for i, part in enumerate(["whole step", *parts]):
+        times = [
+            result["step_ms"] if part == "whole step" else result["parts_ms"].get(part, 0.0)
+            for result in contenders.values()
+        ]
+        places = [place + (i - len(parts) / 2) * height for place in range(len(contenders))]
+        color = "black" if part == "whole step" else None
+        axes.barh(places, times, height, label=part, color=color)
+    axes.set_yticks(range(len(contenders)), list(contenders))
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    axes.set_xlabel("milliseconds a step (log scale)")
+    settings = report["settings"]
+    axes.set_title(f"{settings['rows'][0]:,} rows of {settings['dim']}, batch {settings['batch']}")
+    axes.legend(fontsize="small")
+
+
+def _draw_by_rows(axes: Axes, report: Report) -> None:
+    """Step time against rows."""
+    for name, result in report["contenders"].items():
+        rows = [int(rows) for rows in result["by_rows"]]
+        times = [figures["step_ms"] for figures in result["by_rows"].values()]
+        slope = f", rows^{result['exponent']:.2f}" if "exponent" in result else ""
+        axes.plot(rows, times, marker="o", label=name + slope)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("rows of the layer")
+    axes.set_ylabel("milliseconds a step")
+    settings = report["settings"]
+    axes.set_title(
+        f"{settings['dim']} features, batch {settings['batch']}, {settings['optimizer']}"
+    )
+    axes.legend()
+
+
+def _draw_kernels(axes: Axes, report: Report) -> None:
+    """Share of what memory and arithmetic allow."""
+    kernels = report["kernels"]
+    axes.barh(list(kernels), [100 * figures["share"] for figures in kernels.values()])
+    axes.invert_yaxis()
+    axes.set_xlabel("% of what copy bandwidth and matrix product allow")
+    settings = report["settings"]
+    axes.set_title(f"{settings['rows']:,} rows of {settings['dim']}, batch {settings['batch']}")
+
+
+def _draw_accuracy(axes: Axes, report: Report) -> None:
+    """Held-out accuracy against training seconds, a line a seed."""
+    metric = report["goal"]["metric"]
+    for i, (name, result) in enumerate(report["contenders"].items()):
+        for j, run in enumerate(result["runs"].values()):
+            seconds = [point["seconds"] for point in run["history"]]
+            accuracies = [point[metric] for point in run["history"]]
+            label = name if j == 0 else None
+            axes.plot(seconds, accuracies, color=f"C{i}", lw=1, label=label)
+    if report["goal"]["accuracy"] is not None:
+        axes.axhline(report["goal"]["accuracy"], color="black", ls=":", label="goal")
+    axes.set_xscale("log")
+    axes.set_xlabel("training seconds (log scale)")
+    axes.set_ylabel(f"held-out {metric}")
+    settings = report["settings"]
+    axes.set_title(f"{settings['data']}: {settings['n_classes']:,} classes")
+    axes.legend()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Draw; the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("json", type=Path, metavar="FILE.json")
+    parser.add_argument("png", type=Path, metavar="OUT.png")
+    args = parser.parse_args(arguments)
+    plot(args.png, json.loads(args.json.read_text()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

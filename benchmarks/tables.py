@@ -1,0 +1,176 @@
+"""The figures of a report as tables and sentences, for the terminal and for Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from hashdl.training.report import PARTS, render
+
+Report = Mapping[str, Any]
+
+
+class Figures(NamedTuple):
+    """A table.
+
+    Attributes:
+        titles: of the columns; the first one names the rows.
+        rows: cells, as text.
+    """
+
+    titles: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def render_figures(figures: Figures, *, markdown: bool = False) -> str:
+    """A table as aligned text, or in Markdown."""
+    return render(figures.titles, figures.rows, markdown=markdown)
+
+
+def describe(report: Report) -> str:
+    """All tables and sentences of a report, as text."""
+    pieces = [render_figures(figures) for figures in tables_of(report)]
+    return "\n\n".join([*pieces, *sentences_of(report)])
+
+
+def tables_of(report: Report) -> list[Figures]:
+    """The tables of a report, whichever benchmark it is of."""
+    makers = {
+        "output_layer": lambda: [_steps(report), _parts(report)],
+        "break_even": lambda: [_by_rows(report, "step_ms", "ms a step at {:,} rows")],
+        "scaling": lambda: [
+            _by_rows(report, "step_ms", "ms a step at {:,} rows"),
+            _by_rows(report, "peak_mb", "peak MB at {:,} rows"),
+            *(_parts_by_rows(name, result) for name, result in report["contenders"].items()),
+        ],
+        "kernels": lambda: [_kernels(report)],
+        "time_to_accuracy": lambda: [_accuracies(report), _parts(report)],
+    }
+    return [figures for figures in makers[report["settings"]["benchmark"]]() if figures.rows]
+
+
+def sentences_of(report: Report) -> list[str]:
+    """What a report says beside its tables."""
+    lines = []
+    for name, result in report["contenders"].items():
+        if "exponent" in result:
+            lines.append(f"{name}: step time grows as rows^{result['exponent']:.2f}")
+        if "break_even_rows" in result:
+            lines.append(f"{name}: {_break_even(result)}")
+    machine, goal = report["machine"], report.get("goal", {}).get("accuracy")
+    if "copy_gb_per_s" in machine:
+        lines.append(
+            f"copy {machine['copy_gb_per_s']:.1f} GB/s (read and written), "
+            f"float32 product {machine['sgemm_gflop_per_s']:.0f} GFLOP/s"
+        )
+    if goal is not None:
+        lines.append(f"goal: dense's best less 1 point, {report['goal']['metric']} {goal:.3f}")
+    return lines
+
+
+def _break_even(result: Mapping[str, Any]) -> str:
+    rows = result["break_even_rows"]
+    if rows is not None:
+        return f"as fast as dense at {rows:,.0f} rows"
+    last = list(result["by_rows"].values())[-1]["vs_dense"]
+    return (
+        "faster than dense at all sizes" if last <= 1 else "slower than dense at the largest size"
+    )
+
+
+def _cell(value: float | None, pattern: str) -> str:
+    return "–" if value is None else pattern.format(value)
+
+
+def _columns(
+    results: Mapping[str, Mapping[str, Any]], columns: Sequence[tuple[str, str, str]]
+) -> Figures:
+    """A row a result, and of the columns (title, key, pattern) those that some result has."""
+    used = [column for column in columns if any(column[1] in result for result in results.values())]
+    rows = [
+        [name, *(_cell(result.get(key), pattern) for _, key, pattern in used)]
+        for name, result in results.items()
+    ]
+    return Figures(["", *(title for title, _, _ in used)], rows)
+
+
+def _steps(report: Report) -> Figures:
+    return _columns(
+        report["contenders"],
+        (
+            ("ms a step", "step_ms", "{:.2f}"),
+            ("of dense", "vs_dense", "{:.3f}"),
+            ("of sampled_1000", "vs_sampled_1000", "{:.2f}"),
+            ("rows read", "rows_read", "{:,.0f}"),
+            ("peak MB", "peak_mb", "{:,.0f}"),
+        ),
+    )
+
+
+def _parts(report: Report) -> Figures:
+    parts = {
+        name: result["parts_ms"]
+        for name, result in report["contenders"].items()
+        if "parts_ms" in result
+    }
+    return _part_columns("ms a step", parts)
+
+
+def _parts_by_rows(name: str, result: Mapping[str, Any]) -> Figures:
+    parts = {
+        f"{int(rows):,} rows": figures["parts_ms"]
+        for rows, figures in result["by_rows"].items()
+        if "parts_ms" in figures
+    }
+    return _part_columns(f"{name}, ms a step", parts)
+
+
+def _part_columns(corner: str, parts: Mapping[str, Mapping[str, float]]) -> Figures:
+    figures = _columns(parts, [(part, part, "{:.2f}") for part in PARTS])
+    return Figures([corner, *figures.titles[1:]], figures.rows)
+
+
+def _by_rows(report: Report, key: str, title: str) -> Figures:
+    """A row a contender, a column a number of rows."""
+    by_name = {name: result["by_rows"] for name, result in report["contenders"].items()}
+    sizes = list(dict.fromkeys(rows for by_rows in by_name.values() for rows in by_rows))
+    cells = [
+        [name, *(_cell(by_rows.get(rows, {}).get(key), "{:,.2f}") for rows in sizes)]
+        for name, by_rows in by_name.items()
+    ]
+    return Figures(["", *(title.format(int(rows)) for rows in sizes)], cells)
+
+
+def _kernels(report: Report) -> Figures:
+    megabytes = {
+        name: figures | {"mb": figures["bytes"] / 1e6, "mflop": figures["flops"] / 1e6}
+        for name, figures in report["kernels"].items()
+    }
+    return _columns(
+        megabytes,
+        (
+            ("MB moved", "mb", "{:.2f}"),
+            ("MFLOP", "mflop", "{:.1f}"),
+            ("ideal ms", "ideal_ms", "{:.3f}"),
+            ("ms", "ms", "{:.3f}"),
+            ("share", "share", "{:.0%}"),
+        ),
+    )
+
+
+def _accuracies(report: Report) -> Figures:
+    metric = report.get("goal", {}).get("metric", "top1")
+    return _columns(
+        report["contenders"],
+        (
+            ("rate", "lr", "{:g}"),
+            ("ms a step", "step_ms", "{:.2f}"),
+            ("training s", "train_seconds", "{:.1f}"),
+            (f"last {metric}", metric, "{:.4f}"),
+            (f"best {metric}", f"best_{metric}", "{:.4f}"),
+            ("±", f"best_{metric}_std", "{:.4f}"),
+            ("s to goal", "seconds_to_goal", "{:.1f}"),
+            ("±", "seconds_to_goal_std", "{:.1f}"),
+            ("runs that reached it", "reached", "{}"),
+        ),
+    )

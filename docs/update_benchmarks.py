@@ -1,0 +1,96 @@
+"""Write docs/benchmarks.md from JSON files: ``python docs/update_benchmarks.py FOLDER``.
+
+Every file that a script of benchmarks/ wrote becomes a section with tables and a plot; benchmarks
+without a file have none. The files are copied to docs/benchmarks/, so that every figure of the page
+can be traced.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+# For "python docs/update_benchmarks.py": benchmarks/ is not installed.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.plot import plot
+from benchmarks.tables import render_figures, sentences_of, tables_of
+
+DOCS = Path(__file__).resolve().parent
+#: Benchmarks in the order of the page, and what their section is called.
+TITLES = {
+    "output_layer": "A training step of a huge output layer",
+    "break_even": "From how many rows hashing pays",
+    "time_to_accuracy": "Accuracy against training seconds",
+    "scaling": "Growth with the number of rows",
+    "kernels": "Kernels against the machine",
+}
+# Of the settings, these are told by the tables or too long for a line.
+_UNTOLD = ("benchmark", "configs", "contenders", "break_even", "rates")
+
+
+def section(stem: str, report: dict[str, Any]) -> str:
+    """One benchmark's part of the page.
+
+    Args:
+        stem: name of its files, without what follows the dot.
+        report: its JSON.
+    """
+    machine, settings = report["machine"], report["settings"]
+    told = ", ".join(
+        f"{name} {value}"
+        for name, value in settings.items()
+        if name not in _UNTOLD and value is not None
+    )
+    tables = "\n\n".join(render_figures(figures, markdown=True) for figures in tables_of(report))
+    sentences = "".join(f"- {line}\n" for line in sentences_of(report))
+    return f"""\
+## {TITLES[settings["benchmark"]]}
+
+{machine["threads"]} threads of an {machine["processor"]} ({machine.get("simd", "no extension")}),
+torch {machine["torch"]}; {told}. All settings and figures:
+[{stem}.json](benchmarks/{stem}.json).
+
+![{TITLES[settings["benchmark"]]}](benchmarks/{stem}.png)
+
+{tables}
+
+{sentences}"""
+
+
+def main(folder: Path, docs: Path = DOCS) -> None:
+    """Write the page.
+
+    Args:
+        folder: of the JSON files.
+        docs: where ``benchmarks.md`` and the folder ``benchmarks`` stand.
+    """
+    order = list(TITLES)
+    found: list[tuple[int, Path, dict[str, Any]]] = []
+    for path in sorted(folder.glob("*.json")):
+        report = json.loads(path.read_text())
+        benchmark = report.get("settings", {}).get("benchmark")
+        if benchmark in TITLES:
+            found.append((order.index(benchmark), path, report))
+    copies = docs / "benchmarks"
+    copies.mkdir(parents=True, exist_ok=True)
+    sections = []
+    for _, path, report in sorted(found, key=lambda entry: entry[:2]):
+        if path.resolve() != (copies / path.name).resolve():
+            shutil.copyfile(path, copies / path.name)
+        plot(copies / f"{path.stem}.png", report)
+        sections.append(section(path.stem, report))
+    introduction = """\
+# Benchmarks
+
+Written by `docs/update_benchmarks.py`; what is measured, and how to measure it anew, stands in
+[benchmarks/README.md](../benchmarks/README.md).
+"""
+    (docs / "benchmarks.md").write_text("\n".join([introduction, *sections]))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
