@@ -21,10 +21,10 @@ class HashConfig:
     Args:
         family: hash family of the tables. Default: ``"simhash"`` (signed random projections).
         bits: ``K``, sign bits a table, 1 to 24; a table has :math:`2^K` buckets.
-            Default: ``None``, about ``log2(N) - 4``, so that a bucket holds about 16 rows.
+            Default: ``None``, about ``log2(N) - 2``, so that a bucket holds about 4 rows.
         tables: ``L``, number of tables. Default: 16.
         probes: ``P``, buckets read in each table: the query's own, then those whose bits differ
-            where the query is nearest to the hyperplane. Default: 1.
+            where the query is nearest to the hyperplane. Default: 4.
         cap: most rows read from one bucket; a fuller one is read from a random place on.
             Default: 128.
         candidates: ``C``, most distinct rows kept from the look-up, a sample.
@@ -65,7 +65,7 @@ class HashConfig:
 
     Examples:
         >>> HashConfig(active=0.1, tables=8).sizes(1000)
-        Sizes(K=6, L=8, P=1, C=400, A=100, R=0)
+        Sizes(K=8, L=8, P=4, C=400, A=100, R=0)
         >>> HashConfig(active=200, random=0.5).sizes(100_000).R
         100
         >>> HashConfig(probes=0)
@@ -77,7 +77,7 @@ class HashConfig:
     family: str = "simhash"
     bits: int | None = None
     tables: int = 16
-    probes: int = 1
+    probes: int = 4
     cap: int = 128
     candidates: int | None = None
     active: float | int = 0.05
@@ -148,7 +148,7 @@ class HashConfig:
             raise ValueError(f"HashConfig: random: got {self.random} rows, {wanted}")
         K = self.bits
         if K is None:
-            K = min(max(round(math.log2(max(n_rows, 2))) - 4, 1), 20)
+            K = min(max(round(math.log2(max(n_rows, 2))) - 2, 1), 20)
         C = min(4 * A if self.candidates is None else self.candidates, n_rows)
         return Sizes(K=K, L=self.tables, P=min(self.probes, 2**K), C=C, A=A, R=R)
 

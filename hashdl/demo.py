@@ -66,7 +66,7 @@ CONTENDERS: dict[str, Contender] = {
     "hashed": Contender(
         lambda features, n: HashedHead(features, n, CONFIG),
         lr=5e-3,
-        epochs=1.25,
+        epochs=1.5,
         rates=(2e-3, 3e-3, 5e-3, 1e-2),
     ),
 }

@@ -10,7 +10,7 @@ from hashdl import HashConfig, HashLinear
 
 # Few rows a bucket, and enough tables, that candidates abound. Not balanced: an answer does not
 # depend on the questions before.
-CONFIG = HashConfig(active=20, tables=8, bits=4, balance=False)
+CONFIG = HashConfig(active=20, tables=8, bits=4, probes=1, balance=False)
 N, D = 200, 12
 
 

@@ -11,16 +11,23 @@ from hashdl import HashConfig, HashLinear
 from hashdl.metrics import recall
 
 
-def uneven_layer(*, balance: bool, bias: bool, scale: float = 1.0) -> tuple[HashLinear, Tensor]:
-    """Rows that vary most where queries vary least, and 256 queries."""
+def uneven_layer(
+    *, balance: bool, bias: bool, scale: float = 1.0, leading: float = 1.0
+) -> tuple[HashLinear, Tensor]:
+    """Rows that vary most where queries vary least, and 256 queries.
+
+    ``leading``: how much more inner products owe to one of the directions than to the others.
+    """
     d, n_rows = 24, 2000
     generator = torch.Generator().manual_seed(0)
     turn = torch.linalg.qr(torch.randn(d, d, generator=generator)).Q
     axes = torch.logspace(0.7, -0.7, d)
-    config = HashConfig(active=100, tables=8, bits=7, candidates=n_rows, balance=balance)
+    of_rows = axes.clone()
+    of_rows[d // 2] *= leading
+    config = HashConfig(active=100, tables=8, bits=7, probes=1, candidates=n_rows, balance=balance)
     layer = HashLinear(d, n_rows, bias, config=config).eval()
     with torch.no_grad():
-        layer.weight.copy_(scale * (torch.randn(n_rows, d, generator=generator) * axes) @ turn)
+        layer.weight.copy_(scale * (torch.randn(n_rows, d, generator=generator) * of_rows) @ turn)
         if layer.bias is not None:
             layer.bias.zero_()
     return layer, (torch.randn(256, d, generator=generator) / axes) @ turn
@@ -38,6 +45,16 @@ def test_balanced_layers_find_more_of_what_queries_look_for(bias: bool) -> None:
     plain, balanced = reports
     assert balanced.recall > 2 * plain.recall
     assert balanced.recall / balanced.touched > 2 * plain.recall / plain.touched
+
+
+def test_a_layer_without_bias_is_balanced_like_one_whose_biases_are_zero() -> None:
+    """No direction is lost with the one that biases would take."""
+    found = {}
+    for bias in (True, False):
+        layer, queries = uneven_layer(balance=True, bias=bias, leading=10.0)
+        layer(queries[:48])
+        found[bias] = recall(layer, queries[192:]).recall
+    assert found[False] > 0.9 * found[True]
 
 
 @pytest.mark.parametrize("selection", ["exact", "sketch"])

@@ -58,7 +58,7 @@ def test_every_seed_of_64_bits_works(seed: int) -> None:
 @pytest.mark.parametrize(
     ("config", "n_rows", "wanted"),
     [
-        (HashConfig(), 100_000, {"K": 13, "L": 16, "P": 1, "C": 20_000, "A": 5000, "R": 0}),
+        (HashConfig(), 100_000, {"K": 15, "L": 16, "P": 4, "C": 20_000, "A": 5000, "R": 0}),
         (HashConfig(active=1.0), 10, {"A": 10, "C": 10}),
         (HashConfig(active=1), 10, {"A": 1, "C": 4}),
         (HashConfig(active=0.07), 100, {"A": 7}),

@@ -365,4 +365,4 @@ def test_second_derivatives_are_refused_not_wrong() -> None:
 
 def test_repr_tells_what_is_active() -> None:
     layer = HashLinear(8, 1000, config=HashConfig(active=0.1, tables=8))
-    assert "in_features=8, out_features=1000, bias=True, active=100, K=6, L=8" in repr(layer)
+    assert "in_features=8, out_features=1000, bias=True, active=100, K=8, L=8" in repr(layer)

@@ -71,11 +71,12 @@ def test_equal_moments_stay_as_they_are() -> None:
     torch.testing.assert_close(for_rows, for_queries)
 
 
+@pytest.mark.parametrize("value", [0.0, torch.nan, torch.inf])
 @pytest.mark.parametrize("missing", ["queries", "rows"])
-def test_without_a_moment_the_planes_stay(missing: str) -> None:
+def test_without_a_moment_the_planes_stay(missing: str, value: float) -> None:
     planes = samples.randn(4, 6)
     given_moments = {"queries": moment(4).float(), "rows": moment(4).float()}
-    given_moments[missing].zero_()
+    given_moments[missing].fill_(value)
     samples.assert_same_bits(
         list(balancing.balanced_planes(planes, **given_moments)), [planes, planes]
     )
