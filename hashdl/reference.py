@@ -324,7 +324,7 @@ def gather_linear(x: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor) 
     z = x.new_zeros(rows.shape, dtype=wide)
     for b in range(rows.shape[0]):  # a sample at a time: (B, A, d) may not fit
         if weight.shape[0] > 0:
-            z[b] = weight[ids[b]].to(wide) @ x[b].to(wide).contiguous()
+            z[b] = weight[ids[b]].to(wide) @ x[b].to(wide, copy=True)
     if bias is not None and weight.shape[0] > 0:
         z += bias[ids].to(wide)
     return z.masked_fill(rows < 0, 0).to(weight.dtype)
