@@ -156,6 +156,34 @@ def select_args(
     return candidates, kind, labels, shared, active, random, N, seed, step_of(step)
 
 
+def find_active_args(
+    B: int = 4,
+    N: int = 60,
+    d: int = 5,
+    M: int = 2,
+    T: int = 5,
+    L: int = 3,
+    bits: int = 4,
+    candidates: int = 20,
+    selection: str = "exact",
+    active: int = 8,
+    random: int = 3,
+    bias: bool = True,
+    dtype: torch.dtype = torch.float32,
+) -> Args:
+    """Small integers as weights and inputs: outputs are exact, and many are equal."""
+    lookup = lookup_args(B, N, L, bits, candidates=candidates)
+    codes = build_tables_args(N, L, bits)[0]
+    x, weight = randn(B, d, seed=3).mul(2).round(), randn(N, d, seed=4).mul(2).round()
+    labels = row_ids(B, M, N, seed=4) if M else None
+    shared = row_ids(1, T, N, seed=5)[0] if T else None
+    return (
+        *(*lookup[:3], codes, randn(N, seed=6).abs(), x.to(dtype), weight.to(dtype)),
+        *(randn(N, seed=7).round().to(dtype) if bias else None, labels, shared),
+        *(*lookup[3:7], selection, 2, active, random, *lookup[7:]),
+    )
+
+
 def shared_rows_args(
     B: int = 10,
     count: int = 8,
