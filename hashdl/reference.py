@@ -122,9 +122,10 @@ def lookup(
     candidates: int,
     seed: int,
     step: Tensor,
+    op: str = "lookup",
 ) -> tuple[Tensor, Tensor]:
     """Oracle of :func:`hashdl.ops.lookup`."""
-    _check_finite(projections, "lookup", " (is the input finite?)")
+    _check_finite(projections, op, " (is the input finite?)")
     (L, N), B = rows.shape, projections.shape[0]
     probes = min(probes, 2**bits)
     codes = _probe_codes(projections, bits, probes).transpose(1, 2)  # (B, P, L): order of reading
@@ -132,7 +133,7 @@ def lookup(
     first = offsets[table, codes].long()
     size = offsets[table, codes + 1].long() - first
     inside = bool(((first >= 0) & (size >= 0) & (first + size <= N)).all())
-    _check(inside, "lookup", "offsets", "got a bucket that ends before it starts, or outside rows")
+    _check(inside, op, "offsets", "got a bucket that ends before it starts, or outside rows")
     keys = _stream_keys(seed, step, torch.arange(B, device=rows.device))
     draws = torch.arange(probes * L, device=rows.device).reshape(probes, L)
     start = _draw_below(keys[:, None, None], draws, size)
@@ -207,6 +208,7 @@ def select(
     n_rows: int,
     seed: int,
     step: Tensor,
+    op: str = "select",
 ) -> Tensor:
     """Oracle of :func:`hashdl.ops.select`."""
     B, C = candidates.shape
@@ -216,7 +218,7 @@ def select(
     if shared is None:
         shared = candidates.new_empty((0,))
     for name, ids in (("candidates", candidates), ("labels", labels), ("shared", shared)):
-        _check_ids(ids, -1, n_rows, "select", name)
+        _check_ids(ids, -1, n_rows, op, name)
     M, best = labels.shape[1], active - random
 
     # Columns by precedence (labels, candidates, draws): whatever repeats an earlier one goes.
@@ -284,14 +286,14 @@ def find_active(
     step: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Oracle of :func:`hashdl.ops.find_active`."""
-    n_rows = weight.shape[0]
+    op, n_rows = "find_active", weight.shape[0]
     found, hits = lookup(
-        projections, offsets, table_rows, bits, probes, cap, candidates, seed, step
+        projections, offsets, table_rows, bits, probes, cap, candidates, seed, step, op
     )
-    _check_ids(found, -1, n_rows, "find_active", "table_rows")
+    _check_ids(found, -1, n_rows, op, "table_rows")
     layer, sketch = (x, weight, bias), (codes, norms)
     found, scores = _scores(selection, threshold, found, hits, projections, bits, sketch, layer)
-    rows = select(found, scores, labels, shared, active, random, n_rows, seed, step)
+    rows = select(found, scores, labels, shared, active, random, n_rows, seed, step, op)
     return rows, gather_linear(*layer, rows)
 
 
