@@ -132,12 +132,8 @@ class Bench:
             projections,
             self.tables.offsets,
             self.tables.rows,
-            bits=self.sizes.K,
-            probes=self.sizes.P,
-            cap=self.config.cap,
-            candidates=self.sizes.C,
-            seed=self.config.seed,
             step=self.tables.step,
+            **self.tables.lookup_sizes(),
         )
 
     def _select(self, candidates: Tensor, scores: Tensor, labels: Tensor) -> Tensor:
@@ -261,16 +257,12 @@ class Bench:
             lambda q: ops.find_active(
                 *(q.projections, self.tables.offsets, self.tables.rows, self.tables.codes),
                 *(self.tables.norms.view(torch.float32), q.x, self.weight, self.bias, q.labels),
-                bits=self.sizes.K,
-                probes=self.sizes.P,
-                cap=self.config.cap,
-                candidates=self.sizes.C,
                 selection=self.config.selection,
                 threshold=self.config.threshold,
                 active=self.sizes.A,
                 random=self.sizes.R,
-                seed=self.config.seed,
                 step=self.tables.step,
+                **self.tables.lookup_sizes(),
             ),
             lambda q: (
                 self._buckets_bytes(q)

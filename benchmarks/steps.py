@@ -7,7 +7,6 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from benchmarks.layers import CONFIGS, OPTIMIZERS, make_configs, make_factories
 from hashdl.config import HashConfig
 from hashdl.profiling import part
 from hashdl.training.heads import HashedHead, Head
-from hashdl.training.measure import PeakMemory, parts_of
+from hashdl.training.measure import PeakMemory, bytes_available, parts_of
 
 #: Hidden inputs (B, d) and labels (B,) of a step.
 Batch = tuple[Tensor, Tensor]
@@ -251,17 +250,6 @@ class Setup:
         # Weight, gradient and states; logits, their softmax and its gradient.
         logits = 4.0 * self.rows * self.batch
         return (3 if rowwise else 4) * weight + (1 if name == "chunked" else 3) * logits
-
-
-def bytes_available() -> float | None:
-    """Memory that can be had without swapping; None where the system does not say."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return 1024.0 * int(line.split()[1])
-    except OSError:
-        pass
-    return None
 
 
 def measure_layers(

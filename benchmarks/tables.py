@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from hashdl.training.report import PARTS, render
+from hashdl.training.report import PARTS, cell, render
 
 Report = Mapping[str, Any]
 
@@ -78,17 +78,13 @@ def _break_even(result: Mapping[str, Any]) -> str:
     )
 
 
-def _cell(value: float | None, pattern: str) -> str:
-    return "–" if value is None else pattern.format(value)
-
-
 def _columns(
     results: Mapping[str, Mapping[str, Any]], columns: Sequence[tuple[str, str, str]]
 ) -> Figures:
     """A row a result, and of the columns (title, key, pattern) those that some result has."""
     used = [column for column in columns if any(column[1] in result for result in results.values())]
     rows = [
-        [name, *(_cell(result.get(key), pattern) for _, key, pattern in used)]
+        [name, *(cell(result.get(key), pattern) for _, key, pattern in used)]
         for name, result in results.items()
     ]
     return Figures(["", *(title for title, _, _ in used)], rows)
@@ -135,7 +131,7 @@ def _by_rows(report: Report, key: str, title: str) -> Figures:
     by_name = {name: result["by_rows"] for name, result in report["contenders"].items()}
     sizes = list(dict.fromkeys(rows for by_rows in by_name.values() for rows in by_rows))
     cells = [
-        [name, *(_cell(by_rows.get(rows, {}).get(key), "{:,.2f}") for rows in sizes)]
+        [name, *(cell(by_rows.get(rows, {}).get(key), "{:,.2f}") for rows in sizes)]
         for name, by_rows in by_name.items()
     ]
     return Figures(["", *(title.format(int(rows)) for rows in sizes)], cells)

@@ -143,7 +143,7 @@ def _add_config(group: argparse._ArgumentGroup) -> None:
 
 #: What ``train`` hashes with unless told otherwise.
 TRAIN_CONFIG = HashConfig(
-    active=100, shared=2000, candidates=400, tables=16, probes=4, cap=64, sparse_grad=True
+    active=100, shared=2000, candidates=400, tables=16, cap=64, sparse_grad=True
 )
 
 

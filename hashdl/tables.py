@@ -28,12 +28,10 @@ class Found(NamedTuple):
 
     Attributes:
         candidates: int32 (B, C), distinct within a sample, -1 = none.
-        hits: int32 (B, C), buckets that each stood in.
         projections: float32 (B, L K) of the queries.
     """
 
     candidates: Tensor
-    hits: Tensor
     projections: Tensor
 
 
@@ -199,10 +197,10 @@ class HashTables(nn.Module):
         """Candidates of the queries x (B, d)."""
         projections = self.project(x)
         with part("look-up"):
-            candidates, hits = ops.lookup(
-                projections, self.offsets, self.rows, step=self.step, **self._lookup_sizes()
+            candidates, _ = ops.lookup(
+                projections, self.offsets, self.rows, step=self.step, **self.lookup_sizes()
             )
-        return Found(candidates, hits, projections)
+        return Found(candidates, projections)
 
     def find_active(
         self,
@@ -225,10 +223,11 @@ class HashTables(nn.Module):
                 active=self.sizes.A,
                 random=random,
                 step=self.step,
-                **self._lookup_sizes(),
+                **self.lookup_sizes(),
             )
 
-    def _lookup_sizes(self) -> dict[str, Any]:
+    def lookup_sizes(self) -> dict[str, Any]:
+        """What every look-up in these tables is asked with, as keyword arguments of its op."""
         sizes = self.sizes
         return {
             "bits": sizes.K,

@@ -60,6 +60,12 @@ void check_floating(const Tensor& tensor, const char* op, const char* argument) 
         "got dtype " + dtype_string(dtype) + ", wanted float32, float64, bfloat16 or float16");
 }
 
+void check_bits(int64_t bits, const char* op) {
+  constexpr int64_t kMaxBits = 24;
+  check(bits >= 1 && bits <= kMaxBits, op, "bits",
+        "got " + std::to_string(bits) + ", wanted 1 to " + std::to_string(kMaxBits));
+}
+
 void check_rows(const Tensor& rows, int64_t lowest, int64_t N, const char* op,
                 const char* argument) {
   const int32_t* ids = data<int32_t>(rows);

@@ -1,10 +1,9 @@
 // find_active: look-up, scores and selection of a sample in one go, while its candidates are in
 // cache, and the outputs of the rows selected.
 #include <algorithm>
-#include <vector>
 
-#include "cpu/gather_linear.h"
 #include "cpu/hashing.h"
+#include "ops/gather_linear.h"
 #include "ops/lookup.h"
 #include "ops/selection.h"
 #include "ops/sketch.h"
@@ -38,8 +37,7 @@ template <typename T>
 struct Stages {
   cpu::GatherForward<T> of_candidates, of_rows;
   cpu::SketchScores<int32_t> sketch;
-  int32_t* query_codes;
-  float* scores;
+  int32_t* query_codes;  ///< what sketch.queries reads
   Selection selection;
   int64_t threshold;
   std::atomic<bool> in_range{true};
@@ -59,6 +57,7 @@ struct Stages {
 
   void score(const cpu::Lookup& found, int64_t begin, int64_t end) {
     const int64_t first = begin * found.C, last = end * found.C;
+    float* scores = sketch.scores;
     switch (selection) {
       case Selection::exact:
         cpu::gather_linear_kernels<T>().forward(of_candidates, begin, end);
@@ -96,15 +95,10 @@ std::tuple<Tensor, Tensor> find_active(
   LookupCall lookup(op, projections, offsets, table_rows, bits, probes, cap, candidates, seed,
                     step);
   const int64_t B = projections.size(0), L = table_rows.size(0);
-  check_floating(weight, op, "weight");
-  check_shape(weight, {-1, -1}, op, "weight");
+  check_weight_and_input(x, weight, op);
+  check_bias(bias, weight, op);
   const int64_t N = weight.size(0), d = weight.size(1);
-  check_dtype(x, weight.scalar_type(), op, "x");
   check_shape(x, {B, d}, op, "x");
-  if (bias.has_value()) {
-    check_dtype(*bias, weight.scalar_type(), op, "bias");
-    check_shape(*bias, {N}, op, "bias");
-  }
   const Tensor inputs = as_contiguous(x), w = as_contiguous(weight);
   const auto b = as_contiguous(bias);
   const bool scored = mode != Selection::by_discovery;
@@ -132,7 +126,6 @@ std::tuple<Tensor, Tensor> find_active(
                      gather(select.args.rows, mutable_data<T>(z), select.rows.size(1)),
                      sketch.args,
                      mutable_data<int32_t>(query_codes),
-                     mutable_data<float>(scores),
                      mode,
                      threshold};
     torch::stable::parallel_for(0, B, kBlock, [&](int64_t begin, int64_t end) {

@@ -1,18 +1,28 @@
 // gather_linear and its backward, and scatter_rows.
-#include "cpu/gather_linear.h"
+#include "ops/gather_linear.h"
 
 #include "cpu/row_groups.h"
-#include "ops/common.h"
 
 namespace hashdl::ops {
-namespace {
 
-/// The checks that forward and backward share; rows must be contiguous.
-void check_layer(const Tensor& x, const Tensor& weight, const Tensor& rows, const char* op) {
+void check_weight_and_input(const Tensor& x, const Tensor& weight, const char* op) {
   check_floating(weight, op, "weight");
   check_shape(weight, {-1, -1}, op, "weight");
   check_dtype(x, weight.scalar_type(), op, "x");
   check_shape(x, {-1, weight.size(1)}, op, "x");
+}
+
+void check_bias(const std::optional<Tensor>& bias, const Tensor& weight, const char* op) {
+  if (!bias.has_value()) return;
+  check_dtype(*bias, weight.scalar_type(), op, "bias");
+  check_shape(*bias, {weight.size(0)}, op, "bias");
+}
+
+namespace {
+
+/// The checks that forward and backward share; rows must be contiguous.
+void check_layer(const Tensor& x, const Tensor& weight, const Tensor& rows, const char* op) {
+  check_weight_and_input(x, weight, op);
   check_dtype(rows, ScalarType::Int, op, "rows");
   check_shape(rows, {x.size(0), -1}, op, "rows");
   check_rows(rows, -1, weight.size(0), op, "rows");
@@ -23,10 +33,7 @@ Tensor gather_linear(const Tensor& x, const Tensor& weight, const std::optional<
   constexpr auto op = "gather_linear";
   const Tensor ids = as_contiguous(rows);
   check_layer(x, weight, ids, op);
-  if (bias.has_value()) {
-    check_dtype(*bias, weight.scalar_type(), op, "bias");
-    check_shape(*bias, {weight.size(0)}, op, "bias");
-  }
+  check_bias(bias, weight, op);
   const Tensor inputs = as_contiguous(x), w = as_contiguous(weight);
   const auto b = as_contiguous(bias);
   const int64_t B = ids.size(0), A = ids.size(1), d = w.size(1);

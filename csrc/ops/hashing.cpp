@@ -6,13 +6,6 @@
 namespace hashdl::ops {
 namespace {
 
-constexpr int64_t kMaxBits = 24;
-
-void check_bits(int64_t bits, const char* op) {
-  check(bits >= 1 && bits <= kMaxBits, op, "bits",
-        "got " + std::to_string(bits) + ", wanted 1 to " + std::to_string(kMaxBits));
-}
-
 Tensor pack_signs(const Tensor& projections, int64_t bits) {
   constexpr auto op = "pack_signs";
   check_bits(bits, op);

@@ -14,7 +14,7 @@ LookupCall::LookupCall(const char* op, const Tensor& projections, const Tensor& 
   check_dtype(rows, ScalarType::Int, op, "rows");
   check_shape(rows, {-1, -1}, op, "rows");
   const int64_t L = rows.size(0), N = rows.size(1);
-  check(bits >= 1 && bits <= 24, op, "bits", "got " + std::to_string(bits) + ", wanted 1 to 24");
+  check_bits(bits, op);
   check_shape(offsets, {L, (int64_t{1} << bits) + 1}, op, "offsets");
   check_shape(projections, {-1, L * bits}, op, "projections");
   check(probes >= 1, op, "probes", "got " + std::to_string(probes) + ", wanted 1 or more");

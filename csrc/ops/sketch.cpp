@@ -14,7 +14,7 @@ SketchCall::SketchCall(const char* op, const Tensor& queries, const Tensor& code
   check_shape(codes, {-1, L}, op, "codes");
   check_dtype(norms, ScalarType::Float, op, "norms");
   check_shape(norms, {codes.size(0)}, op, "norms");
-  check(bits >= 1 && bits <= 24, op, "bits", "got " + std::to_string(bits) + ", wanted 1 to 24");
+  check_bits(bits, op);
   codes_ = as_contiguous(codes);
   norms_ = as_contiguous(norms);
   // A code from outside may have any of its 32 bits set.

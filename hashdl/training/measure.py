@@ -61,6 +61,9 @@ def _endless_batches(trainer: Trainer) -> Iterator[Batch]:
         yield from trainer.train.batches(trainer.settings.batch_size, shuffle_seed=epoch)
 
 
+_SELF = Path("/proc/self/status")
+
+
 class PeakMemory:
     """Peak resident memory of a block, in MB above what the process had before it.
 
@@ -76,22 +79,31 @@ class PeakMemory:
 
     def __exit__(self, *exception: object) -> None:
         if self._before is not None:
-            self.megabytes = (_status_kilobytes("VmHWM") - self._before) / 1000
+            self.megabytes = (_kilobytes(_SELF, "VmHWM") - self._before) / 1000
 
     @staticmethod
     def _reset() -> int | None:
         try:
             Path("/proc/self/clear_refs").write_text("5")
-            return _status_kilobytes("VmRSS")
+            return _kilobytes(_SELF, "VmRSS")
         except OSError:
             return None
 
 
-def _status_kilobytes(name: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
+def bytes_available() -> float | None:
+    """Memory that can be had without swapping; None where the system does not say."""
+    try:
+        return 1024.0 * _kilobytes(Path("/proc/meminfo"), "MemAvailable")
+    except OSError:
+        return None
+
+
+def _kilobytes(path: Path, name: str) -> int:
+    """A figure of one of Linux's files on memory."""
+    for line in path.read_text().splitlines():
         if line.startswith(name + ":"):
             return int(line.split()[1])
-    raise OSError(f"no {name} in /proc/self/status")
+    raise OSError(f"no {name} in {path}")
 
 
 def machine() -> dict[str, Any]:

@@ -34,7 +34,8 @@ def write_json(path: Path, report: Result) -> None:
         temporary.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
 
 
-def _format(value: Any, pattern: str) -> str:
+def cell(value: Any, pattern: str) -> str:
+    """A figure as text; a dash where there is none."""
     return "–" if value is None else pattern.format(value)
 
 
@@ -52,7 +53,7 @@ def contender_table(report: Result) -> str:
         ("peak MB", "peak_mb", "{:,.0f}"),
     )
     rows = [
-        [name, *(_format(result.get(key), pattern) for _, key, pattern in columns)]
+        [name, *(cell(result.get(key), pattern) for _, key, pattern in columns)]
         for name, result in report["contenders"].items()
     ]
     return render(["", *(title for title, _, _ in columns)], rows)
@@ -65,7 +66,7 @@ def parts_table(report: Result) -> str:
         part for part in PARTS if any(part in c.get("parts_ms", {}) for c in contenders.values())
     ]
     rows = [
-        [name, *(_format(result.get("parts_ms", {}).get(part), "{:.2f}") for part in used)]
+        [name, *(cell(result.get("parts_ms", {}).get(part), "{:.2f}") for part in used)]
         for name, result in contenders.items()
     ]
     return render(["ms/step", *used], rows)
