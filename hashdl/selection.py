@@ -29,8 +29,7 @@ def select_active(
     """
     config, sizes = tables.config, tables.sizes
     random = sizes.R if training else 0
-    tables.observe(x, training=training)
-    tables.refresh(weight, bias, training=training)
+    tables.refresh(weight, bias, training=training, queries=x)
     if random < sizes.A:
         return tables.find_active(x, weight, bias, labels, shared, random=random)
     with part("look-up"):  # nothing but draws

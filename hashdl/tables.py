@@ -123,7 +123,14 @@ class HashTables(nn.Module):
                 x.detach(), self.moment, self.state, self.step, training
             )
 
-    def refresh(self, weight: Tensor, bias: Tensor | None, *, training: bool) -> None:
+    def refresh(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        *,
+        training: bool,
+        queries: Tensor | None = None,
+    ) -> None:
         """Rehash what is due.
 
         Args:
@@ -131,7 +138,10 @@ class HashTables(nn.Module):
             bias: (N,), or None.
             training: count a training step and follow the schedule; else rehash all rows if the
                 weight or bias has changed since the last time.
+            queries: (B, d), to be observed first: they may make balancing due.
         """
+        if queries is not None:
+            self.observe(queries, training=training)
         self._follow(weight.device)
         with part("rehash"):
             torch.ops.hashdl.refresh_tables_(

@@ -274,8 +274,7 @@ class HashLinear(nn.Linear):
 
     def _topk_of_candidates(self, x: Tensor, k: int) -> tuple[Tensor, Tensor]:
         assert self.tables is not None
-        self.tables.observe(x, training=False)
-        self.tables.refresh(self.weight, self.bias, training=False)
+        self.tables.refresh(self.weight, self.bias, training=False, queries=x)
         candidates = shortlist(self.tables, x, k)
         candidates = F.pad(candidates, (0, max(0, k - candidates.shape[1])), value=-1)
         values = ops.gather_linear(x, self.weight, self.bias, candidates)
