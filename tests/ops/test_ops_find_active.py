@@ -34,6 +34,17 @@ def test_dtypes(dtype: torch.dtype) -> None:
     samples.assert_kernel_is_reference("find_active", samples.find_active_args(dtype=dtype))
 
 
+@pytest.mark.parametrize("selection", SELECTIONS)
+def test_inputs_need_not_be_contiguous(selection: str) -> None:
+    args = samples.find_active_args(B=9, candidates=33, selection=selection)
+    spread = tuple(
+        samples.strided(a) if isinstance(a, torch.Tensor) and a.dim() else a for a in args
+    )
+    assert not spread[0].is_contiguous()
+    call = torch.ops.hashdl.find_active
+    samples.assert_same_bits(list(call(*spread)), list(call(*args)))  # run would copy
+
+
 def test_results_do_not_depend_on_threads() -> None:
     args = samples.find_active_args(B=70, N=500, d=33, bits=6, candidates=90)
     threads = torch.get_num_threads()
