@@ -15,8 +15,8 @@ from hashdl.precision import own_dtype
 from hashdl.profiling import part
 from hashdl.schedule import next_rehash
 
-# Rows projected at once: bounds the float32 projections, rows x (L K), to tens of megabytes.
-_CHUNK = 1 << 15
+# Projections made at once, rows x (L K) of float32: they stay in cache until they are codes.
+_PROJECTIONS = 1 << 18
 # Features up to which layers are balanced by default: eigenvectors take time of order d^3.
 _MOST_BALANCED = 1024
 # Training steps from one look at the queries to the next.
@@ -307,8 +307,9 @@ def _hash_rows(
     """Codes (M, L) of all rows given and their lengths (M,), a chunk at a time."""
     hash_family = FAMILIES[family]
     codes, norms = [], []
-    for first in range(0, weight.shape[0], _CHUNK):
-        chunk = slice(first, first + _CHUNK)
+    size = max(_PROJECTIONS // planes.shape[1], 1)
+    for first in range(0, weight.shape[0], size):
+        chunk = slice(first, first + size)
         chunk_bias = None if bias is None else bias[chunk]
         projections = hash_family.project_rows(weight[chunk], chunk_bias, center, planes)
         try:
@@ -419,7 +420,7 @@ def _refresh_tables_(
                 some, lengths = _hash_rows(weight[touched], some_bias, as_float, mean, family, bits)
                 codes[touched] = some
                 norms[touched] = lengths.view(torch.int32)
-        fresh_offsets, fresh_rows = ops.build_tables(codes, bits)
+        fresh_offsets, fresh_rows = ops.build_tables(codes.t(), bits)
         offsets.copy_(fresh_offsets)
         rows.copy_(fresh_rows)
         dirty.zero_()

@@ -44,7 +44,7 @@ def test_first_refresh_hashes_every_row(training: bool, bias: bool) -> None:
         assert torch.equal(given[name].view(torch.float32), planes)
     assert torch.equal(given["center"].view(torch.float32), center)
     assert torch.equal(given["codes"], codes)
-    expected = list(ops.build_tables(codes, bits))
+    expected = list(ops.build_tables(codes.t(), bits))
     samples.assert_same_bits([given["offsets"], given["rows"]], expected)
     assert int(given["step"]) == int(training)
 
@@ -69,7 +69,7 @@ def test_training_rehashes_dirty_rows_alone_and_only_when_due() -> None:
     assert changed == [4]
     assert given["dirty"].eq(0).all()
     assert int(given["step"]) == 4
-    expected = list(ops.build_tables(given["codes"], given["bits"]))
+    expected = list(ops.build_tables(given["codes"].t(), given["bits"]))
     samples.assert_same_bits([given["offsets"], given["rows"]], expected)
 
 
