@@ -326,10 +326,12 @@ def refresh_tables__args(
     bias: bool = True,
     balance: bool = True,
     queries: int = 0,
+    sketch: bool = True,
     training: bool = True,
 ) -> Args:
     """``queries``: how many have been observed; planes are balanced after d + 1."""
-    config = HashConfig(bits=bits, tables=L, balance=balance)
+    selection = "sketch" if sketch else "exact"
+    config = HashConfig(bits=bits, tables=L, balance=balance, selection=selection)
     tables = HashTables(N, d, config)
     tables.observe(uneven(queries, d), training=True)
     settings: dict[str, Any] = {
@@ -339,7 +341,7 @@ def refresh_tables__args(
         "bits": bits,
         "seed": config.seed,
         "center_rows": config.center,
-        "every": config.rehash_every,
+        "every": tables.rehash_every,
         "growth": config.rehash_growth,
         "training": training,
     }
