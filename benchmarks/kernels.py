@@ -45,7 +45,7 @@ from hashdl.tables import HashTables
 _POOL = 8  # inputs that calls go round
 _BLOCK_SECONDS = 0.05  # calls are timed in blocks of about this length
 _ID, _FLOAT = 4, 4  # bytes of an int32 row id and of a float32
-_PACKED_ROWS = 1 << 15  # rows whose signs are packed at once, as in a rehash
+_PACKED_ROWS = 1 << 11  # rows whose signs are packed at once, about as in a rehash
 # Multiplications, additions, divisions and roots that Adam takes for one element.
 _ADAM_FLOPS = 12
 
@@ -220,8 +220,7 @@ class Bench:
     def table_build(self) -> Kernel:
         """Reads codes; writes offsets and rows."""
         moved = _ID * (2.0 * self.tables.codes.numel() + self.tables.offsets.numel())
-        codes = self.tables.codes.t().contiguous()
-        return Kernel([lambda: ops.build_tables(codes, self.sizes.K)], moved)
+        return Kernel([lambda: ops.build_tables(self.tables.codes, self.sizes.K)], moved)
 
     def look_up(self) -> Kernel:
         """Reads projections, two offsets a bucket and the entries; writes candidates and hits.
@@ -256,8 +255,8 @@ class Bench:
         """
         return self._each(
             lambda q: ops.find_active(
-                *(q.projections, self.tables.offsets, self.tables.rows, self.tables.codes),
-                *(self.tables.norms.view(torch.float32), q.x, self.weight, self.bias, q.labels),
+                *(q.projections, self.tables.offsets, self.tables.rows, *self.tables.sketch()),
+                *(q.x, self.weight, self.bias, q.labels),
                 selection=self.config.selection,
                 threshold=self.config.threshold,
                 active=self.sizes.A,

@@ -26,6 +26,9 @@ Batch = tuple[Tensor, Tensor]
 _CLUSTERS = 64
 # A block of steps is timed as one: about so long, where no rehash sets its length.
 _BLOCK_SECONDS, _MOST_STEPS, _LEAST_STEPS = 1.0, 50, 2
+# A block of a hashed layer's steps: from one rehash to the next, but no more than these. A rehash
+# that takes more steps is spread evenly over them.
+_MOST_HASHED_STEPS = 200
 _WARM_UP = 3
 _PROFILED_STEPS = 5
 _SMALL = 1000  # rows
@@ -130,27 +133,25 @@ class LayerStep:
     """One contender's layer with its optimizer: whole training steps, timed in blocks.
 
     A step is zero_grad, forward, loss, backward (down to the inputs' gradient) and optimizer;
-    a block of a hashed layer's steps has its share of rehashes as well.
+    a block of a hashed layer's steps has its share of the rehashing as well.
 
     Args:
         head: the layer.
         optimizer: of its parameters.
         inputs: where batches come from; drawing them is not timed.
-        rehash_every: steps from one rehash to the next, for a hashed layer; else None.
+        block: steps of a block; None: as many as take about a second.
     """
 
-    def __init__(
-        self, head: Head, optimizer: Optimizer, inputs: Inputs, rehash_every: int | None
-    ) -> None:
+    def __init__(self, head: Head, optimizer: Optimizer, inputs: Inputs, block: int | None) -> None:
         self.head, self.optimizer, self.inputs = head, optimizer, inputs
-        self.rehash_every = rehash_every
+        self.given_block = block
         self.block = _LEAST_STEPS
 
     def warm_up(self) -> None:
         """Allocate states and build tables, then set how many steps a block has."""
         self._train(self.inputs.batches(_WARM_UP))
-        if self.rehash_every is not None:
-            self.block = self.rehash_every
+        if self.given_block is not None:
+            self.block = self.given_block
             return
         seconds = self.step_ms() / 1000
         self.block = min(max(round(_BLOCK_SECONDS / seconds), _LEAST_STEPS), _MOST_STEPS)
@@ -164,7 +165,7 @@ class LayerStep:
 
     def parts_ms(self) -> dict[str, float]:
         """Mean milliseconds a step of each named part, under the profiler."""
-        steps = self.rehash_every or min(self.block, _PROFILED_STEPS)
+        steps = self.given_block or min(self.block, _PROFILED_STEPS)
         batches = self.inputs.batches(steps)
         return parts_of(lambda: self._train(batches), steps)
 
@@ -212,7 +213,7 @@ class Setup:
         Raises:
             ValueError: ``--config`` names no field, or the schedule would stretch.
         """
-        # A growing interval would leave some blocks without a rehash: the early, dearest
+        # A growing interval would leave some blocks with less rehashing: the early, dearest
         # schedule is what is measured.
         configs = make_configs(CONFIGS, args.config, rehash_growth=1.0)
         if any(config.rehash_growth != 1 for config in configs.values()):
@@ -226,13 +227,14 @@ class Setup:
         torch.manual_seed(self.seed)
         inputs = Inputs(self.rows, self.dim, self.batch, self.labels, self.seed)
         head = make_factories(self.configs, inputs.frequencies())[name](self.dim, self.rows)
-        rehash_every = None
+        block = None
         if isinstance(head, HashedHead):
-            rehash_every = head.linear.config.rehash_every
+            interval = head.linear.config.rehash_interval(self.rows)
+            block = min(interval, _MOST_HASHED_STEPS)
             # The time of the other layers does not depend on values.
             inputs.add_clusters(head.linear.weight)
         optimizer = OPTIMIZERS[self.optimizer](head.parameters())
-        step = LayerStep(head, optimizer, inputs, rehash_every)
+        step = LayerStep(head, optimizer, inputs, block)
         step.warm_up()
         return step
 
@@ -241,8 +243,8 @@ class Setup:
         rowwise = self.optimizer == "rowwise_adagrad"
         weight = 4.0 * self.rows * self.dim
         if name in CONFIGS:
-            # Codes and tables, and new ones while a rehash makes them.
-            return (2 if rowwise else 3) * weight + 4.0 * 4 * self.rows * self.configs[name].tables
+            # Codes and tables, and new codes while all rows are hashed at once.
+            return (2 if rowwise else 3) * weight + 4.0 * 3 * self.rows * self.configs[name].tables
         if name.startswith("sampled"):
             return (2 if rowwise else 3) * weight
         if name == "adaptive":

@@ -138,7 +138,11 @@ def _add_config(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--random", type=_rows, default=default.random, help="of them, random")
     group.add_argument("--shared", type=int, default=default.shared, help="rows a batch shares")
     group.add_argument("--selection", choices=SELECTIONS, default=default.selection)
-    group.add_argument("--rehash-every", type=_positive, default=default.rehash_every)
+    group.add_argument(
+        "--rehash-every",
+        type=_positive,
+        help="steps that a rehash is spread over (default: by size)",
+    )
 
 
 #: What ``train`` hashes with unless told otherwise.
