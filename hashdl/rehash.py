@@ -345,10 +345,10 @@ class _Rehash:
         # Queries change as a model learns: balance again at rehash 1, 2, 4, 8, ...
         renewed = balance and state.rehashes & (state.rehashes - 1) == 0
         touched = int(self.buffers.dirty.count_nonzero())
-        if state.renewed or renewed or 2 * touched > self.cycle.n_rows:
+        if renewed or 2 * touched > self.cycle.n_rows:
             self.set_functions(self.new_functions(balance))
             state.renewed = 1
-            # Now: should a row fail, no later call may take these for the old functions.
+            # Now: should a row fail, no later step may take these for the old functions.
             state.write(self.buffers.state)
 
     def hash_slice(self, index: int, piece: range, full: bool) -> None:

@@ -39,12 +39,15 @@ def test_first_refresh_hashes_every_row(training: bool, bias: bool) -> None:
     if not bias:
         planes[-1] = 0
     center = centering.row_mean(weight, some_bias)
-    codes = ops.pack_signs(family.project_rows(weight, some_bias, center, planes), bits)
+    projections = family.project_rows(weight, some_bias, center, planes)
+    codes = ops.pack_signs(projections, bits)
     for name in ("planes", "query_planes"):
         assert torch.equal(given[name].view(torch.float32), planes)
     assert torch.equal(given["center"].view(torch.float32), center)
     assert torch.equal(given["codes"], codes.t())
     assert torch.equal(given["sketches"], codes)
+    lengths = projections.square().mean(1).sqrt()
+    torch.testing.assert_close(given["norms"].view(torch.float32), lengths)
     expected = list(ops.build_tables(codes.t(), bits))
     samples.assert_same_bits([given["offsets"], given["rows"]], expected)
     assert int(given["step"]) == int(training)

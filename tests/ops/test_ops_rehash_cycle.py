@@ -57,6 +57,21 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Work:
     return done
 
 
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> Counter[range]:
+    """How many rows were hashed, by group."""
+    counts: Counter[range] = Counter()
+    hash_rows = rehash._hash_rows
+
+    def spy(*args: Any) -> None:
+        *_, group, _, codes, _ = args
+        counts[group] += codes.shape[1]
+        hash_rows(*args)
+
+    monkeypatch.setattr(rehash, "_hash_rows", spy)
+    return counts
+
+
 def new(**changes: Any) -> Given:
     """Tables just built, at the beginning of a cycle."""
     parameters = {"N": N, "L": L, "bits": BITS} | changes
@@ -170,25 +185,17 @@ def test_small_layers_wait_until_the_cycle_ends(
 
 
 def test_in_a_cycle_that_keeps_its_functions_touched_rows_alone_are_hashed(
-    monkeypatch: pytest.MonkeyPatch,
+    hashed: Counter[range],
 ) -> None:
-    hashed: list[list[int]] = []
-    original = rehash._hash_rows
-
-    def spy(weight: Tensor, bias: Any, picked: Tensor | None, *rest: Any) -> None:
-        hashed.append([] if picked is None else picked.tolist())
-        original(weight, bias, picked, *rest)
-
     given = new()
-    monkeypatch.setattr(rehash, "_hash_rows", spy)
+    hashed.clear()
     before = kept(given, FUNCTIONS)
     given["weight"].neg_()  # seen in marked rows alone
     for row in (3, 40, 41, 89):
         given["dirty"][row] = rehash.dirty_bits(L)
     old = given["codes"].clone()
     run(given)
-    assert sum(map(len, hashed)) == 4 * len(GROUPS)
-    assert all(hashed)
+    assert hashed == Counter(dict.fromkeys(GROUPS, 4))
     assert given["dirty"].eq(0).all()
     changed = (given["codes"] != old).any(0).nonzero().flatten().tolist()
     assert changed == [3, 40, 41, 89]
@@ -244,7 +251,9 @@ def test_at_every_step_each_table_fits_the_planes_that_queries_meet() -> None:
     assert mixed > EVERY // 2
 
 
-def test_a_row_touched_between_two_passes_is_hashed_again_in_the_next_cycle() -> None:
+def test_a_row_touched_between_two_passes_is_hashed_again_in_the_next_cycle(
+    hashed: Counter[range],
+) -> None:
     given = new()
     row, later = 5, slice(GROUPS[1].start, L)
     run_until(given, N // 2)  # group 0 has hashed it
@@ -257,7 +266,9 @@ def test_a_row_touched_between_two_passes_is_hashed_again_in_the_next_cycle() ->
     assert torch.equal(given["codes"][later, row], wanted[later])
     assert given["dirty"].nonzero().flatten().tolist() == [row]
     assert int(given["dirty"][row]) == 0b001
+    hashed.clear()
     run(given)
+    assert hashed == {GROUPS[0]: 1}  # the other groups know it as it is
     assert torch.equal(codes_in_force(given)[:, row], wanted)
     assert given["dirty"].eq(0).all()
 
