@@ -1,5 +1,5 @@
-// A set of row ids with a slot number each: open addressing, sized by what it holds and not by N,
-// so that it stays in cache however many rows the layer has. Cleared by a new epoch.
+// Row ids seen so far, by open addressing: sized by what is held and not by N, so that it stays in
+// cache however many rows the layer has.
 #pragma once
 
 #include <algorithm>
@@ -8,41 +8,31 @@
 
 namespace hashdl::cpu {
 
-class RowSet {
+/// Row ids with a value each. Cleared by a new epoch.
+class RowMap {
  public:
   /// Room for `capacity` rows.
-  explicit RowSet(int64_t capacity) {
+  explicit RowMap(int64_t capacity) {
     int64_t size = 16;
     while (size < 2 * capacity) size *= 2;
     slots_.assign(size, Slot{0, 0, 0});
     mask_ = size - 1;
-    filter_.assign(size / 2, 0);
   }
 
-  void clear() {
-    ++epoch_;
-    std::fill(filter_.begin(), filter_.end(), 0);
-  }
+  void clear() { ++epoch_; }
 
-  /// The slot number kept with `row`, or -1.
-  int32_t find(int32_t row) const {
-    const Slot& slot = slots_[place(row)];
-    return slot.epoch == epoch_ ? slot.value : -1;
-  }
+  bool contains(int32_t row) const { return slots_[place(row)].epoch == epoch_; }
 
-  /// Quick where the answer is mostly no.
-  bool contains(int32_t row) const {
-    return (filter_word(row) & filter_bit(row)) != 0 && slots_[place(row)].epoch == epoch_;
-  }
-
-  /// Adds `row` with `value`; false when it was there already (its value stays).
-  bool insert(int32_t row, int32_t value = 0) {
+  /// The value kept with `row`; where it is not there, -1 after adding it with `value`, if `room`
+  /// allows.
+  int32_t find_or_insert(int32_t row, int32_t value, bool room = true) {
     Slot& slot = slots_[place(row)];
-    if (slot.epoch == epoch_) return false;
-    slot = {row, value, epoch_};
-    filter_[filter_place(row)] |= filter_bit(row);
-    return true;
+    if (slot.epoch == epoch_) return slot.value;
+    if (room) slot = {row, value, epoch_};
+    return -1;
   }
+
+  int64_t size() const { return mask_ + 1; }
 
  private:
   struct Slot {
@@ -50,12 +40,6 @@ class RowSet {
     int32_t value;
     uint32_t epoch;
   };
-
-  // The filter has a bit for each of 32 times the slots, set for the rows that are there: few
-  // others fall on a set bit, so that a branch on it is foreseen.
-  int64_t filter_place(int32_t row) const { return row >> 6 & (filter_.size() - 1); }
-  static uint64_t filter_bit(int32_t row) { return uint64_t{1} << (row & 63); }
-  uint64_t filter_word(int32_t row) const { return filter_[filter_place(row)]; }
 
   /// Where `row` stands, or the free place where it would go.
   int64_t place(int32_t row) const {
@@ -65,9 +49,39 @@ class RowSet {
   }
 
   std::vector<Slot> slots_;
-  std::vector<uint64_t> filter_;
   int64_t mask_;
   uint32_t epoch_ = 1;
+};
+
+/// Row ids, quick where the answer is mostly no.
+class RowSet {
+ public:
+  /// Room for `capacity` rows.
+  explicit RowSet(int64_t capacity) : map_(capacity), filter_(map_.size() / 2, 0) {}
+
+  void clear() {
+    map_.clear();
+    std::fill(filter_.begin(), filter_.end(), 0);
+  }
+
+  bool contains(int32_t row) const {
+    return (filter_[word(row)] & bit(row)) != 0 && map_.contains(row);
+  }
+
+  /// False when the row was there already.
+  bool insert(int32_t row) {
+    filter_[word(row)] |= bit(row);
+    return map_.find_or_insert(row, 0) < 0;
+  }
+
+ private:
+  // A bit for each of 32 times the slots, set for the rows that are there: few others fall on a set
+  // bit, so that a branch on it is foreseen.
+  int64_t word(int32_t row) const { return row >> 6 & (filter_.size() - 1); }
+  static uint64_t bit(int32_t row) { return uint64_t{1} << (row & 63); }
+
+  RowMap map_;
+  std::vector<uint64_t> filter_;
 };
 
 }  // namespace hashdl::cpu

@@ -45,6 +45,7 @@ Tensor gather_linear(const Tensor& x, const Tensor& weight, const std::optional<
                                      data<int32_t>(ids),
                                      mutable_data<T>(z),
                                      d,
+                                     A,
                                      A};
     const auto run = cpu::gather_linear_kernels<T>().forward;
     torch::stable::parallel_for(0, B, 1,
