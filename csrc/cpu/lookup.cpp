@@ -72,23 +72,25 @@ void Finder::collect(int64_t b) {
   hits_ = args_.hits + b * args_.C;
   count_ = 0;
   found_.clear();
+  std::fill(hits_, hits_ + args_.C, 0);
   for (const Bucket& bucket : queries_[b % kInFlight].buckets) {
     const int32_t before_end = std::min(bucket.read, bucket.size - bucket.start);
     for (int32_t i = 0; i < before_end; ++i) add(bucket.rows[bucket.start + i]);
     for (int32_t i = 0; i < bucket.read - before_end; ++i) add(bucket.rows[i]);
   }
   std::fill(candidates_ + count_, candidates_ + args_.C, -1);
-  std::fill(hits_ + count_, hits_ + args_.C, 0);
 }
 
 void Finder::add(int32_t row) {
-  const int32_t slot = found_.find_or_insert(row, count_, count_ < args_.C);
-  if (slot >= 0) {
-    ++hits_[slot];
-  } else if (count_ < args_.C) {
-    candidates_[count_] = row;
-    hits_[count_++] = 1;
+  if (count_ == args_.C) {
+    const int32_t number = found_.find(row);
+    if (number >= 0) ++hits_[number];
+    return;
   }
+  const int32_t number = found_.number(row, count_);
+  candidates_[number] = row;
+  ++hits_[number];
+  count_ += number == count_;
 }
 
 }  // namespace hashdl::cpu

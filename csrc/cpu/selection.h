@@ -45,8 +45,10 @@ class Selector {
   const Select& args_;
   RowSet shared_;
   RowSet taken_;
-  std::vector<Ranked> pool_;
-  std::vector<Ranked> order_;
+  std::vector<Ranked> pool_;   ///< (C), of which the first size_ are candidates
+  std::vector<Ranked> order_;  ///< (C + 1)
+  int64_t size_ = 0;
+  Ranked least_ = 0, most_ = 0;  ///< of the pool
 };
 
 struct SharedRows {

@@ -11,8 +11,8 @@
 namespace hashdl::ops {
 namespace {
 
-// Samples that go through all stages together.
-constexpr int64_t kBlock = 16;
+// Samples that go through all stages together: their candidates and scores stay in cache.
+constexpr int64_t kBlock = 64;
 
 enum class Selection { exact, sketch, frequency, threshold, by_discovery };
 
