@@ -439,7 +439,7 @@ def active_log_prob_backward(
     grad = (-probabilities).scatter_add(1, places.clamp_min(0).long(), shares)
     grad = (grad * grad_log_prob[:, None]).masked_fill(labels == 0, 0).to(z.dtype)
     Q = z.shape[1]
-    return grad[:, :Q].contiguous(), grad[:, Q:-1].contiguous()
+    return grad[:, :Q].clone(), grad[:, Q:-1].clone()
 
 
 # ---- row optimizers ----------------------------------------------------------------------------

@@ -33,6 +33,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("active_log_prob", {"T": None, "dtype": torch.float16}),
     ("active_log_prob", {"B": 0, "dtype": torch.float64}),
     ("active_log_prob_backward", {}),
+    ("active_log_prob_backward", {"B": 1}),
     ("active_log_prob_backward", {"T": None, "dtype": torch.bfloat16}),
     ("sgd_rows_", {}),
     ("sgd_rows_", {"buffer": False, "dtype": torch.bfloat16}),
