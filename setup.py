@@ -24,7 +24,9 @@ ROOT = Path(__file__).resolve().parent
 # The kernels in SIMD_SOURCES are built once per instruction set and chosen at load by cpuid.
 # The other sources are built for the baseline alone, so that no code shared between translation
 # units (a std:: template, say) can ever contain an instruction that the machine lacks.
-SIMD_SOURCES = [f"csrc/cpu/{name}.cpp" for name in ("gather_linear", "row_optimizers", "sketch")]
+SIMD_SOURCES = [
+    f"csrc/cpu/{name}.cpp" for name in ("gather_linear", "row_optimizers", "sketch", "softmax")
+]
 SIMD_LEVELS = {
     "baseline": [],
     "avx2": ["-mavx2", "-mfma", "-mf16c", "-mpopcnt"],

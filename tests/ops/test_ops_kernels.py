@@ -92,6 +92,23 @@ PLAIN: dict[str, list[dict[str, Any]]] = {
     ],
 }
 
+LOG_PROBS: list[dict[str, Any]] = [
+    {},
+    {"B": 0},
+    {"M": 0},
+    {"M": 9, "A": 0},
+    {"M": 0, "A": 0, "T": None},  # no logits
+    {"T": None},
+    {"T": 0},
+    *({"A": A, "T": T} for A, T in ((1, 1), (14, 16), (15, 31), (33, 17))),
+    {"N": 1},
+    {"T": 40},  # everything is shared
+    {"absent": True},
+    {"absent": True, "T": None},
+    {"special": True},
+    {"special": True, "A": 40, "T": None},
+    {"B": 30, "M": 6, "A": 60, "T": 150, "N": 2000},
+]
 LAYERS: dict[str, list[dict[str, Any]]] = {
     "gather_linear": [
         {},
@@ -139,6 +156,8 @@ LAYERS: dict[str, list[dict[str, Any]]] = {
         {"fill": float("-inf")},
         {"padding": 1.0, "fill": 1.0},
     ],
+    "active_log_prob": LOG_PROBS,
+    "active_log_prob_backward": LOG_PROBS,
     "sgd_rows_": [
         {},
         {"buffer": False},
@@ -172,6 +191,8 @@ LARGE: dict[str, dict[str, Any]] = {
     "gather_linear": {"B": 30, "A": 20, "N": 100, "d": 67},
     "gather_linear_backward": {"B": 30, "A": 20, "N": 200, "d": 67, "extras": 30},
     "scatter_rows": {"B": 30, "A": 20, "N": 100},
+    "active_log_prob": {"B": 30, "A": 60, "T": 90, "N": 500},
+    "active_log_prob_backward": {"B": 30, "A": 60, "T": 90, "N": 500},
     "sgd_rows_": {"N": 300, "U": 100},
     "adagrad_rows_": {"N": 300, "U": 100},
     "adam_rows_": {"N": 300, "U": 100},
