@@ -4,7 +4,7 @@ namespace hashdl::cpu {
 
 LabelFinder::LabelFinder(const LabelPlaces& args) : args_(args), shared_(args.S) {
   for (int64_t t = 0; t < args.S; ++t) {
-    if (args.shared[t] >= 0) shared_.insert(args.shared[t], static_cast<int32_t>(t));
+    if (args.shared[t] >= 0) shared_.number(args.shared[t], static_cast<int32_t>(t));
   }
 }
 

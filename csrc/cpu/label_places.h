@@ -27,7 +27,7 @@ class LabelFinder {
   int64_t place(int32_t label, int32_t row, int64_t column) const;
 
   LabelPlaces args_;
-  RowSet shared_;
+  RowMap shared_;
 };
 
 }  // namespace hashdl::cpu
