@@ -220,7 +220,8 @@ class Bench:
     def table_build(self) -> Kernel:
         """Reads codes; writes offsets and rows."""
         moved = _ID * (2.0 * self.tables.codes.numel() + self.tables.offsets.numel())
-        return Kernel([lambda: ops.build_tables(self.tables.codes, self.sizes.K)], moved)
+        codes = self.tables.codes.t().contiguous()
+        return Kernel([lambda: ops.build_tables(codes, self.sizes.K)], moved)
 
     def look_up(self) -> Kernel:
         """Reads projections, two offsets a bucket and the entries; writes candidates and hits.

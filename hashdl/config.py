@@ -10,6 +10,8 @@ from hashdl.hashing import FAMILIES
 
 SELECTIONS = ("exact", "sketch", "frequency", "threshold", "union")
 MAX_BITS = 24
+# Of the default schedule: steps from one rehash to the next, and rows hashed in each of them.
+_SHORTEST_INTERVAL, _ROWS_A_STEP = 50, 4000
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,10 @@ class HashConfig:
             changes no inner product, and far more of the rows with the largest outputs are found.
             Queries are observed as they come; d + 1 of them must have been seen.
             Default: ``None``: for layers with up to 1024 inputs.
-        rehash_every: training steps from the first rehash to the second. Default: 50.
+        rehash_every: training steps from the first rehash to the second; the work is spread evenly
+            over them. Default: ``None``, ``N / 4000``, at least 50: so a step hashes at most about
+            4000 rows however many there are, and a row, which a batch meets ever more rarely the
+            more rows there are, is hashed again about as often as it changes.
         rehash_growth: factor on that interval after each rehash, at least 1; it grows to 100
             times the first. Default: 1.05.
         fill: value of inactive outputs of :meth:`HashLinear.forward`. Default: 0.0.
@@ -88,7 +93,7 @@ class HashConfig:
     log_q: bool = False
     center: bool = True
     balance: bool | None = None
-    rehash_every: int = 50
+    rehash_every: int | None = None
     rehash_growth: float = 1.05
     fill: float = 0.0
     sparse_grad: bool = False
@@ -100,9 +105,10 @@ class HashConfig:
         if self.bits is not None:
             self._check_int("bits", 1)
             self._check("bits", self.bits <= MAX_BITS, f"an int of 1 to {MAX_BITS}")
-        if self.candidates is not None:
-            self._check_int("candidates", 1)
-        for name in ("tables", "probes", "cap", "threshold", "rehash_every"):
+        for name in ("candidates", "rehash_every"):
+            if getattr(self, name) is not None:
+                self._check_int(name, 1)
+        for name in ("tables", "probes", "cap", "threshold"):
             self._check_int(name, 1)
         self._check_int("shared", 0)
         self._check("rehash_growth", 1 <= self.rehash_growth < math.inf, "1 or more, and finite")
@@ -151,6 +157,17 @@ class HashConfig:
             K = min(max(round(math.log2(max(n_rows, 2))) - 2, 1), 20)
         C = min(4 * A if self.candidates is None else self.candidates, n_rows)
         return Sizes(K=K, L=self.tables, P=min(self.probes, 2**K), C=C, A=A, R=R)
+
+    def rehash_interval(self, n_rows: int) -> int:
+        """Training steps from the first rehash to the second, for a layer of ``n_rows`` rows.
+
+        Examples:
+            >>> [HashConfig().rehash_interval(n_rows) for n_rows in (1000, 10**6)]
+            [50, 250]
+        """
+        if self.rehash_every is not None:
+            return self.rehash_every
+        return max(_SHORTEST_INTERVAL, n_rows // _ROWS_A_STEP)
 
 
 def _rows(amount: float | int, of: int) -> int:

@@ -210,7 +210,7 @@ def _check_build_tables(codes: Tensor, bits: int) -> None:
 
 @_op("build_tables(Tensor codes, int bits) -> (Tensor, Tensor)", _check_build_tables)
 def _(codes: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    N, L = codes.shape
+    L, N = codes.shape
     return codes.new_empty((L, 2**bits + 1)), codes.new_empty((L, N))
 
 
@@ -218,7 +218,7 @@ def build_tables(codes: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     """Tables by counting sort: the rows of each bucket, ascending, one bucket after the other.
 
     Args:
-        codes: int32 (N, L), each in [0, 2^K).
+        codes: int32 (L, N), a table a row, each in [0, 2^K).
         bits: K.
 
     Returns:

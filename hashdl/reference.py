@@ -77,13 +77,12 @@ def pack_signs(projections: Tensor, bits: int) -> Tensor:
 
 def build_tables(codes: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     """Oracle of :func:`hashdl.ops.build_tables`."""
-    L = codes.shape[1]
+    L = codes.shape[0]
     in_range = bool(((codes >= 0) & (codes < 2**bits)).all())
     _check(in_range, "build_tables", "codes", "got a code outside [0, 2^bits)")
-    by_table = codes.t().contiguous()
-    rows = torch.argsort(by_table, dim=1, stable=True).to(torch.int32)
-    counts = by_table.new_zeros((L, 2**bits + 1))
-    counts.scatter_add_(1, by_table.long() + 1, torch.ones_like(by_table))
+    rows = torch.argsort(codes, dim=1, stable=True).to(torch.int32)
+    counts = codes.new_zeros((L, 2**bits + 1))
+    counts.scatter_add_(1, codes.long() + 1, torch.ones_like(codes))
     return counts.cumsum(1, dtype=torch.int32), rows
 
 

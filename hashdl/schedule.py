@@ -1,4 +1,4 @@
-"""When to rehash: every n training steps, n growing.
+"""When a rehash is to be complete: every n training steps, n growing.
 
 Early in training rows move fast, later slowly: after each rehash the interval grows by a factor,
 as in SLIDE (Chen et al., MLSys 2020, section 3.1.4).

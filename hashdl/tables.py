@@ -10,17 +10,18 @@ from torch import Tensor, nn
 
 from hashdl import ops
 from hashdl.config import HashConfig
-from hashdl.hashing import FAMILIES, balancing, centering
+from hashdl.hashing import FAMILIES, balancing
 from hashdl.precision import own_dtype
 from hashdl.profiling import part
-from hashdl.schedule import next_rehash
+from hashdl.rehash import Buffers, State, dirty_bits, enough, groups_of
 
-# Rows projected at once: bounds the float32 projections, rows x (L K), to tens of megabytes.
-_CHUNK = 1 << 15
 # Features up to which layers are balanced by default: eigenvectors take time of order d^3.
 _MOST_BALANCED = 1024
 # Training steps from one look at the queries to the next.
 _OBSERVED_EVERY = 4
+# Places in the buffer "state": what a history keeps, and more.
+_KEPT = State.places("due", "rehashes", "seen")
+_BUILT, _REHASHES, _SEEN = State.places("built", "rehashes", "seen")
 
 
 class Found(NamedTuple):
@@ -35,21 +36,10 @@ class Found(NamedTuple):
     projections: Tensor
 
 
-class _State:
-    """Places in the ``state`` buffer."""
-
-    BUILT = 0  # 1 once the tables are those of VERSION and POINTER
-    DUE = 1  # training step of the next rehash
-    REHASHES = 2  # scheduled rehashes so far
-    VERSION = 3  # _key of weight and bias at the last rehash
-    POINTER = 4
-    SEEN = 5  # queries that their moment is estimated from
-    BALANCED = 6  # 1 once the planes are balanced
-    SIZE = 7
-
-
 class HashTables(nn.Module):
     """L tables over N rows: built from a weight, refreshed on a schedule, looked up by queries.
+
+    :mod:`hashdl.rehash` keeps them in step with the weight.
 
     Everything is held in integer buffers that are not part of the state dict: they follow from
     ``config.seed``, the weight and, with ``config.balance``, the queries seen. Float values
@@ -62,13 +52,20 @@ class HashTables(nn.Module):
         features: d.
         config: how to hash.
         device: of the buffers.
+
+    Attributes:
+        sizes: K, L and the like, for N rows.
+        rehash_every: training steps from the first rehash to the second.
     """
 
     planes: Tensor
     query_planes: Tensor
+    next_query_planes: Tensor
     moment: Tensor
     center: Tensor
     codes: Tensor
+    sketches: Tensor
+    squares: Tensor
     norms: Tensor
     offsets: Tensor
     rows: Tensor
@@ -86,6 +83,7 @@ class HashTables(nn.Module):
         super().__init__()
         self.config = config
         self.sizes = config.sizes(n_rows)
+        self.rehash_every = config.rehash_interval(n_rows)
         K, L = self.sizes.K, self.sizes.L
 
         def buffer(name: str, shape: tuple[int, ...], dtype: torch.dtype = torch.int32) -> None:
@@ -93,17 +91,24 @@ class HashTables(nn.Module):
             self.register_buffer(name, zeros, persistent=False)
 
         D = features + 1 if self._balances(features) else 0
-        buffer("planes", (features + 1, L * K))  # bits of float32
+        sketch = config.selection == "sketch"
+        # Of the cycle of rehashing in progress, bits of float32: what rows are hashed with, and
+        # the planes that queries will meet once the tables are built.
+        buffer("planes", (features + 1, L * K))
+        buffer("next_query_planes", (features + 1, L * K))
+        buffer("center", (features + 1,))
+        buffer("codes", (L, n_rows))  # of the rows as hashed last
+        buffer("squares", (len(groups_of(L)), n_rows * sketch))  # of their projections, likewise
+        buffer("dirty", (n_rows,), torch.uint8)  # bit g: active since group g hashed the row
+        # In force, that is, what look-ups meet.
         buffer("query_planes", (features + 1, L * K))  # bits of float32
-        buffer("moment", (D, D))  # of the queries (x, 1), bits of float32
-        buffer("center", (features + 1,))  # bits of float32
-        buffer("codes", (n_rows, L))
-        buffer("norms", (n_rows,))  # lengths of the rows as hashed, bits of float32
         buffer("offsets", (L, 2**K + 1))
         buffer("rows", (L, n_rows))
-        buffer("dirty", (n_rows,), torch.uint8)  # 1: active since the row was hashed
+        buffer("sketches", (n_rows * sketch, L))  # codes that the tables were built from
+        buffer("norms", (n_rows,))  # lengths of the rows, bits of float32; for sketches
+        buffer("moment", (D, D))  # of the queries (x, 1), bits of float32
         buffer("step", (1,), torch.int64)  # training steps so far
-        buffer("state", (_State.SIZE,), torch.int64)
+        buffer("state", (len(State().values()),), torch.int64)
 
     def _balances(self, features: int) -> bool:
         if self.config.balance is None:
@@ -113,7 +118,7 @@ class HashTables(nn.Module):
     @property
     def built(self) -> bool:
         """Whether there are tables, of whatever age."""
-        return not self.state.is_meta and bool(self.state[_State.BUILT])
+        return not self.state.is_meta and bool(self.state[_BUILT])
 
     def observe(self, x: Tensor, *, training: bool) -> None:
         """Let queries x (B, d) tell how to balance: in training, and until there were enough."""
@@ -131,13 +136,13 @@ class HashTables(nn.Module):
         training: bool,
         queries: Tensor | None = None,
     ) -> None:
-        """Rehash what is due.
+        """Rehash what is due in this step.
 
         Args:
             weight: (N, d), the rows.
             bias: (N,), or None.
-            training: count a training step and follow the schedule; else rehash all rows if the
-                weight or bias has changed since the last time.
+            training: count a training step and do its share of the rehash; else rehash all rows
+                if the weight or bias has changed since they were.
             queries: (B, d), to be observed first: they may make balancing due.
         """
         if queries is not None:
@@ -147,22 +152,12 @@ class HashTables(nn.Module):
             torch.ops.hashdl.refresh_tables_(
                 weight.detach(),
                 None if bias is None else bias.detach(),
-                self.planes,
-                self.query_planes,
-                self.moment,
-                self.center,
-                self.codes,
-                self.norms,
-                self.offsets,
-                self.rows,
-                self.dirty,
-                self.step,
-                self.state,
+                *(getattr(self, name) for name in Buffers._fields),
                 self.config.family,
                 self.sizes.K,
                 self.config.seed,
                 self.config.center,
-                self.config.rehash_every,
+                self.rehash_every,
                 self.config.rehash_growth,
                 training,
             )
@@ -175,7 +170,7 @@ class HashTables(nn.Module):
     def invalidate(self) -> None:
         """Forget the tables, not the schedule: they are rebuilt at their next use."""
         if not self.state.is_meta:
-            self.state[_State.BUILT] = 0
+            self.state[_BUILT] = 0
 
     def history(self) -> dict[str, Tensor]:
         """What tables cannot be rebuilt from the weight without: for a checkpoint.
@@ -184,15 +179,15 @@ class HashTables(nn.Module):
             ``schedule``: training step, step of the next rehash, rehashes so far, queries seen;
             ``moment``: second moment of the queries.
         """
-        kept = self.state[[_State.DUE, _State.REHASHES, _State.SEEN]]
-        return {"schedule": torch.cat([self.step, kept]), "moment": self.moment.clone()}
+        schedule = torch.cat([self.step, self.state[_KEPT]])
+        return {"schedule": schedule, "moment": self.moment.clone()}
 
     def set_history(self, history: dict[str, Tensor]) -> None:
         """Go on from a :meth:`history`, with tables that are rebuilt at their next use."""
         schedule = history["schedule"].to(self.step)
         self.step.copy_(schedule[:1])
         self.state.zero_()
-        self.state[[_State.DUE, _State.REHASHES, _State.SEEN]] = schedule[1:]
+        self.state[_KEPT] = schedule[1:]
         self.moment.copy_(history["moment"])
 
     def project(self, x: Tensor) -> Tensor:
@@ -226,7 +221,7 @@ class HashTables(nn.Module):
         projections = self.project(x)
         with part("look-up"):
             return ops.find_active(
-                *(projections, self.offsets, self.rows, self.codes, self.norms.view(torch.float32)),
+                *(projections, self.offsets, self.rows, *self.sketch()),
                 *(x, weight, bias, labels, shared),
                 selection=self.config.selection,
                 threshold=self.config.threshold,
@@ -250,12 +245,20 @@ class HashTables(nn.Module):
     def sketch_scores(self, found: Found) -> Tensor:
         """Scores (B, C) of candidates by their codes: see :func:`hashdl.ops.sketch_scores`."""
         queries = ops.pack_signs(found.projections, self.sizes.K)
-        norms = self.norms.view(torch.float32)
-        return ops.sketch_scores(queries, self.codes, norms, found.candidates, bits=self.sizes.K)
+        return ops.sketch_scores(queries, *self.sketch(), found.candidates, bits=self.sizes.K)
+
+    def sketch(self) -> tuple[Tensor, Tensor]:
+        """Codes int32 (N, L) and lengths float32 (N,) of the rows, for ``selection="sketch"``.
+
+        Other selections read neither: what stands there has their shapes alone.
+        """
+        L, n_rows = self.codes.shape
+        codes = self.sketches if self.sketches.numel() > 0 else self.codes.view(n_rows, L)
+        return codes, self.norms.view(torch.float32)
 
     def mark(self, rows: Tensor) -> None:
         """Note that these rows are about to change; -1 is harmless (row 0 is hashed in vain)."""
-        self.dirty[rows.flatten().clamp_min(0).long()] = 1
+        self.dirty[rows.flatten().clamp_min(0).long()] = dirty_bits(self.sizes.L)
 
     def stats(self) -> dict[str, Any]:
         """Load of the buckets and progress of the schedule.
@@ -263,7 +266,7 @@ class HashTables(nn.Module):
         Returns:
             ``buckets`` a table, ``mean_load`` of the buckets that are not empty, ``max_load``,
             ``empty`` (share of empty buckets), ``gini`` of the loads (0: all equal),
-            scheduled ``rehashes`` and training ``step``.
+            ``rehashes`` so far, the first one included, and training ``step``.
         """
         loads = self.offsets.diff(dim=1).double().flatten().sort().values
         ranks = torch.arange(1, loads.numel() + 1, dtype=loads.dtype, device=loads.device)
@@ -276,7 +279,7 @@ class HashTables(nn.Module):
             "max_load": int(loads.max()),
             "empty": float((loads == 0).double().mean()),
             "gini": float(gini) if filled.numel() else 0.0,
-            "rehashes": int(self.state[_State.REHASHES]),
+            "rehashes": int(self.state[_REHASHES]),
             "step": int(self.step),
         }
 
@@ -295,150 +298,6 @@ class HashTables(nn.Module):
         }
 
 
-# ---- refresh_tables_: the op that keeps the tables in step with the weight -----------------------
-#
-# One op, so that a compiled graph holds it as one opaque node: whether anything is due is known
-# only as it runs.
-
-
-def _hash_rows(
-    weight: Tensor, bias: Tensor | None, planes: Tensor, center: Tensor, family: str, bits: int
-) -> tuple[Tensor, Tensor]:
-    """Codes (M, L) of all rows given and their lengths (M,), a chunk at a time."""
-    hash_family = FAMILIES[family]
-    codes, norms = [], []
-    for first in range(0, weight.shape[0], _CHUNK):
-        chunk = slice(first, first + _CHUNK)
-        chunk_bias = None if bias is None else bias[chunk]
-        projections = hash_family.project_rows(weight[chunk], chunk_bias, center, planes)
-        try:
-            codes.append(ops.pack_signs(projections, bits))
-        except RuntimeError as error:  # it looks at every projection: no second look here
-            raise RuntimeError(
-                "hashdl.HashTables: weight or bias: got NaN, infinity or values too large to be "
-                "hashed in float32, wanted finite rows"
-            ) from error
-        # The mean square of a vector's projections on Gaussian planes estimates its own square.
-        norms.append(projections.square().mean(1).sqrt())
-    return torch.cat(codes), torch.cat(norms)
-
-
-def _key(weight: Tensor, bias: Tensor | None) -> tuple[int, int]:
-    """Sums that change when weight or bias is written in place, or replaced."""
-    tensors = [weight] if bias is None else [weight, bias]
-    versions = [0 if tensor.is_inference() else tensor._version for tensor in tensors]
-    return sum(versions), sum(tensor.data_ptr() for tensor in tensors)
-
-
-def _center(weight: Tensor, bias: Tensor | None, center_rows: bool) -> Tensor:
-    """What is subtracted from all rows before they are hashed, float32 (d + 1,)."""
-    if center_rows:
-        return centering.row_mean(weight, bias)
-    return torch.zeros(weight.shape[1] + 1, device=weight.device)
-
-
-def _planes(
-    weight: Tensor,
-    bias: Tensor | None,
-    moment: Tensor,
-    center: Tensor,
-    count: int,
-    family: str,
-    seed: int,
-    balanced: bool,
-) -> tuple[Tensor, Tensor]:
-    """Planes (d + 1, count) that rows meet, and those that queries meet."""
-    planes = FAMILIES[family].make_planes(weight.shape[1], count, seed).to(weight.device)
-    if bias is None:
-        planes[-1] = 0  # (x, 1) against (w, 0): the 1 would turn queries off their rows
-    if not balanced:
-        return planes, planes
-    rows = balancing.row_moment(weight, bias, center)
-    return balancing.balanced_planes(planes, moment.view(torch.float32), rows)
-
-
-def _enough(seen: int, moment: Tensor) -> bool:
-    """Whether a moment comes from so many queries that it may have full rank."""
-    return 0 < moment.shape[0] <= seen
-
-
-def _refresh_tables_(
-    weight: Tensor,
-    bias: Tensor | None,
-    planes: Tensor,
-    query_planes: Tensor,
-    moment: Tensor,
-    center: Tensor,
-    codes: Tensor,
-    norms: Tensor,
-    offsets: Tensor,
-    rows: Tensor,
-    dirty: Tensor,
-    step: Tensor,
-    state: Tensor,
-    family: str,
-    bits: int,
-    seed: int,
-    center_rows: bool,
-    every: int,
-    growth: float,
-    training: bool,
-) -> None:
-    """Rebuild what is stale, rehash what is due, and count the training step."""
-    built, due, rehashes, version, pointer, seen, balanced = state.tolist()
-    key = _key(weight, bias)
-    now = int(step)
-    balance = _enough(seen, moment)
-    stale = not built or pointer != key[1] or (not training and version != key[0])
-    stale |= balance and not balanced
-    scheduled = training and now >= due
-    if stale or scheduled:
-        touched = dirty.nonzero().squeeze(1)
-        # Queries change as a model learns: balance again at rehash 1, 2, 4, 8, ...
-        renewed = balance and rehashes & (rehashes - 1) == 0
-        with own_dtype(weight):
-            if stale or renewed or 2 * touched.numel() > weight.shape[0]:
-                mean = _center(weight, bias, center_rows)
-                count = planes.shape[1]
-                for_rows, for_queries = _planes(
-                    weight, bias, moment, mean, count, family, seed, balance
-                )
-                fresh_codes, lengths = _hash_rows(weight, bias, for_rows, mean, family, bits)
-                # Only now: rows that fail change nothing.
-                codes.copy_(fresh_codes)
-                floats = (planes, query_planes, center, norms)
-                for buffer, fresh in zip(
-                    floats, (for_rows, for_queries, mean, lengths), strict=True
-                ):
-                    buffer.copy_(fresh.contiguous().view(torch.int32))
-                balanced = int(balance)
-            elif touched.numel() > 0:
-                # Between full rehashes planes and centre stay: untouched codes stay right.
-                mean, as_float = center.view(torch.float32), planes.view(torch.float32)
-                some_bias = None if bias is None else bias[touched]
-                some, lengths = _hash_rows(weight[touched], some_bias, as_float, mean, family, bits)
-                codes[touched] = some
-                norms[touched] = lengths.view(torch.int32)
-        fresh_offsets, fresh_rows = ops.build_tables(codes, bits)
-        offsets.copy_(fresh_offsets)
-        rows.copy_(fresh_rows)
-        dirty.zero_()
-        if scheduled:
-            due = next_rehash(now, rehashes, every, growth)
-            rehashes += 1
-        state.copy_(torch.tensor([1, due, rehashes, *key, seen, balanced]))
-    step.fill_(now + 1 if training else now)
-
-
-ops.define_stateful(
-    "refresh_tables_(Tensor weight, Tensor? bias, Tensor(a!) planes, Tensor(b!) query_planes, "
-    "Tensor moment, Tensor(c!) center, Tensor(d!) codes, Tensor(e!) norms, Tensor(f!) offsets, "
-    "Tensor(g!) rows, Tensor(h!) dirty, Tensor(i!) step, Tensor(j!) state, str family, int bits, "
-    "int seed, bool center_rows, int every, float growth, bool training) -> ()",
-    _refresh_tables_,
-)
-
-
 # ---- observe_queries_: what balancing needs to know of the queries -------------------------------
 
 
@@ -446,10 +305,10 @@ def _observe_queries_(
     x: Tensor, moment: Tensor, state: Tensor, step: Tensor, training: bool
 ) -> None:
     """Renew the queries' moment; once there were enough, in training alone, now and then."""
-    seen = int(state[_State.SEEN])
-    if not _enough(seen, moment) or (training and int(step) % _OBSERVED_EVERY == 0):
+    seen = int(state[_SEEN])
+    if not enough(seen, moment) or (training and int(step) % _OBSERVED_EVERY == 0):
         with own_dtype(x):
-            state[_State.SEEN] = balancing.renew(moment.view(torch.float32), x, seen)
+            state[_SEEN] = balancing.renew(moment.view(torch.float32), x, seen)
 
 
 ops.define_stateful(

@@ -1,72 +1,66 @@
 #include "cpu/hashing.h"
 
 #include <algorithm>
-#include <cstring>
-#include <vector>
+#include <utility>
+
+#include "cpu/signs.h"
 
 namespace hashdl::cpu {
 
-namespace {
-
-/// Without a branch an element: zero times NaN or infinity is NaN.
-bool all_finite(const float* values, int64_t count) {
-  constexpr int64_t kLanes = 8;
-  float sums[kLanes] = {};
-  int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) {
-    for (int64_t lane = 0; lane < kLanes; ++lane) sums[lane] += values[i + lane] * 0.0f;
-  }
-  for (; i < count; ++i) sums[0] += values[i] * 0.0f;
-  return std::all_of(sums, sums + kLanes, [](float sum) { return sum == 0.0f; });
-}
-
-/// The first K of the bytes at `signs`, each 0 or 1, as the low bits of a code. Reads up to 7 bytes
-/// more than K.
-int32_t pack_bytes(const uint8_t* signs, int64_t K) {
-  uint64_t code = 0;
-  for (int64_t k = 0; k < K; k += 8) {
-    uint64_t eight;
-    std::memcpy(&eight, signs + k, 8);
-    // Byte i moves to bit 56 + i; no two products meet. Little-endian, as all of torch's platforms.
-    code |= (eight * 0x0102040810204080ULL >> 56) << k;
-  }
-  return static_cast<int32_t>(code & ((uint64_t{1} << K) - 1));
-}
-
-}  // namespace
-
 bool pack_signs(const float* projections, int64_t begin, int64_t end, int64_t L, int64_t K,
                 int32_t* codes) {
-  bool finite = true;
-  std::vector<uint8_t> signs(L * K + 8);
-  for (int64_t m = begin; m < end; ++m) {
-    const float* p = projections + m * L * K;
-    finite &= all_finite(p, L * K);
-    for (int64_t i = 0; i < L * K; ++i) signs[i] = p[i] > 0;
-    for (int64_t l = 0; l < L; ++l) codes[m * L + l] = pack_bytes(signs.data() + l * K, K);
-  }
-  return finite;
+  const float* first = projections + begin * L * K;
+  return sign_kernels<float>().pack(first, (end - begin) * L, K, codes + begin * L);
 }
 
-bool build_tables(const int32_t* codes, int64_t begin, int64_t end, int64_t N, int64_t L, int64_t K,
-                  int32_t* offsets, int32_t* rows) {
-  const int64_t buckets = int64_t{1} << K;
-  for (int64_t l = begin; l < end; ++l) {
-    int32_t* offset = offsets + l * (buckets + 1);
-    std::fill(offset, offset + buckets + 1, 0);
-    for (int64_t n = 0; n < N; ++n) {
-      const int32_t code = codes[n * L + l];
-      if (code < 0 || code >= buckets) return false;
-      ++offset[code + 1];
-    }
-    for (int64_t c = 0; c < buckets; ++c) offset[c + 1] += offset[c];
-    // Filling moves each offset to its bucket's end, that is one place on; shift them back after.
-    int32_t* out = rows + l * N;
-    for (int64_t n = 0; n < N; ++n) out[offset[codes[n * L + l]]++] = static_cast<int32_t>(n);
-    std::copy_backward(offset, offset + buckets, offset + buckets + 1);
-    offset[0] = 0;
+int64_t high_bits(int64_t K) { return std::min<int64_t>(K / 2, 10); }
+
+bool count_codes(const int32_t* codes, int64_t begin, int64_t end, int64_t K, int32_t* counts) {
+  const int64_t H = high_bits(K), low = K - H;
+  const uint32_t buckets = uint32_t{1} << K;
+  std::fill(counts, counts + (int64_t{1} << H), 0);
+  for (int64_t n = begin; n < end; ++n) {
+    const uint32_t code = static_cast<uint32_t>(codes[n]);
+    if (code >= buckets) return false;
+    ++counts[code >> low];
   }
   return true;
+}
+
+void place_shelves(int32_t* counts, int64_t P, int64_t K, int32_t* shelves) {
+  const int64_t many = int64_t{1} << high_bits(K);
+  int32_t place = 0;
+  for (int64_t h = 0; h < many; ++h) {
+    shelves[h] = place;
+    for (int64_t p = 0; p < P; ++p) place += std::exchange(counts[p * many + h], place);
+  }
+  shelves[many] = place;
+}
+
+void fill_shelves(const int32_t* codes, int64_t begin, int64_t end, int64_t K, int32_t* places,
+                  Coded* sorted) {
+  const int64_t low = K - high_bits(K);
+  for (int64_t n = begin; n < end; ++n) {
+    sorted[places[codes[n] >> low]++] = {codes[n], static_cast<int32_t>(n)};
+  }
+}
+
+void fill_buckets(const Coded* sorted, const int32_t* shelves, int64_t begin, int64_t end,
+                  int64_t K, int32_t* offsets, int32_t* rows) {
+  const int64_t buckets = int64_t{1} << (K - high_bits(K));  // a shelf
+  for (int64_t h = begin; h < end; ++h) {
+    int32_t* first = offsets + h * buckets;
+    std::fill(first, first + buckets, 0);
+    for (int32_t i = shelves[h]; i < shelves[h + 1]; ++i) ++offsets[sorted[i].code];
+    int32_t place = shelves[h];
+    for (int64_t c = 0; c < buckets; ++c) place += std::exchange(first[c], place);
+    for (int32_t i = shelves[h]; i < shelves[h + 1]; ++i) {
+      rows[offsets[sorted[i].code]++] = sorted[i].row;
+    }
+    // Filling has moved each offset to its bucket's end, that is one place on.
+    std::copy_backward(first, first + buckets - 1, first + buckets);
+    first[0] = shelves[h];
+  }
 }
 
 }  // namespace hashdl::cpu

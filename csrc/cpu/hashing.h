@@ -11,10 +11,33 @@ namespace hashdl::cpu {
 bool pack_signs(const float* projections, int64_t begin, int64_t end, int64_t L, int64_t K,
                 int32_t* codes);
 
-/// Table `l` by counting sort, for l in [begin, end): bucket c of it holds, in ascending order,
-/// rows[l, offsets[l, c] .. offsets[l, c + 1]) . offsets (L, 2^K + 1), rows (L, N).
+// A table: bucket c holds, in ascending order, rows[offsets[c] .. offsets[c + 1]). Sorted twice by
+// counting, by the high bits of the codes and then by the low ones, so that every store goes to one
+// of few places that are in cache. The N rows are cut into P parts, each counted and spread by
+// itself: where a row comes to stand follows from the codes alone, however many parts there are.
+
+/// A row and its code.
+struct Coded {
+  int32_t code, row;
+};
+
+/// High bits that a table of K bits is first sorted by: there are 2^H shelves.
+int64_t high_bits(int64_t K);
+
+/// counts[h] = how many of the rows in [begin, end) have the high bits h.
 /// Returns false when a code in the range lies outside [0, 2^K).
-bool build_tables(const int32_t* codes, int64_t begin, int64_t end, int64_t N, int64_t L, int64_t K,
-                  int32_t* offsets, int32_t* rows);
+bool count_codes(const int32_t* codes, int64_t begin, int64_t end, int64_t K, int32_t* counts);
+
+/// shelves (2^H + 1): where each begins, and their end; `counts` (P, 2^H) become the place of each
+/// part's first row on each shelf.
+void place_shelves(int32_t* counts, int64_t P, int64_t K, int32_t* shelves);
+
+/// The rows in [begin, end) to their shelves; `places` (2^H) are those of their part.
+void fill_shelves(const int32_t* codes, int64_t begin, int64_t end, int64_t K, int32_t* places,
+                  Coded* sorted);
+
+/// The rows of the shelves in [begin, end) to their buckets, and the offsets of these buckets.
+void fill_buckets(const Coded* sorted, const int32_t* shelves, int64_t begin, int64_t end,
+                  int64_t K, int32_t* offsets, int32_t* rows);
 
 }  // namespace hashdl::cpu

@@ -1,6 +1,8 @@
 // pack_signs and build_tables.
 #include "cpu/hashing.h"
 
+#include <algorithm>
+
 #include "ops/common.h"
 
 namespace hashdl::ops {
@@ -24,20 +26,76 @@ Tensor pack_signs(const Tensor& projections, int64_t bits) {
   return codes;
 }
 
+// Rows of a table that are worth a thread of their own.
+constexpr int64_t kPartRows = 1 << 14;
+
+/// Builds tables of N rows one after the other, each by several threads.
+class TableBuilder {
+ public:
+  TableBuilder(const Tensor& like, int64_t N, int64_t K)
+      : N_(N),
+        K_(K),
+        shelves_(int64_t{1} << cpu::high_bits(K)),
+        // Parts change nothing but the time: there may be as many as there are threads.
+        P_(std::clamp<int64_t>(N / kPartRows, 1, torch::stable::get_num_threads())),
+        counts_(P_ * shelves_),
+        ends_(shelves_ + 1),
+        sorted_(empty(like, {N, 2}, ScalarType::Int)) {}
+
+  /// False when a code lies outside [0, 2^K).
+  bool build(const int32_t* codes, int32_t* offsets, int32_t* rows) {
+    auto* sorted = reinterpret_cast<cpu::Coded*>(mutable_data<int32_t>(sorted_));
+    const bool in_range = each_part([&](int64_t begin, int64_t end, int32_t* counts) {
+      return cpu::count_codes(codes, begin, end, K_, counts);
+    });
+    if (!in_range) return false;
+    cpu::place_shelves(counts_.data(), P_, K_, ends_.data());
+    each_part([&](int64_t begin, int64_t end, int32_t* places) {
+      cpu::fill_shelves(codes, begin, end, K_, places, sorted);
+      return true;
+    });
+    const int64_t grain = (shelves_ + P_ - 1) / P_;
+    torch::stable::parallel_for(0, shelves_, grain, [&](int64_t begin, int64_t end) {
+      cpu::fill_buckets(sorted, ends_.data(), begin, end, K_, offsets, rows);
+    });
+    offsets[int64_t{1} << K_] = static_cast<int32_t>(N_);
+    return true;
+  }
+
+ private:
+  /// Calls body(first row, end, counts of the part) for each part; true when every part was.
+  template <typename Body>
+  bool each_part(const Body& body) {
+    return parallel_all(P_, 1, [&](int64_t begin, int64_t end) {
+      bool ok = true;
+      for (int64_t p = begin; p < end; ++p) {
+        ok &= body(N_ * p / P_, N_ * (p + 1) / P_, counts_.data() + p * shelves_);
+      }
+      return ok;
+    });
+  }
+
+  int64_t N_, K_, shelves_, P_;
+  std::vector<int32_t> counts_, ends_;
+  Tensor sorted_;
+};
+
 std::tuple<Tensor, Tensor> build_tables(const Tensor& codes, int64_t bits) {
   constexpr auto op = "build_tables";
   check_bits(bits, op);
   check_dtype(codes, ScalarType::Int, op, "codes");
   check_shape(codes, {-1, -1}, op, "codes");
-  const int64_t N = codes.size(0), L = codes.size(1);
+  const int64_t L = codes.size(0), N = codes.size(1), buckets = int64_t{1} << bits;
   const Tensor source = as_contiguous(codes);
-  const Tensor offsets = empty(source, {L, (int64_t{1} << bits) + 1}, ScalarType::Int);
+  const Tensor offsets = empty(source, {L, buckets + 1}, ScalarType::Int);
   const Tensor rows = empty(source, {L, N}, ScalarType::Int);
-  const bool in_range = parallel_all(L, 1, [&](int64_t begin, int64_t end) {
-    return cpu::build_tables(data<int32_t>(source), begin, end, N, L, bits,
-                             mutable_data<int32_t>(offsets), mutable_data<int32_t>(rows));
-  });
-  check(in_range, op, "codes", "got a code outside [0, 2^bits)");
+  TableBuilder builder(source, N, bits);
+  for (int64_t l = 0; l < L; ++l) {
+    const bool in_range = builder.build(data<int32_t>(source) + l * N,
+                                        mutable_data<int32_t>(offsets) + l * (buckets + 1),
+                                        mutable_data<int32_t>(rows) + l * N);
+    check(in_range, op, "codes", "got a code outside [0, 2^bits)");
+  }
   return {offsets, rows};
 }
 

@@ -62,9 +62,10 @@ def row_moment(weight: Tensor, bias: Tensor | None, center: Tensor) -> Tensor:
     """
     some = _spread(weight, _ROWS)
     last = some.new_zeros(some.shape[0]) if bias is None else _spread(bias, _ROWS)
-    vectors = torch.cat([some, last[:, None]], 1) - center
-    longest = vectors.abs().amax() if vectors.numel() else vectors.new_zeros(())
-    return _moment(vectors / longest.clamp_min(torch.finfo(vectors.dtype).tiny))
+    vectors = torch.cat([some, last[:, None]], 1).sub_(center)
+    ends = vectors.aminmax() if vectors.numel() else (vectors.new_zeros(()),) * 2
+    longest = torch.maximum(-ends[0], ends[1]).clamp_min(torch.finfo(vectors.dtype).tiny)
+    return _moment(vectors.div_(longest))
 
 
 def renew(moment: Tensor, x: Tensor, seen: int) -> int:

@@ -32,5 +32,5 @@ def project_rows(weight: Tensor, bias: Tensor | None, center: Tensor, planes: Te
     """Projections (M, count) of (w, b) - center; ``center`` is (d + 1,)."""
     projections = torch.addmm(-(center @ planes), weight.to(planes.dtype), planes[:-1])
     if bias is not None:
-        projections += bias.to(planes.dtype)[:, None] * planes[-1]
+        projections.addcmul_(bias.to(planes.dtype)[:, None], planes[-1])
     return projections

@@ -191,7 +191,8 @@ class HashedHead(Head):
             return 3.0 * self.n_classes * self.features
         hashing = sizes.K * sizes.L * (self.features + 1)
         ranking = sizes.C * self.features if config.selection == "exact" else 0
-        rehash = self.n_classes * hashing / (config.rehash_every * batch_size)
+        interval = config.rehash_interval(self.n_classes)
+        rehash = self.n_classes * hashing / (interval * batch_size)
         return hashing + ranking + 3.0 * (sizes.A + config.shared + 1) * self.features + rehash
 
     def rows_read(self, hidden: Tensor, targets: Tensor) -> float:

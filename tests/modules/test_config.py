@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 
 from hashdl import HashConfig, HashLinear
+from hashdl.tables import HashTables
 
 
 @pytest.mark.parametrize(
@@ -35,6 +36,7 @@ from hashdl import HashConfig, HashLinear
         ("shared", -1),
         ("shared", 0.5),
         ("rehash_every", 0),
+        ("rehash_every", 2.5),
         ("rehash_growth", 0.99),
         ("rehash_growth", float("inf")),
         ("rehash_growth", float("nan")),
@@ -75,6 +77,26 @@ def test_every_seed_of_64_bits_works(seed: int) -> None:
 def test_sizes(config: HashConfig, n_rows: int, wanted: dict[str, int]) -> None:
     sizes = dataclasses.asdict(config.sizes(n_rows))
     assert {name: sizes[name] for name in wanted} == wanted
+
+
+@pytest.mark.parametrize(
+    ("rehash_every", "n_rows", "wanted"),
+    [
+        (None, 1, 50),
+        (None, 203_999, 50),
+        (None, 204_000, 51),
+        (None, 670_000, 167),
+        (None, 10_000_000, 2500),
+        (7, 10_000_000, 7),
+        (1000, 10, 1000),
+    ],
+)
+def test_steps_from_one_rehash_to_the_next(
+    rehash_every: int | None, n_rows: int, wanted: int
+) -> None:
+    config = HashConfig(rehash_every=rehash_every)
+    assert config.rehash_interval(n_rows) == wanted
+    assert HashTables(n_rows, 3, config, device="meta").rehash_every == wanted
 
 
 @pytest.mark.parametrize("config", [HashConfig(active=10, random=11), HashConfig(random=6)])

@@ -285,8 +285,8 @@ def test_buffers_are_hash_state_and_parameters_are_linears() -> None:
     assert set(buffers) == {
         f"tables.{name}"
         for name in (
-            *("planes", "query_planes", "moment", "center", "codes", "norms", "offsets", "rows"),
-            *("dirty", "step", "state"),
+            *("planes", "next_query_planes", "center", "codes", "squares", "dirty"),
+            *("query_planes", "offsets", "rows", "sketches", "norms", "moment", "step", "state"),
         )
     }
     assert not set(buffers) & set(layer.state_dict())

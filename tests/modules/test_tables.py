@@ -35,7 +35,7 @@ def test_the_schedule_grows_and_counts_training_steps_alone(evaluated_first: boo
     if evaluated_first:
         layer.eval()(inputs(1))
         layer.train()
-    # Rehashed at steps 0, 2, 6 and 14.
+    # Rehashes are complete at steps 0, 2, 6 and 14.
     assert rehashes_by_step(layer, 5) == [1, 1, 2, 2, 2]
     layer.eval()(inputs(1))
     layer.topk(inputs(1), 3)
@@ -45,8 +45,9 @@ def test_the_schedule_grows_and_counts_training_steps_alone(evaluated_first: boo
 
 
 @pytest.mark.parametrize("interrupt", ["rehash", "load", "cast"])
-def test_the_schedule_survives_a_rebuild(interrupt: str) -> None:
-    layer = make_layer(rehash_every=3)
+def test_a_rebuild_begins_a_cycle_and_counts_as_no_rehash(interrupt: str) -> None:
+    layer = make_layer(rehash_every=3, rehash_growth=1.0)
+    layer(inputs(1))
     layer(inputs(1))
     if interrupt == "rehash":
         layer.rehash()
@@ -54,7 +55,9 @@ def test_the_schedule_survives_a_rebuild(interrupt: str) -> None:
         layer.load_state_dict(layer.state_dict())
     else:
         layer.double().float()
-    assert rehashes_by_step(layer, 3) == [1, 1, 2]
+    # Rebuilt at step 2: the next rehash is complete at step 5.
+    assert rehashes_by_step(layer, 7) == [1, 1, 1, 2, 2, 2, 3]
+    assert layer.stats()["step"] == 9
 
 
 def test_a_history_saved_goes_on_in_another_layer() -> None:
@@ -63,7 +66,8 @@ def test_a_history_saved_goes_on_in_another_layer() -> None:
     for seed in range(4):
         layer(inputs(9, seed=seed))
     history = layer.tables.history()
-    assert history["schedule"].tolist() == [4, 6, 2, 18]
+    # Rebuilt at step 1, which balanced; rehashed at step 3.
+    assert history["schedule"].tolist() == [4, 7, 2, 18]
     assert history["moment"].any()
     other.tables.set_history(history)
     assert not other.tables.built
@@ -71,7 +75,7 @@ def test_a_history_saved_goes_on_in_another_layer() -> None:
     layer.tables.invalidate()  # to be rebuilt, as the other's are
     assert torch.equal(other(inputs(3)), layer(inputs(3)))
     assert is_balanced(other)
-    assert rehashes_by_step(other, 4) == rehashes_by_step(layer, 4) == [2, 3, 3, 3]
+    assert rehashes_by_step(other, 8) == rehashes_by_step(layer, 8) == [2, 2, 2, 3, 3, 3, 3, 3]
     assert_same_history(other, layer)
     history["moment"].zero_()  # a copy
     assert layer.tables.moment.any()
@@ -97,7 +101,7 @@ def test_rehashing_touched_rows_is_a_full_rehash_without_centring() -> None:
     layer(inputs(1))
     touched_only = copy.deepcopy(dict(layer.tables.named_buffers()))
     assert not torch.equal(touched_only["codes"], stale)
-    assert torch.equal(touched_only["codes"][~dirty], stale[~dirty])
+    assert torch.equal(touched_only["codes"][:, ~dirty], stale[:, ~dirty])
     layer.rehash()
     for name in ("codes", "offsets", "rows"):
         assert torch.equal(getattr(layer.tables, name), touched_only[name])
@@ -112,7 +116,7 @@ def test_touched_rows_are_hashed_against_the_centre_of_the_last_full_rehash() ->
     def codes(center: torch.Tensor) -> torch.Tensor:
         planes = layer.tables.planes.view(torch.float32)
         projections = simhash.project_rows(layer.weight, layer.bias, center, planes)
-        return hashdl.ops.pack_signs(projections.detach(), layer.tables.sizes.K)
+        return hashdl.ops.pack_signs(projections.detach(), layer.tables.sizes.K).t()
 
     assert torch.equal(layer.tables.codes, codes(old_center))
     new_center = centering.row_mean(layer.weight, layer.bias)

@@ -84,7 +84,7 @@ def pack_signs_args(M: int = 5, L: int = 3, bits: int = 4) -> Args:
 
 def build_tables_args(N: int = 30, L: int = 3, bits: int = 3) -> Args:
     generator = torch.Generator().manual_seed(1)
-    codes = torch.randint(2**bits, (N, L), dtype=torch.int32, generator=generator)
+    codes = torch.randint(2**bits, (L, N), dtype=torch.int32, generator=generator)
     return codes, bits
 
 
@@ -173,7 +173,7 @@ def find_active_args(
 ) -> Args:
     """Small integers as weights and inputs: outputs are exact, and many are equal."""
     lookup = lookup_args(B, N, L, bits, candidates=candidates)
-    codes = build_tables_args(N, L, bits)[0]
+    codes = build_tables_args(N, L, bits)[0].t().contiguous()
     x, weight = randn(B, d, seed=3).mul(2).round(), randn(N, d, seed=4).mul(2).round()
     labels = row_ids(B, M, N, seed=4) if M else None
     shared = row_ids(1, T, N, seed=5)[0] if T else None
@@ -364,10 +364,12 @@ def refresh_tables__args(
     bias: bool = True,
     balance: bool = True,
     queries: int = 0,
+    sketch: bool = True,
     training: bool = True,
 ) -> Args:
     """``queries``: how many have been observed; planes are balanced after d + 1."""
-    config = HashConfig(bits=bits, tables=L, balance=balance)
+    selection = "sketch" if sketch else "exact"
+    config = HashConfig(bits=bits, tables=L, balance=balance, selection=selection)
     tables = HashTables(N, d, config)
     tables.observe(uneven(queries, d), training=True)
     settings: dict[str, Any] = {
@@ -377,7 +379,7 @@ def refresh_tables__args(
         "bits": bits,
         "seed": config.seed,
         "center_rows": config.center,
-        "every": config.rehash_every,
+        "every": tables.rehash_every,
         "growth": config.rehash_growth,
         "training": training,
     }

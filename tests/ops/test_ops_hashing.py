@@ -28,7 +28,7 @@ def test_tables_are_partitions_in_ascending_order(
     data: st.DataObject, N: int, L: int, bits: int
 ) -> None:
     values = data.draw(st.lists(st.integers(0, 2**bits - 1), min_size=N * L, max_size=N * L))
-    codes = samples.int32(values).reshape(N, L)
+    codes = samples.int32(values).reshape(L, N)
     offsets, rows = ops.build_tables(codes, bits)
     assert offsets.shape == (L, 2**bits + 1)
     assert rows.shape == (L, N)
@@ -37,4 +37,4 @@ def test_tables_are_partitions_in_ascending_order(
         assert (ends[0], ends[-1]) == (0, N)
         for code in range(2**bits):
             bucket = rows[table, ends[code] : ends[code + 1]].tolist()
-            assert bucket == (codes[:, table] == code).nonzero().flatten().tolist()
+            assert bucket == (codes[table] == code).nonzero().flatten().tolist()

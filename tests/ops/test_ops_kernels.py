@@ -16,6 +16,7 @@ PLAIN: dict[str, list[dict[str, Any]]] = {
         {"L": 1, "bits": 1},
         {"M": 3, "L": 2, "bits": 24},
         {"M": 700, "L": 7, "bits": 5},
+        {"M": 9, "L": 5, "bits": 17},
     ],
     "build_tables": [
         {},
@@ -25,6 +26,8 @@ PLAIN: dict[str, list[dict[str, Any]]] = {
         {"bits": 1},
         {"N": 3, "L": 1, "bits": 12},
         {"N": 500, "L": 9, "bits": 4},
+        {"N": 70, "bits": 24, "L": 1},
+        {"N": 50_000, "L": 2, "bits": 9},  # in parts
     ],
     "lookup": [
         {},
@@ -183,7 +186,7 @@ UPDATES: list[dict[str, Any]] = [
 # Large enough that every parallel loop is split, whatever its grain.
 LARGE: dict[str, dict[str, Any]] = {
     "pack_signs": {"M": 1000},
-    "build_tables": {"N": 200, "L": 9},
+    "build_tables": {"N": 50_000, "L": 2},
     "lookup": {"B": 30, "N": 400, "bits": 3, "cap": 9, "probes": 4},
     "sketch_scores": {"B": 30, "C": 90, "L": 9, "N": 500},
     "select": {"B": 50, "random": 5},

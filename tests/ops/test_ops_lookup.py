@@ -33,7 +33,7 @@ def brute_force_probes(projections: Tensor, bits: int) -> list[int]:
 
 def one_row_a_bucket(bits: int) -> tuple[Tensor, Tensor]:
     """A table whose row r stands alone in bucket r: what is found are the codes probed."""
-    return ops.build_tables(torch.arange(2**bits, dtype=torch.int32)[:, None], bits)
+    return ops.build_tables(torch.arange(2**bits, dtype=torch.int32)[None], bits)
 
 
 def probe_sequence(projections: Tensor, bits: int, probes: int) -> list[int]:
@@ -103,7 +103,7 @@ def test_candidates_stand_in_probed_buckets(
         probed = [brute_force_probes(p, bits)[:probes] for p in projections[b].reshape(L, bits)]
         # How often each row can be met: once for each table whose probed buckets hold it.
         present = Counter(
-            row for table in range(L) for row in range(N) if int(codes[row, table]) in probed[table]
+            row for table in range(L) for row in range(N) if int(codes[table, row]) in probed[table]
         )
         rows_found = found[b][found[b] >= 0].tolist()
         counts = hits[b][: len(rows_found)].tolist()
@@ -111,7 +111,7 @@ def test_candidates_stand_in_probed_buckets(
         assert hits[b][len(rows_found) :].eq(0).all()
         assert len(set(rows_found)) == len(rows_found)
         assert all(1 <= n <= present[row] for row, n in zip(rows_found, counts, strict=True))
-        largest = max(Counter(codes[:, table].tolist()).most_common(1)[0][1] for table in range(L))
+        largest = max(Counter(codes[table].tolist()).most_common(1)[0][1] for table in range(L))
         if cap >= largest:  # nothing is left out but by the number of candidates
             assert len(rows_found) == min(candidates, len(present))
             assert counts == [present[row] for row in rows_found]
@@ -119,7 +119,7 @@ def test_candidates_stand_in_probed_buckets(
 
 def full_bucket(size: int, *, cap: int, B: int, seed: int = 0, step: int = 0) -> Tensor:
     """What B samples find in a table with all its rows in one bucket."""
-    offsets, rows = ops.build_tables(torch.zeros(size, 1, dtype=torch.int32), 1)
+    offsets, rows = ops.build_tables(torch.zeros(1, size, dtype=torch.int32), 1)
     found, _ = ops.lookup(
         torch.full((B, 1), -1.0),
         offsets,

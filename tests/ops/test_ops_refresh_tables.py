@@ -12,11 +12,11 @@ from torch import Tensor
 from hashdl import ops
 from hashdl.config import HashConfig
 from hashdl.hashing import FAMILIES, balancing, centering
+from hashdl.rehash import State
 from hashdl.tables import HashTables
 
 BUFFERS = tuple(name for name, _ in HashTables(30, 6, HashConfig()).named_buffers())
-# Places in the buffer "state".
-DUE, REHASHES, SEEN = 1, 2, 5
+REHASHES, SEEN = State.places("rehashes", "seen")  # in the buffer "state"
 ENOUGH = 7  # queries: the sample has 6 features
 
 
@@ -43,8 +43,9 @@ def test_first_refresh_hashes_every_row(training: bool, bias: bool) -> None:
     for name in ("planes", "query_planes"):
         assert torch.equal(given[name].view(torch.float32), planes)
     assert torch.equal(given["center"].view(torch.float32), center)
-    assert torch.equal(given["codes"], codes)
-    expected = list(ops.build_tables(codes, bits))
+    assert torch.equal(given["codes"], codes.t())
+    assert torch.equal(given["sketches"], codes)
+    expected = list(ops.build_tables(codes.t(), bits))
     samples.assert_same_bits([given["offsets"], given["rows"]], expected)
     assert int(given["step"]) == int(training)
 
@@ -65,7 +66,7 @@ def test_training_rehashes_dirty_rows_alone_and_only_when_due() -> None:
         refresh(given)
         assert torch.equal(given["codes"], before)
     refresh(given)  # step 3
-    changed = (given["codes"] != before).any(dim=1).nonzero().flatten().tolist()
+    changed = (given["codes"] != before).any(dim=0).nonzero().flatten().tolist()
     assert changed == [4]
     assert given["dirty"].eq(0).all()
     assert int(given["step"]) == 4
@@ -145,7 +146,7 @@ def test_after_enough_queries_rows_and_queries_have_planes_of_their_own(training
     samples.assert_same_bits(planes_of(given), list(wanted))
     assert not torch.equal(*wanted)
     projections = FAMILIES[given["family"]].project_rows(weight, bias, center, wanted[0])
-    assert torch.equal(given["codes"], ops.pack_signs(projections, given["bits"]))
+    assert torch.equal(given["codes"].t(), ops.pack_signs(projections, given["bits"]))
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -153,12 +154,12 @@ def test_tables_are_balanced_as_soon_as_enough_queries_were_seen(training: bool)
     given = samples.sample_dict("refresh_tables_", queries=ENOUGH - 1, training=training)
     refresh(given)
     samples.assert_same_bits(planes_of(given), [plain_planes(given)] * 2)
-    schedule = given["state"][[DUE, REHASHES]].tolist()
+    rehashes = int(given["state"][REHASHES])
     observe(given, 1)
     refresh(given)
     rows, queries = planes_of(given)
     assert not torch.equal(rows, queries)
-    assert given["state"][[DUE, REHASHES]].tolist() == schedule
+    assert int(given["state"][REHASHES]) == rehashes
     observe(given, 1)
     refresh(given)
     samples.assert_same_bits(planes_of(given), [rows, queries])
@@ -192,13 +193,13 @@ def test_touched_rows_are_hashed_with_the_balanced_planes() -> None:
     kept = dict(zip(BUFFERS, before, strict=True))
     for name in ("planes", "query_planes", "center"):
         assert torch.equal(given[name], kept[name])
-    for name in ("codes", "norms"):
+    for name in ("sketches", "norms"):
         changed = (given[name] != kept[name]).reshape(30, -1).any(1)
         assert changed.nonzero().flatten().tolist() == [4]
     center, planes = (given[name].view(torch.float32) for name in ("center", "planes"))
     row = given["weight"][4:5], given["bias"][4:5]
     projections = FAMILIES[given["family"]].project_rows(*row, center, planes)
-    assert torch.equal(given["codes"][4:5], ops.pack_signs(projections, given["bits"]))
+    assert torch.equal(given["sketches"][4:5], ops.pack_signs(projections, given["bits"]))
 
 
 def test_a_moment_of_zero_leaves_the_planes_as_they_are() -> None:

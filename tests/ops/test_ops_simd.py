@@ -32,9 +32,10 @@ for cases in (kernels.LAYERS, dict.fromkeys(kernels.OPTIMIZERS, kernels.UPDATES)
             for dtype in samples.DTYPES:
                 args = samples.sample(name, dtype=dtype, **parameters)
                 samples.assert_kernel_is_reference(name, args)
-for parameters in kernels.PLAIN["sketch_scores"]:
-    args = samples.sample("sketch_scores", **parameters)
-    samples.assert_kernel_is_reference("sketch_scores", args)
+for name in ("pack_signs", "sketch_scores"):
+    for parameters in kernels.PLAIN[name]:
+        args = samples.sample(name, **parameters)
+        samples.assert_kernel_is_reference(name, args)
 print(hashdl.build_info()["simd"])
 """
 
