@@ -230,6 +230,34 @@ def build_tables(codes: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     return offsets, rows
 
 
+# ---- mark_rows_ --------------------------------------------------------------------------------
+
+
+def _check_mark_rows_(dirty: Tensor, rows: Tensor, bits: int) -> None:
+    op = "mark_rows_"
+    _check_dtype(dirty, torch.uint8, op, "dirty")
+    _check_shape(dirty, (None,), op, "dirty")
+    _check_in_place(op, dirty, "dirty")
+    _check_dtype(rows, torch.int32, op, "rows")
+    _check(0 <= bits <= 255, op, "bits", f"got {bits}, wanted 0 to 255")
+
+
+@_op("mark_rows_(Tensor(a!) dirty, Tensor rows, int bits) -> ()", _check_mark_rows_)
+def _(*args: Any) -> None:
+    return None
+
+
+def mark_rows_(dirty: Tensor, rows: Tensor, bits: int) -> None:
+    """Note of some rows that they are about to change: ``dirty[r] = bits``, in place.
+
+    Args:
+        dirty: uint8 (N,), contiguous.
+        rows: int32 of any shape, -1 = none; rows may repeat.
+        bits: 0 to 255.
+    """
+    _ops.mark_rows_(dirty, rows, bits)
+
+
 # ---- lookup ------------------------------------------------------------------------------------
 
 

@@ -86,6 +86,12 @@ def build_tables(codes: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     return counts.cumsum(1, dtype=torch.int32), rows
 
 
+def mark_rows_(dirty: Tensor, rows: Tensor, bits: int) -> None:
+    """Oracle of :func:`hashdl.ops.mark_rows_`."""
+    _check_ids(rows, -1, dirty.shape[0], "mark_rows_", "rows")
+    dirty[rows[rows >= 0].long()] = bits
+
+
 # ---- look-up -----------------------------------------------------------------------------------
 
 

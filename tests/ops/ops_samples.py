@@ -88,6 +88,10 @@ def build_tables_args(N: int = 30, L: int = 3, bits: int = 3) -> Args:
     return codes, bits
 
 
+def mark_rows__args(B: int = 4, A: int = 5, N: int = 40, bits: int = 3) -> Args:
+    return torch.full((N,), 128, dtype=torch.uint8), row_ids(B, A, N), bits
+
+
 def lookup_args(
     B: int = 4,
     N: int = 60,
@@ -402,6 +406,7 @@ def _with_buffers(name: str, tables: HashTables, given: dict[str, Any]) -> Args:
 OPS = (
     "pack_signs",
     "build_tables",
+    "mark_rows_",
     "lookup",
     "sketch_scores",
     "select",

@@ -13,6 +13,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("pack_signs", {"M": 0}),
     ("build_tables", {}),
     ("build_tables", {"N": 1, "bits": 1}),
+    ("mark_rows_", {}),
     ("lookup", {}),
     ("lookup", {"B": 1, "candidates": 0}),
     ("lookup", {"probes": 16, "cap": 1}),
