@@ -25,7 +25,8 @@ ROOT = Path(__file__).resolve().parent
 # The other sources are built for the baseline alone, so that no code shared between translation
 # units (a std:: template, say) can ever contain an instruction that the machine lacks.
 SIMD_SOURCES = [
-    f"csrc/cpu/{name}.cpp" for name in ("gather_linear", "row_optimizers", "signs", "sketch")
+    f"csrc/cpu/{name}.cpp"
+    for name in ("gather_linear", "row_optimizers", "signs", "sketch", "softmax")
 ]
 SIMD_LEVELS = {
     "baseline": [],

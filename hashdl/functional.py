@@ -180,3 +180,29 @@ ops.make_differentiable("scatter_rows", _scatter_rows_backward, _save_rows)
 def scatter_rows(values: Tensor, rows: Tensor, n_rows: int, fill: float = 0.0) -> Tensor:
     """Differentiable :func:`hashdl.ops.scatter_rows`."""
     return ops.scatter_rows(values, rows, n_rows=n_rows, fill=fill)
+
+
+# ---- active_log_prob ---------------------------------------------------------------------------
+
+
+def _save_logits(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    z, s, rows, shared, _ = inputs
+    _, logsumexp, places = output
+    ctx.mark_non_differentiable(logsumexp, places)
+    ctx.save_for_backward(z, s, rows, shared, logsumexp, places)
+
+
+@once_differentiable
+def _active_log_prob_backward(ctx: Any, grad_log_prob: Tensor, *_: Any) -> tuple[Any, ...]:
+    grad_z, grad_s = ops.active_log_prob_backward(grad_log_prob, *ctx.saved_tensors)
+    return grad_z, grad_s if ctx.needs_input_grad[1] else None, None, None, None
+
+
+ops.make_differentiable("active_log_prob", _active_log_prob_backward, _save_logits)
+
+
+def active_log_prob(
+    z: Tensor, s: Tensor | None, rows: Tensor, shared: Tensor | None, labels: Tensor
+) -> Tensor:
+    """Differentiable :func:`hashdl.ops.active_log_prob`: its first output."""
+    return ops.active_log_prob(z, s, rows, shared, labels)[0]

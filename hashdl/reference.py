@@ -86,6 +86,12 @@ def build_tables(codes: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     return counts.cumsum(1, dtype=torch.int32), rows
 
 
+def mark_rows_(dirty: Tensor, rows: Tensor, bits: int) -> None:
+    """Oracle of :func:`hashdl.ops.mark_rows_`."""
+    _check_ids(rows, -1, dirty.shape[0], "mark_rows_", "rows")
+    dirty[rows[rows >= 0].long()] = bits
+
+
 # ---- look-up -----------------------------------------------------------------------------------
 
 
@@ -313,7 +319,8 @@ def shared_rows(
 # ---- gathered linear ---------------------------------------------------------------------------
 
 
-def _accumulator(dtype: torch.dtype) -> torch.dtype:
+def accumulator(dtype: torch.dtype) -> torch.dtype:
+    """What sums over numbers of a dtype are made in."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
@@ -321,7 +328,7 @@ def gather_linear(x: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor) 
     """Oracle of :func:`hashdl.ops.gather_linear`."""
     _check_ids(rows, -1, weight.shape[0], "gather_linear", "rows")
     ids = rows.clamp_min(0).long()
-    wide = _accumulator(weight.dtype)
+    wide = accumulator(weight.dtype)
     z = x.new_zeros(rows.shape, dtype=wide)
     for b in range(rows.shape[0]):  # a sample at a time: (B, A, d) may not fit
         if weight.shape[0] > 0:
@@ -343,7 +350,7 @@ def gather_linear_backward(
     """Oracle of :func:`hashdl.ops.gather_linear_backward`."""
     N, d = weight.shape
     _check_ids(rows, -1, N, "gather_linear_backward", "rows")
-    wide = _accumulator(weight.dtype)
+    wide = accumulator(weight.dtype)
     grad_x = torch.zeros_like(x, dtype=wide)
     sample, column = (rows >= 0).nonzero(as_tuple=True)
     row = rows[sample, column]
@@ -375,6 +382,71 @@ def scatter_rows(values: Tensor, rows: Tensor, n_rows: int, fill: float) -> Tens
     return out
 
 
+# ---- log probabilities of labels ---------------------------------------------------------------
+
+
+def find(shared: Tensor, rows: Tensor) -> Tensor:
+    """Place of each row in ``shared``, int64; -1 where it is not there or is padding."""
+    if shared.shape[0] == 0:
+        return torch.full_like(rows, -1, dtype=torch.int64)
+    ordered, order = shared.sort(stable=True)
+    at = torch.searchsorted(ordered, rows).clamp_max(shared.shape[0] - 1)
+    return torch.where((ordered[at] == rows) & (rows >= 0), order[at], -1)
+
+
+def _active_logits(z: Tensor, s: Tensor | None, rows: Tensor, shared: Tensor | None) -> Tensor:
+    """Logits (B, Q + T + 1): those of z, those of s, and that of any row that is not active."""
+    wide = accumulator(z.dtype)
+    parts = [z.to(wide).masked_fill(rows < 0, -torch.inf)]
+    if s is not None and shared is not None:
+        parts.append(s.to(wide).masked_fill(shared < 0, -torch.inf))
+    return torch.nn.functional.pad(torch.cat(parts, 1), (0, 1), value=-torch.inf)
+
+
+def active_log_prob(
+    z: Tensor, s: Tensor | None, rows: Tensor, shared: Tensor | None, labels: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Oracle of :func:`hashdl.ops.active_log_prob`."""
+    logits = _active_logits(z, s, rows, shared)
+    (B, M), Q, absent = labels.shape, rows.shape[1], logits.shape[1] - 1
+    places = torch.full((B, M), absent, device=z.device)
+    if shared is not None:
+        at = find(shared, labels)
+        places = torch.where(at >= 0, Q + at, places)
+    places = torch.where(rows[:, :M] == labels, torch.arange(M, device=z.device), places)
+    counted = labels >= 0
+    places = places.masked_fill(~counted, -1)
+
+    logsumexp = logits.logsumexp(1)
+    log_probs = logits.gather(1, places.clamp_min(0)) - logsumexp[:, None]
+    log_prob = torch.where(counted, log_probs, 0).sum(1) / counted.sum(1).clamp_min(1)
+    return log_prob.to(z.dtype), logsumexp, places.to(torch.int32)
+
+
+def active_log_prob_backward(
+    grad_log_prob: Tensor,
+    z: Tensor,
+    s: Tensor | None,
+    rows: Tensor,
+    shared: Tensor | None,
+    logsumexp: Tensor,
+    places: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Oracle of :func:`hashdl.ops.active_log_prob_backward`."""
+    logits = _active_logits(z, s, rows, shared)
+    _check_ids(places, -1, logits.shape[1], "active_log_prob_backward", "places")
+    counted = places >= 0
+    labels = counted.sum(1, keepdim=True)
+    shares = counted.to(logits.dtype) / labels.clamp_min(1)
+    probabilities = (logits - logsumexp[:, None]).exp()
+    # Also where the sum is NaN, or nothing is there to be summed.
+    probabilities = probabilities.masked_fill(logits == -torch.inf, 0)
+    grad = (-probabilities).scatter_add(1, places.clamp_min(0).long(), shares)
+    grad = (grad * grad_log_prob[:, None]).masked_fill(labels == 0, 0).to(z.dtype)
+    Q = z.shape[1]
+    return grad[:, :Q].clone(), grad[:, Q:-1].clone()
+
+
 # ---- row optimizers ----------------------------------------------------------------------------
 
 
@@ -402,7 +474,7 @@ def sgd_rows_(
     """Oracle of :func:`hashdl.ops.sgd_rows_`."""
     _check_ids(rows, 0, weight.shape[0], "sgd_rows_", "rows")
     ids = rows.long()
-    w = weight[ids].to(_accumulator(weight.dtype))
+    w = weight[ids].to(accumulator(weight.dtype))
     g = grad.to(w.dtype) + weight_decay * w
     if momentum_buffer is not None:
         buffer = momentum * momentum_buffer[ids] + g

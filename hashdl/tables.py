@@ -257,8 +257,8 @@ class HashTables(nn.Module):
         return codes, self.norms.view(torch.float32)
 
     def mark(self, rows: Tensor) -> None:
-        """Note that these rows are about to change; -1 is harmless (row 0 is hashed in vain)."""
-        self.dirty[rows.flatten().clamp_min(0).long()] = dirty_bits(self.sizes.L)
+        """Note that these rows are about to change; -1 is no row."""
+        ops.mark_rows_(self.dirty, rows, dirty_bits(self.sizes.L))
 
     def stats(self) -> dict[str, Any]:
         """Load of the buckets and progress of the schedule.

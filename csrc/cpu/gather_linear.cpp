@@ -85,8 +85,8 @@ void forward(const GatherForward<T>& args, int64_t begin, int64_t end) {
   using A = Accumulate<T>;
   for (int64_t b = begin; b < end; ++b) {
     const T* x = args.x + b * args.d;
-    const int32_t* rows = args.rows + b * args.A;
-    T* z = args.z + b * args.A;
+    const int32_t* rows = args.rows + b * args.stride;
+    T* z = args.z + b * args.stride;
     for (int64_t a = 0; a < args.A; ++a) store1(z + a, A(0));
     const auto block = [&](int64_t a, const T* const(&w)[kRows], const bool (&used)[kRows]) {
       A out[kRows];

@@ -18,6 +18,7 @@ struct GatherForward {
   const int32_t* rows;  ///< (B, A)
   T* z;                 ///< (B, A), written
   int64_t d, A;
+  int64_t stride;  ///< from one sample's rows, and outputs, to the next: A or more
 };
 
 template <typename T>

@@ -1,61 +1,117 @@
 #include "cpu/row_groups.h"
 
-#include <utility>
+#include <algorithm>
+#include <bit>
 
 namespace hashdl::cpu {
 namespace {
 
-constexpr int kDigitBits = 11;
+constexpr int kDigitBits = 8;
 constexpr int64_t kDigits = int64_t{1} << kDigitBits;
-
-// Row in the upper half, pair number in the lower: one word to move, and a stable order for free.
-using Key = uint64_t;
-
-void append_keys(const int32_t* rows, int64_t count, int64_t first_pair, std::vector<Key>& keys) {
-  for (int64_t i = 0; i < count; ++i) {
-    if (rows[i] >= 0) {
-      keys.push_back(static_cast<Key>(rows[i]) << 32 | static_cast<Key>(first_pair + i));
-    }
-  }
-}
-
-/// One stable counting sort by the digit of the row that starts at `shift`.
-void sort_by_digit(const std::vector<Key>& from, std::vector<Key>& to, int shift) {
-  std::vector<int64_t> place(kDigits + 1, 0);
-  for (Key key : from) ++place[((key >> shift) & (kDigits - 1)) + 1];
-  for (int64_t digit = 0; digit < kDigits; ++digit) place[digit + 1] += place[digit];
-  for (Key key : from) to[place[(key >> shift) & (kDigits - 1)]++] = key;
-}
-
-void sort_by_row(std::vector<Key>& keys, int64_t N) {
-  std::vector<Key> other(keys.size());
-  for (int shift = 32; shift < 64 && ((N - 1) >> (shift - 32)) > 0; shift += kDigitBits) {
-    sort_by_digit(keys, other, shift);
-    std::swap(keys, other);
-  }
-}
 
 }  // namespace
 
-RowGroups group_by_row(const int32_t* rows, int64_t P, const int32_t* extra, int64_t E, int64_t N) {
-  std::vector<Key> keys;
-  keys.reserve(P + E);
-  append_keys(rows, P, 0, keys);
-  append_keys(extra, E, P, keys);
-  sort_by_row(keys, N);
+RowGrouper::RowGrouper(const int32_t* rows, int64_t P, const int32_t* extra, int64_t E, int64_t N)
+    : rows_(rows), extra_(extra), P_(P), E_(E) {
+  constexpr int kRangeBits = std::bit_width(static_cast<uint64_t>(kRanges - 1));
+  const int row_bits = std::bit_width(static_cast<uint64_t>(std::max<int64_t>(N - 1, 0)));
+  range_bits_ = std::max(0, row_bits - kRangeBits);
+}
 
-  RowGroups groups;
-  groups.pair.reserve(keys.size());
-  for (Key key : keys) {
-    const int32_t row = static_cast<int32_t>(key >> 32);
-    if (groups.row.empty() || groups.row.back() != row) {
-      groups.row.push_back(row);
-      groups.start.push_back(static_cast<int64_t>(groups.pair.size()));
-    }
-    groups.pair.push_back(static_cast<uint32_t>(key));
+/// body(row, pair) for the pairs of one part that are no padding.
+template <typename Body>
+void RowGrouper::for_pairs(int64_t part, const Body& body) const {
+  const int64_t total = P_ + E_;
+  const int64_t begin = total * part / kParts, end = total * (part + 1) / kParts;
+  for (int64_t i = begin; i < std::min(end, P_); ++i) {
+    if (rows_[i] >= 0) body(rows_[i], i);
   }
-  groups.start.push_back(static_cast<int64_t>(keys.size()));
-  return groups;
+  for (int64_t i = std::max(begin, P_); i < end; ++i) {
+    if (extra_[i - P_] >= 0) body(extra_[i - P_], i);
+  }
+}
+
+void RowGrouper::count(int64_t part) {
+  for_pairs(part, [&](int32_t row, int64_t) { ++place_[part][row >> range_bits_]; });
+}
+
+void RowGrouper::finish_count() {
+  int64_t place = 0;
+  for (int64_t range = 0; range < kRanges; ++range) {
+    range_start_[range] = place;
+    for (int64_t part = 0; part < kParts; ++part) {
+      const int64_t count = place_[part][range];
+      place_[part][range] = place;
+      place += count;
+    }
+  }
+  range_start_[kRanges] = place;
+  keys_.resize(place);
+  groups.pair.resize(place);
+  for (int64_t part = 0; part < kParts; ++part) {
+    const auto first =
+        std::lower_bound(range_start_.begin(), range_start_.end() - 1, place * part / kParts);
+    first_range_[part] = part == 0 ? 0 : first - range_start_.begin();
+  }
+  first_range_[kParts] = kRanges;
+}
+
+void RowGrouper::scatter(int64_t part) {
+  for_pairs(part, [&](int32_t row, int64_t pair) {
+    const Key key = static_cast<Key>(row) << 32 | static_cast<Key>(pair);
+    keys_[place_[part][row >> range_bits_]++] = key;
+  });
+}
+
+void RowGrouper::sort(int64_t part) {
+  std::vector<Key> other;
+  for (int64_t range = first_range_[part]; range < first_range_[part + 1]; ++range) {
+    sort_range(range, other);
+    int64_t groups_here = 0;
+    for (int64_t i = range_start_[range]; i < range_start_[range + 1]; ++i) {
+      groups_here += i == range_start_[range] || keys_[i] >> 32 != keys_[i - 1] >> 32;
+    }
+    group_start_[range + 1] = groups_here;
+  }
+}
+
+/// Stable counting sorts by the digits of the row within its range, lowest first.
+void RowGrouper::sort_range(int64_t range, std::vector<Key>& other) {
+  const int64_t count = range_start_[range + 1] - range_start_[range];
+  Key* from = keys_.data() + range_start_[range];
+  if (count < 2) return;
+  other.resize(std::max<size_t>(other.size(), count));
+  Key* to = other.data();
+  for (int shift = 0; shift < range_bits_; shift += kDigitBits) {
+    const auto digit = [shift](Key key) { return (key >> (32 + shift)) & (kDigits - 1); };
+    std::array<uint32_t, kDigits + 1> place{};
+    for (int64_t i = 0; i < count; ++i) ++place[digit(from[i]) + 1];
+    for (int64_t d = 0; d < kDigits; ++d) place[d + 1] += place[d];
+    for (int64_t i = 0; i < count; ++i) to[place[digit(from[i])]++] = from[i];
+    std::swap(from, to);
+  }
+  if (from == other.data()) std::copy(from, from + count, to);
+}
+
+void RowGrouper::finish_sort() {
+  for (int64_t range = 0; range < kRanges; ++range) group_start_[range + 1] += group_start_[range];
+  groups.row.resize(group_start_[kRanges]);
+  groups.start.resize(group_start_[kRanges] + 1);
+  groups.start.back() = range_start_[kRanges];
+}
+
+void RowGrouper::emit(int64_t part) {
+  const int64_t begin = range_start_[first_range_[part]];
+  const int64_t end = range_start_[first_range_[part + 1]];
+  int64_t group = group_start_[first_range_[part]] - 1;
+  for (int64_t i = begin; i < end; ++i) {
+    const int32_t row = static_cast<int32_t>(keys_[i] >> 32);
+    if (i == begin || row != static_cast<int32_t>(keys_[i - 1] >> 32)) {
+      groups.row[++group] = row;
+      groups.start[group] = i;
+    }
+    groups.pair[i] = static_cast<uint32_t>(keys_[i]);
+  }
 }
 
 }  // namespace hashdl::cpu

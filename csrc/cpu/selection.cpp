@@ -1,13 +1,12 @@
 #include "cpu/selection.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <limits>
-#include <vector>
 
 #include "cpu/random.h"
-#include "cpu/row_set.h"
 
 namespace hashdl::cpu {
 namespace {
@@ -16,100 +15,113 @@ namespace {
 constexpr int64_t kSharedStream = -1;
 constexpr int64_t kRandomRowsStream = int64_t{1} << 40;
 
-/// Score and column in one word, smaller = better: ties go to the earlier column.
-using Ranked = uint64_t;
-
-Ranked rank(float score, int64_t column) {
-  if (std::isnan(score)) score = -std::numeric_limits<float>::infinity();
-  // The bits of a float, read as an integer, ascend with it once negative ones are inverted.
+uint64_t rank(float score, int64_t column) {
+  score = std::isnan(score) ? -std::numeric_limits<float>::infinity() : score;
+  // The bits of a float, read as an integer, descend with it: all but the sign of a positive one
+  // are inverted, none of a negative one. No branch, for signs are random.
   const uint32_t bits = std::bit_cast<uint32_t>(score + 0.0f);  // -0 and 0 are a tie
-  const uint32_t ascending = bits >> 31 ? ~bits : bits | 0x80000000u;
-  return static_cast<Ranked>(~ascending) << 32 | static_cast<Ranked>(column);
+  const uint32_t negative = static_cast<uint32_t>(static_cast<int32_t>(bits) >> 31);
+  const uint32_t descending = bits ^ (~negative & 0x7fffffffu);
+  return static_cast<uint64_t>(descending) << 32 | static_cast<uint64_t>(column);
 }
 
-int64_t column_of(Ranked ranked) { return static_cast<int64_t>(ranked & 0xffffffffu); }
+int64_t column_of(uint64_t ranked) { return static_cast<int64_t>(ranked & 0xffffffffu); }
 
-class Selector {
- public:
-  explicit Selector(const Select& args) : args_(args), shared_(args.T), taken_(args.M + args.A) {
-    for (int64_t t = 0; t < args.T; ++t) {
-      if (args.shared[t] >= 0) shared_.insert(args.shared[t]);
-    }
-    pool_.reserve(args.C);
+}  // namespace
+
+Selector::Selector(const Select& args)
+    : args_(args), shared_(args.T), taken_(args.M + args.A), pool_(args.C), order_(args.C + 1) {
+  for (int64_t t = 0; t < args.T; ++t) {
+    if (args.shared[t] >= 0) shared_.insert(args.shared[t]);
   }
+}
 
-  void run(int64_t b) {
+void Selector::run(int64_t begin, int64_t end) {
+  for (int64_t b = begin; b < end; ++b) {
     int32_t* rows = args_.rows + b * (args_.M + args_.A);
     taken_.clear();
     place_labels(b, rows);
     place_best(b, rows + args_.M);
     place_random(b, rows + args_.M + args_.A - args_.R);
   }
+}
 
- private:
-  /// Takes the row for this sample unless it is there already or the batch shares it.
-  bool take(int32_t row) { return row >= 0 && !shared_.contains(row) && taken_.insert(row); }
+/// Takes the row for this sample unless it is there already or the batch shares it.
+bool Selector::take(int32_t row) {
+  return row >= 0 && !shared_.contains(row) && taken_.insert(row);
+}
 
-  void place_labels(int64_t b, int32_t* out) {
-    for (int64_t m = 0; m < args_.M; ++m) {
-      const int32_t label = args_.labels[b * args_.M + m];
-      out[m] = take(label) ? label : -1;
-    }
+void Selector::place_labels(int64_t b, int32_t* out) {
+  for (int64_t m = 0; m < args_.M; ++m) {
+    const int32_t label = args_.labels[b * args_.M + m];
+    out[m] = take(label) ? label : -1;
   }
+}
 
-  void place_best(int64_t b, int32_t* out) {
-    const int64_t budget = args_.A - args_.R;
-    collect_pool(b);
-    const Ranked worst = worst_kept(budget);
-    int64_t count = 0;
-    for (const Ranked ranked : pool_) {
-      if (ranked > worst || count == budget) continue;
-      const int32_t row = args_.candidates[b * args_.C + column_of(ranked)];
-      taken_.insert(row);
-      out[count++] = row;
-    }
-    std::fill(out + count, out + budget, -1);
+void Selector::place_best(int64_t b, int32_t* out) {
+  const int64_t budget = args_.A - args_.R;
+  int32_t* columns = args_.columns == nullptr ? nullptr : args_.columns + b * budget;
+  collect_pool(b);
+  const Ranked worst = worst_kept(budget);
+  int64_t count = 0;
+  for (int64_t i = 0; i < size_ && count < budget; ++i) {
+    const Ranked ranked = pool_[i];
+    if (ranked > worst) continue;
+    const int64_t column = column_of(ranked);
+    const int32_t row = args_.candidates[b * args_.C + column];
+    taken_.insert(row);
+    if (columns != nullptr) columns[count] = static_cast<int32_t>(column);
+    out[count++] = row;
   }
+  std::fill(out + count, out + budget, -1);
+  if (columns != nullptr) std::fill(columns + count, columns + budget, -1);
+}
 
-  /// The last rank that is within the budget.
-  Ranked worst_kept(int64_t budget) {
-    if (static_cast<int64_t>(pool_.size()) <= budget || budget == 0) return ~Ranked{0};
-    order_ = pool_;
-    std::nth_element(order_.begin(), order_.begin() + budget - 1, order_.end());
-    return order_[budget - 1];
+/// The last rank that is within the budget: found among the ranks that fall into its bin, of 256
+/// over the range of all.
+Selector::Ranked Selector::worst_kept(int64_t budget) {
+  if (size_ <= budget || budget == 0) return ~Ranked{0};
+  const int shift = std::max(0, static_cast<int>(std::bit_width(most_ - least_)) - 8);
+  const auto bin_of = [&](Ranked ranked) { return (ranked - least_) >> shift; };
+  std::array<int32_t, 256> counts{};
+  for (int64_t i = 0; i < size_; ++i) ++counts[bin_of(pool_[i])];
+  Ranked bin = 0;
+  int64_t before = 0;
+  for (; before + counts[bin] < budget; ++bin) before += counts[bin];
+  int64_t binned = 0;
+  for (int64_t i = 0; i < size_; ++i) {
+    order_[binned] = pool_[i];
+    binned += bin_of(pool_[i]) == bin;
   }
+  const auto last = order_.begin() + (budget - before - 1);
+  std::nth_element(order_.begin(), last, order_.begin() + binned);
+  return *last;
+}
 
-  /// The candidates that are neither labels nor shared, in order of discovery. They are distinct by
-  /// contract.
-  void collect_pool(int64_t b) {
-    pool_.clear();
-    for (int64_t c = 0; c < args_.C; ++c) {
-      const int32_t row = args_.candidates[b * args_.C + c];
-      if (row < 0 || shared_.contains(row) || taken_.contains(row)) continue;
-      pool_.push_back(rank(args_.scores == nullptr ? 0.0f : args_.scores[b * args_.C + c], c));
-    }
+/// The candidates that are neither labels nor shared, in order of discovery. They are distinct by
+/// contract.
+void Selector::collect_pool(int64_t b) {
+  const int32_t* candidates = args_.candidates + b * args_.C;
+  const float* scores = args_.scores == nullptr ? nullptr : args_.scores + b * args_.C;
+  size_ = 0;
+  least_ = ~Ranked{0};
+  most_ = 0;
+  for (int64_t c = 0; c < args_.C; ++c) {
+    const int32_t row = candidates[c];
+    if (row < 0 || shared_.contains(row) || taken_.contains(row)) continue;
+    const Ranked ranked = rank(scores == nullptr ? 0.0f : scores[c], c);
+    pool_[size_++] = ranked;
+    least_ = std::min(least_, ranked);
+    most_ = std::max(most_, ranked);
   }
+}
 
-  void place_random(int64_t b, int32_t* out) {
-    const uint64_t key = stream_key(args_.seed, args_.step, kRandomRowsStream + b);
-    for (int64_t r = 0; r < args_.R; ++r) {
-      const int32_t row = static_cast<int32_t>(draw_below(key, r, args_.N));
-      out[r] = take(row) ? row : -1;
-    }
+void Selector::place_random(int64_t b, int32_t* out) {
+  const uint64_t key = stream_key(args_.seed, args_.step, kRandomRowsStream + b);
+  for (int64_t r = 0; r < args_.R; ++r) {
+    const int32_t row = static_cast<int32_t>(draw_below(key, r, args_.N));
+    out[r] = take(row) ? row : -1;
   }
-
-  const Select& args_;
-  RowSet shared_;
-  RowSet taken_;
-  std::vector<Ranked> pool_;
-  std::vector<Ranked> order_;
-};
-
-}  // namespace
-
-void select(const Select& args, int64_t begin, int64_t end) {
-  Selector selector(args);
-  for (int64_t b = begin; b < end; ++b) selector.run(b);
 }
 
 int64_t shared_rows(const SharedRows& args) {

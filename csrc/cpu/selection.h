@@ -2,6 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
+
+#include "cpu/row_set.h"
 
 namespace hashdl::cpu {
 
@@ -10,17 +13,43 @@ struct Select {
   const float* scores;        ///< (B, C), or null: earlier candidates first
   const int32_t* labels;      ///< (B, M), -1 = none; may be null when M = 0
   const int32_t* shared;      ///< (T), -1 = none: rows that the whole batch has, never selected
-  int32_t* rows;              ///< (B, M + A), written; see select()
+  int32_t* rows;              ///< (B, M + A), written; see Selector
+  int32_t* columns;           ///< (B, A - R), written if not null: where the best stand among C
   int64_t C, M, A, R, T, N;
   int64_t seed, step;  ///< key of the random rows
 };
 
-/// The samples in [begin, end). Columns of rows: M labels in their own places, then the A - R best
-/// candidates in order of discovery, then R rows drawn uniformly from all N. A row stands in a
-/// sample once: a label that repeats, a candidate that is a label, a draw that is either, and
-/// whatever is shared becomes -1 (best candidates close ranks). Ties go to the earlier candidate;
-/// a NaN score ranks last.
-void select(const Select& args, int64_t begin, int64_t end);
+/// One thread's selections, with the memory that they share.
+class Selector {
+ public:
+  explicit Selector(const Select& args);
+
+  /// The samples in [begin, end). Columns of rows: M labels in their own places, then the A - R
+  /// best candidates in order of discovery, then R rows drawn uniformly from all N. A row stands in
+  /// a sample once: a label that repeats, a candidate that is a label, a draw that is either, and
+  /// whatever is shared becomes -1 (best candidates close ranks). Ties go to the earlier candidate;
+  /// a NaN score ranks last.
+  void run(int64_t begin, int64_t end);
+
+ private:
+  /// Score and column in one word, smaller = better: ties go to the earlier column.
+  using Ranked = uint64_t;
+
+  bool take(int32_t row);
+  void place_labels(int64_t b, int32_t* out);
+  void place_best(int64_t b, int32_t* out);
+  void place_random(int64_t b, int32_t* out);
+  void collect_pool(int64_t b);
+  Ranked worst_kept(int64_t budget);
+
+  const Select& args_;
+  RowSet shared_;
+  RowSet taken_;
+  std::vector<Ranked> pool_;   ///< (C), of which the first size_ are candidates
+  std::vector<Ranked> order_;  ///< (C + 1)
+  int64_t size_ = 0;
+  Ranked least_ = 0, most_ = 0;  ///< of the pool
+};
 
 struct SharedRows {
   const int32_t* labels;  ///< (Q), -1 = none

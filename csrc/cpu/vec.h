@@ -35,6 +35,7 @@ using Vec = typename VecOf<A>::type;
 
 typedef uint32_t VecU32 __attribute__((vector_size(kVectorBytes)));
 typedef uint16_t HalfVecU16 __attribute__((vector_size(kVectorBytes / 2)));
+typedef int32_t VecI32 __attribute__((vector_size(kVectorBytes)));
 
 template <typename To, typename From>
 HASHDL_INLINE To bit_copy(const From& from) {
@@ -127,6 +128,39 @@ HASHDL_INLINE A reduce(Vec<A> v) {
     for (int64_t i = 0; i < width; ++i) lanes[i] += lanes[i + width];
   }
   return lanes[0];
+}
+
+/// e^x, one unit in the last place off or so: 0 for -inf and wherever a float would be subnormal
+/// (which is slow), inf for inf, NaN for NaN.
+HASHDL_INLINE Vec<float> exp(Vec<float> x) {
+  constexpr float kLowest = -87.336540f;  // 126 ln 2: the smallest normal float
+  constexpr float kHighest = 89.0f;       // e^89 is inf already
+  constexpr float kLog2e = 1.44269504f;
+  // ln 2 in two parts: a multiple of the first one, below 2^8 of it, is exact.
+  constexpr float kLn2 = 0.693359375f, kLn2Rest = -2.12194440e-4f;
+  constexpr float kRound = 0x1.8p23f;  // added, it leaves the integer next to a float in its bits
+  const Vec<float> low = x < kLowest ? Vec<float>{} + kLowest : x;
+  const Vec<float> clamped = low > kHighest ? Vec<float>{} + kHighest : low;
+  // e^x = 2^n e^r with |r| <= ln 2 / 2; the polynomial is that of Cephes' expf (Moshier).
+  const Vec<float> shifted = clamped * kLog2e + kRound;
+  const Vec<float> rounded = shifted - kRound;
+  const Vec<float> r = clamped - rounded * kLn2 - rounded * kLn2Rest;
+  Vec<float> p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * (r * r) + r + 1.0f;
+  // 2^n in two factors: n = 128 does not fit the exponent of one.
+  const VecI32 n = bit_copy<VecI32>(shifted) - bit_copy<int32_t>(kRound);
+  const VecI32 half = n >> 1;
+  const Vec<float> scaled =
+      p * bit_copy<Vec<float>>((half + 127) << 23) * bit_copy<Vec<float>>((n - half + 127) << 23);
+  return x < kLowest ? Vec<float>{} : scaled;
+}
+HASHDL_INLINE Vec<double> exp(Vec<double> x) {
+  for (int64_t i = 0; i < VecOf<double>::lanes; ++i) x[i] = __builtin_exp(x[i]);
+  return x;
 }
 
 /// Ask for the first lines of a row that will be read soon. The hardware fetches what follows.

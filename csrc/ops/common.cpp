@@ -60,6 +60,11 @@ void check_floating(const Tensor& tensor, const char* op, const char* argument) 
         "got dtype " + dtype_string(dtype) + ", wanted float32, float64, bfloat16 or float16");
 }
 
+void check_in_place(const Tensor& tensor, const char* op, const char* argument) {
+  check(tensor.is_contiguous(), op, argument,
+        "got a non-contiguous tensor; it is updated in place");
+}
+
 void check_bits(int64_t bits, const char* op) {
   constexpr int64_t kMaxBits = 24;
   check(bits >= 1 && bits <= kMaxBits, op, "bits",

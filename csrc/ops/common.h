@@ -38,6 +38,9 @@ void check_dtype(const Tensor& tensor, ScalarType dtype, const char* op, const c
 /// float32, float64, bfloat16 or float16, on the CPU.
 void check_floating(const Tensor& tensor, const char* op, const char* argument);
 
+/// Contiguous, for a tensor that the op writes.
+void check_in_place(const Tensor& tensor, const char* op, const char* argument);
+
 /// Bits a table: 1 to 24.
 void check_bits(int64_t bits, const char* op);
 

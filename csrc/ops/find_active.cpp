@@ -11,8 +11,8 @@
 namespace hashdl::ops {
 namespace {
 
-// Samples that go through all stages together.
-constexpr int64_t kBlock = 16;
+// Samples that go through all stages together: their candidates and scores stay in cache.
+constexpr int64_t kBlock = 64;
 
 enum class Selection { exact, sketch, frequency, threshold, by_discovery };
 
@@ -33,46 +33,63 @@ bool all_below(const int32_t* ids, int64_t count, int64_t N) {
   return ok;
 }
 
+/// What all threads share.
 template <typename T>
 struct Stages {
+  const cpu::Lookup& lookup;
+  const cpu::Select& select;
   cpu::GatherForward<T> of_candidates, of_rows;
   cpu::SketchScores<int32_t> sketch;
   int32_t* query_codes;  ///< what sketch.queries reads
   Selection selection;
   int64_t threshold;
-  std::atomic<bool> in_range{true};
+};
 
-  void run(LookupCall& lookup, const cpu::Select& select, int64_t begin, int64_t end) {
-    const cpu::Lookup& found = lookup.args;
-    lookup.run(begin, end);
-    int32_t* ids = found.candidates + begin * found.C;
-    if (!all_below(ids, (end - begin) * found.C, select.N)) {
-      in_range.store(false, std::memory_order_relaxed);
-      return;
+/// One thread's way through the stages.
+template <typename T>
+class Worker {
+ public:
+  explicit Worker(const Stages<T>& stages)
+      : stages_(stages), finder_(stages.lookup), selector_(stages.select) {}
+
+  /// False when a table held an id that is no row: the samples have no outputs then.
+  bool run(int64_t begin, int64_t end) {
+    const cpu::Lookup& found = stages_.lookup;
+    checks_ = finder_.run(begin, end);
+    const int32_t* ids = found.candidates + begin * found.C;
+    if (!all_below(ids, (end - begin) * found.C, stages_.select.N)) return false;
+    score(begin, end);
+    selector_.run(begin, end);
+    if (stages_.selection == Selection::exact) {
+      reuse_scores(begin, end);
+    } else {
+      cpu::gather_linear_kernels<T>().forward(stages_.of_rows, begin, end);
     }
-    score(found, begin, end);
-    cpu::select(select, begin, end);
-    cpu::gather_linear_kernels<T>().forward(of_rows, begin, end);
+    return true;
   }
 
-  void score(const cpu::Lookup& found, int64_t begin, int64_t end) {
+  const cpu::LookupChecks& checks() const { return checks_; }
+
+ private:
+  void score(int64_t begin, int64_t end) {
+    const cpu::Lookup& found = stages_.lookup;
     const int64_t first = begin * found.C, last = end * found.C;
-    float* scores = sketch.scores;
-    switch (selection) {
+    float* scores = stages_.sketch.scores;
+    switch (stages_.selection) {
       case Selection::exact:
-        cpu::gather_linear_kernels<T>().forward(of_candidates, begin, end);
+        cpu::gather_linear_kernels<T>().forward(stages_.of_candidates, begin, end);
         if constexpr (!std::is_same_v<T, float>) {
-          cpu::gather_linear_kernels<T>().widen(of_candidates.z + first, scores + first,
+          cpu::gather_linear_kernels<T>().widen(stages_.of_candidates.z + first, scores + first,
                                                 last - first);
         }
         break;
       case Selection::sketch:
-        cpu::pack_signs(found.projections, begin, end, found.L, found.K, query_codes);
-        cpu::sketch_kernels<int32_t>().scores(sketch, begin, end);
+        cpu::pack_signs(found.projections, begin, end, found.L, found.K, stages_.query_codes);
+        cpu::sketch_kernels<int32_t>().scores(stages_.sketch, begin, end);
         break;
       case Selection::threshold:
         for (int64_t i = first; i < last; ++i) {
-          if (found.hits[i] < threshold) found.candidates[i] = -1;
+          if (found.hits[i] < stages_.threshold) found.candidates[i] = -1;
         }
         [[fallthrough]];
       case Selection::frequency:
@@ -82,6 +99,33 @@ struct Stages {
         break;
     }
   }
+
+  /// The outputs of the best candidates are known; those of labels and draws are not.
+  void reuse_scores(int64_t begin, int64_t end) {
+    const cpu::Select& select = stages_.select;
+    const int64_t best = select.A - select.R, width = select.M + select.A;
+    for (int64_t b = begin; b < end; ++b) {
+      const T* scored = stages_.of_candidates.z + b * select.C;
+      const int32_t* columns = select.columns + b * best;
+      T* z = stages_.of_rows.z + b * width + select.M;
+      for (int64_t a = 0; a < best; ++a) z[a] = columns[a] < 0 ? T{} : scored[columns[a]];
+    }
+    forward_columns(0, select.M, begin, end);
+    forward_columns(select.M + best, select.R, begin, end);
+  }
+
+  void forward_columns(int64_t first, int64_t count, int64_t begin, int64_t end) {
+    cpu::GatherForward<T> some = stages_.of_rows;
+    some.rows += first;
+    some.z += first;
+    some.A = count;
+    cpu::gather_linear_kernels<T>().forward(some, begin, end);
+  }
+
+  const Stages<T>& stages_;
+  cpu::Finder finder_;
+  cpu::Selector selector_;
+  cpu::LookupChecks checks_{true, true};
 };
 
 std::tuple<Tensor, Tensor> find_active(
@@ -108,9 +152,11 @@ std::tuple<Tensor, Tensor> find_active(
   check(codes.size(0) == N, op, "codes",
         "got " + std::to_string(codes.size(0)) + " rows, wanted " + std::to_string(N));
   const Tensor& scores = sketch.scores;
-  const SelectCall select(op, lookup.found, scored ? std::optional(scores) : std::nullopt, labels,
-                          shared, active, random, N, seed, step);
+  SelectCall select(op, lookup.found, scored ? std::optional(scores) : std::nullopt, labels, shared,
+                    active, random, N, seed, step);
   const Tensor z = empty(inputs, {B, select.rows.size(1)}, w.scalar_type());
+  const Tensor columns = empty(select.rows, {B, exact ? active - random : 0}, ScalarType::Int);
+  if (exact) select.args.columns = mutable_data<int32_t>(columns);
   bool in_range = true;
   dispatch_floating(w, [&]<typename T>(T) {
     // float32 outputs of candidates are their scores as they stand.
@@ -120,22 +166,27 @@ std::tuple<Tensor, Tensor> find_active(
     if constexpr (std::is_same_v<T, float>) of_candidates = mutable_data<float>(scores);
     const auto gather = [&](const int32_t* rows, T* out, int64_t A) {
       return cpu::GatherForward<T>{
-          data<T>(inputs), data<T>(w), data_or_null<T>(b), rows, out, d, A};
+          data<T>(inputs), data<T>(w), data_or_null<T>(b), rows, out, d, A, A};
     };
-    Stages<T> stages{gather(lookup.args.candidates, of_candidates, candidates),
-                     gather(select.args.rows, mutable_data<T>(z), select.rows.size(1)),
-                     sketch.args,
-                     mutable_data<int32_t>(query_codes),
-                     mode,
-                     threshold};
-    torch::stable::parallel_for(0, B, kBlock, [&](int64_t begin, int64_t end) {
-      for (int64_t first = begin; first < end; first += kBlock) {
-        stages.run(lookup, select.args, first, std::min(first + kBlock, end));
+    const Stages<T> stages{lookup.args,
+                           select.args,
+                           gather(lookup.args.candidates, of_candidates, candidates),
+                           gather(select.args.rows, mutable_data<T>(z), select.rows.size(1)),
+                           sketch.args,
+                           mutable_data<int32_t>(query_codes),
+                           mode,
+                           threshold};
+    in_range = parallel_all(B, kBlock, [&](int64_t begin, int64_t end) {
+      Worker<T> worker(stages);
+      bool ok = true;
+      for (int64_t first = begin; first < end && ok; first += kBlock) {
+        ok = worker.run(first, std::min(first + kBlock, end));
       }
+      lookup.note(worker.checks());
+      return ok;
     });
-    in_range = stages.in_range;
   });
-  lookup.check_run();
+  lookup.check_noted();
   check(in_range, op, "table_rows", "got a row id outside 0 to " + std::to_string(N - 1));
   return {select.rows, z};
 }

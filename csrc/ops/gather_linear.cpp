@@ -1,6 +1,9 @@
 // gather_linear and its backward, and scatter_rows.
 #include "ops/gather_linear.h"
 
+#include <algorithm>
+#include <utility>
+
 #include "cpu/row_groups.h"
 
 namespace hashdl::ops {
@@ -19,6 +22,9 @@ void check_bias(const std::optional<Tensor>& bias, const Tensor& weight, const c
 }
 
 namespace {
+
+/// Parts of the backward pass to the weight.
+constexpr int64_t kParts = 64;
 
 /// The checks that forward and backward share; rows must be contiguous.
 void check_layer(const Tensor& x, const Tensor& weight, const Tensor& rows, const char* op) {
@@ -45,12 +51,32 @@ Tensor gather_linear(const Tensor& x, const Tensor& weight, const std::optional<
                                      data<int32_t>(ids),
                                      mutable_data<T>(z),
                                      d,
+                                     A,
                                      A};
     const auto run = cpu::gather_linear_kernels<T>().forward;
     torch::stable::parallel_for(0, B, 1,
                                 [&](int64_t begin, int64_t end) { run(args, begin, end); });
   });
   return z;
+}
+
+cpu::RowGroups group_by_row(const int32_t* rows, int64_t P, const int32_t* extra, int64_t E,
+                            int64_t N) {
+  cpu::RowGrouper grouper(rows, P, extra, E, N);
+  const auto each_part = [&](void (cpu::RowGrouper::*stage)(int64_t)) {
+    // A few thousand pairs are sorted sooner than a second thread is woken.
+    const int64_t grain = P + E < 4096 ? cpu::RowGrouper::kParts : 1;
+    torch::stable::parallel_for(0, cpu::RowGrouper::kParts, grain, [&](int64_t begin, int64_t end) {
+      for (int64_t part = begin; part < end; ++part) (grouper.*stage)(part);
+    });
+  };
+  each_part(&cpu::RowGrouper::count);
+  grouper.finish_count();
+  each_part(&cpu::RowGrouper::scatter);
+  each_part(&cpu::RowGrouper::sort);
+  grouper.finish_sort();
+  each_part(&cpu::RowGrouper::emit);
+  return std::move(grouper.groups);
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> gather_linear_backward(
@@ -83,8 +109,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> gather_linear_backward(
   check(B * A + E < int64_t{1} << 32, op, "rows", "got 2^32 pairs or more");
 
   const Tensor grad = as_contiguous(grad_z), inputs = as_contiguous(x), w = as_contiguous(weight);
-  const auto groups =
-      cpu::group_by_row(data<int32_t>(ids), B * A, data_or_null<int32_t>(more), E, N);
+  const cpu::RowGroups groups =
+      group_by_row(data<int32_t>(ids), B * A, data_or_null<int32_t>(more), E, N);
   const int64_t U = static_cast<int64_t>(groups.row.size());
   const Tensor grad_x = empty(inputs, {B, d}, dtype);
   const Tensor touched = empty(inputs, {U}, ScalarType::Int);
@@ -108,8 +134,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> gather_linear_backward(
                                                  d,
                                                  A,
                                                  B * A};
-    torch::stable::parallel_for(0, U, 16, [&](int64_t begin, int64_t end) {
-      kernels.backward_weight(to_weight, begin, end);
+    // Parts with about as many pairs: rows that many samples share may stand together.
+    torch::stable::parallel_for(0, kParts, 1, [&](int64_t begin, int64_t end) {
+      const auto first_group = [&](int64_t part) {
+        const int64_t pair = groups.start[U] * part / kParts;
+        return std::lower_bound(groups.start.begin(), groups.start.end() - 1, pair) -
+               groups.start.begin();
+      };
+      kernels.backward_weight(to_weight, first_group(begin), end == kParts ? U : first_group(end));
     });
   });
   return {grad_x, touched, grad_weight, grad_bias};

@@ -99,10 +99,27 @@ std::tuple<Tensor, Tensor> build_tables(const Tensor& codes, int64_t bits) {
   return {offsets, rows};
 }
 
+void mark_rows_(const Tensor& dirty, const Tensor& rows, int64_t bits) {
+  constexpr auto op = "mark_rows_";
+  check_dtype(dirty, ScalarType::Byte, op, "dirty");
+  check_shape(dirty, {-1}, op, "dirty");
+  check_in_place(dirty, op, "dirty");
+  check_dtype(rows, ScalarType::Int, op, "rows");
+  check(bits >= 0 && bits <= 255, op, "bits", "got " + std::to_string(bits) + ", wanted 0 to 255");
+  const Tensor ids = as_contiguous(rows);
+  check_rows(ids, -1, dirty.size(0), op, "rows");
+  uint8_t* marks = mutable_data<uint8_t>(dirty);
+  const int32_t* row = data<int32_t>(ids);
+  for (int64_t i = 0; i < ids.numel(); ++i) {
+    if (row[i] >= 0) marks[row[i]] = static_cast<uint8_t>(bits);
+  }
+}
+
 }  // namespace
 }  // namespace hashdl::ops
 
 STABLE_TORCH_LIBRARY_IMPL(hashdl, CPU, m) {
   m.impl("pack_signs", TORCH_BOX(&hashdl::ops::pack_signs));
   m.impl("build_tables", TORCH_BOX(&hashdl::ops::build_tables));
+  m.impl("mark_rows_", TORCH_BOX(&hashdl::ops::mark_rows_));
 }

@@ -42,13 +42,12 @@ LookupCall::LookupCall(const char* op, const Tensor& projections, const Tensor& 
           read_step(step, op)};
 }
 
-void LookupCall::run(int64_t begin, int64_t end) {
-  const cpu::LookupChecks checks = cpu::lookup(args, begin, end);
+void LookupCall::note(const cpu::LookupChecks& checks) {
   if (!checks.finite) finite_.store(false, std::memory_order_relaxed);
   if (!checks.tables_ok) tables_ok_.store(false, std::memory_order_relaxed);
 }
 
-void LookupCall::check_run() const {
+void LookupCall::check_noted() const {
   check(finite_, op_, "projections",
         "got NaN or infinity, wanted finite values (is the input finite?)");
   check(tables_ok_, op_, "offsets", "got a bucket that ends before it starts, or outside rows");
@@ -60,9 +59,10 @@ std::tuple<Tensor, Tensor> lookup(const Tensor& projections, const Tensor& offse
                                   const Tensor& rows, int64_t bits, int64_t probes, int64_t cap,
                                   int64_t candidates, int64_t seed, const Tensor& step) {
   LookupCall call("lookup", projections, offsets, rows, bits, probes, cap, candidates, seed, step);
-  torch::stable::parallel_for(0, projections.size(0), 1,
-                              [&](int64_t begin, int64_t end) { call.run(begin, end); });
-  call.check_run();
+  torch::stable::parallel_for(0, projections.size(0), 1, [&](int64_t begin, int64_t end) {
+    call.note(cpu::Finder(call.args).run(begin, end));
+  });
+  call.check_noted();
   return {call.found, call.hits};
 }
 

@@ -13,13 +13,13 @@ class LookupCall {
              int64_t bits, int64_t probes, int64_t cap, int64_t candidates, int64_t seed,
              const Tensor& step);
 
-  /// The samples in [begin, end); any thread.
-  void run(int64_t begin, int64_t end);
+  /// What a Finder over `args` found wrong; any thread.
+  void note(const cpu::LookupChecks& checks);
 
-  /// Throws when a run met bad values.
-  void check_run() const;
+  /// Throws when something was found wrong.
+  void check_noted() const;
 
-  Tensor found, hits;  ///< (B, C), written by run
+  Tensor found, hits;  ///< (B, C), written by a Finder over `args`
   cpu::Lookup args;
 
  private:

@@ -9,11 +9,6 @@ namespace {
 /// Elements a row: d of a (N, d) weight, 1 of a (N) bias.
 int64_t row_size(const Tensor& weight) { return weight.dim() == 2 ? weight.size(1) : 1; }
 
-void check_in_place(const Tensor& tensor, const char* op, const char* argument) {
-  check(tensor.is_contiguous(), op, argument,
-        "got a non-contiguous tensor; it is updated in place");
-}
-
 void check_update(const Tensor& weight, const Tensor& rows, const Tensor& grad, const char* op) {
   check_floating(weight, op, "weight");
   check(weight.dim() == 1 || weight.dim() == 2, op, "weight",

@@ -51,6 +51,7 @@ SelectCall::SelectCall(const char* op, const Tensor& candidates,
           data_or_null<int32_t>(labels_),
           data_or_null<int32_t>(shared_),
           mutable_data<int32_t>(rows),
+          nullptr,
           C,
           M,
           active,
@@ -71,7 +72,7 @@ Tensor select(const Tensor& candidates, const std::optional<Tensor>& scores,
   check_rows(as_contiguous(candidates), -1, n_rows, "select", "candidates");
   torch::stable::parallel_for(
       0, candidates.size(0), SelectCall::kGrain,
-      [&](int64_t begin, int64_t end) { cpu::select(call.args, begin, end); });
+      [&](int64_t begin, int64_t end) { cpu::Selector(call.args).run(begin, end); });
   return call.rows;
 }
 

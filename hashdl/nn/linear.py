@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from hashdl import ops
 from hashdl.config import HashConfig
 from hashdl.functional import active_linear, scatter_rows
+from hashdl.huge_pages import prefer_huge_pages
 from hashdl.profiling import part
 from hashdl.selection import select_active, shortlist
 from hashdl.tables import HashTables
@@ -108,6 +109,7 @@ class HashLinear(nn.Linear):
         sizes = (linear.in_features, linear.out_features)
         layer = cls(*sizes, bias=False, config=HashConfig(active=1.0), device="meta")
         layer.weight, layer.bias = linear.weight, linear.bias
+        prefer_huge_pages(layer.weight, now=True)
         layer._hash_rows(HashConfig() if config is None else config)
         return layer.train(linear.training)
 
@@ -120,6 +122,7 @@ class HashLinear(nn.Linear):
 
     def reset_parameters(self) -> None:
         """Draw weight and bias anew, as nn.Linear does."""
+        prefer_huge_pages(self.weight)
         super().reset_parameters()
         self._invalidate()
 

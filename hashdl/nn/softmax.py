@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hashdl import ops, reference
 from hashdl.config import HashConfig
-from hashdl.functional import active_linear
+from hashdl.functional import active_linear, active_log_prob
 from hashdl.nn.linear import HashLinear
 from hashdl.profiling import part
 from hashdl.selection import select_active
@@ -167,15 +167,7 @@ class HashSoftmaxWithLoss(nn.Module):
         with part("loss"):
             if config.log_q:
                 z, s = self._correct(z, s, rows, shared, n_labels, tables.sizes.R)
-            z = z.masked_fill(rows < 0, -torch.inf)
-            at_labels = z[:, : labels.shape[1]]
-            if shared is None:
-                return _label_log_prob(z, at_labels, labels)
-            s = s.masked_fill(shared < 0, -torch.inf)
-            if not config.log_q:
-                place = _find(shared, labels)
-                at_labels = torch.where(place >= 0, s.gather(1, place.clamp_min(0)), at_labels)
-            return _label_log_prob(torch.cat([z, s], 1), at_labels, labels)
+            return active_log_prob(z, None if shared is None else s, rows, shared, labels)
 
     def _shared_rows(
         self, x: Tensor, labels: Tensor, tables: HashTables
@@ -210,7 +202,7 @@ class HashSoftmaxWithLoss(nn.Module):
         if shared is None or n_labels is None:
             return z - own_draw * log_q, s
         T = shared.shape[0]
-        place = _find(shared, rows)
+        place = reference.find(shared, rows)
         is_label = (place >= 0) & (place < n_labels)  # of the batch: there whatever is drawn
         shared_draw = torch.arange(T, device=rows.device) >= n_labels
         own = torch.zeros((rows.shape[0], T + 1), dtype=torch.bool, device=rows.device)
@@ -336,13 +328,6 @@ def _padded(offsets: Tensor, values: Tensor) -> Tensor:
 def _distinct(labels: Tensor) -> Tensor:
     """Labels (B, M) with -1 where one stands in an earlier column of its sample as well."""
     return labels.masked_fill(reference.repeats(labels), -1)
-
-
-def _find(shared: Tensor, rows: Tensor) -> Tensor:
-    """Place of each row in ``shared``, int64; -1 where it is not there or is padding."""
-    ordered, order = shared.sort()
-    at = torch.searchsorted(ordered, rows).clamp_max(shared.shape[0] - 1)
-    return torch.where((ordered[at] == rows) & (rows >= 0), order[at], -1)
 
 
 def _label_log_prob(logits: Tensor, at_labels: Tensor, labels: Tensor) -> Tensor:

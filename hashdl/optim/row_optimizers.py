@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from hashdl import ops
+from hashdl.huge_pages import prefer_huge_pages
 from hashdl.optim.sparse import coalesced
 from hashdl.profiling import part
 
@@ -32,7 +33,8 @@ def _row_state(state: State, name: str, parameter: Tensor, *, row_wise: bool = F
     value: Tensor | None = state.get(name)
     if value is None:
         shape = parameter.shape[:1] if row_wise else parameter.shape
-        value = torch.zeros(shape, dtype=dtype, device=parameter.device)
+        value = torch.empty(shape, dtype=dtype, device=parameter.device)
+        value = prefer_huge_pages(value).zero_()
     elif row_wise and value.dim() == 2:
         value = value.mean(1)
     value = value.to(dtype)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hashdl.config import HashConfig
+from hashdl.huge_pages import prefer_huge_pages
 from hashdl.nn import HashLinear, HashSoftmaxWithLoss
 from hashdl.profiling import part
 from hashdl.selection import shortlist
@@ -111,7 +112,7 @@ class SampledHead(Head):
         super().__init__(features, n_classes)
         self.negatives, self.log_q = negatives, log_q
         initial = nn.Linear(features, n_classes)
-        self.weight = nn.Parameter(initial.weight.detach())
+        self.weight = nn.Parameter(prefer_huge_pages(initial.weight.detach(), now=True))
         self.bias = nn.Parameter(initial.bias.detach().unsqueeze(1))
 
     def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:

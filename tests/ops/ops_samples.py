@@ -88,6 +88,10 @@ def build_tables_args(N: int = 30, L: int = 3, bits: int = 3) -> Args:
     return codes, bits
 
 
+def mark_rows__args(B: int = 4, A: int = 5, N: int = 40, bits: int = 3) -> Args:
+    return torch.full((N,), 128, dtype=torch.uint8), row_ids(B, A, N), bits
+
+
 def lookup_args(
     B: int = 4,
     N: int = 60,
@@ -242,6 +246,44 @@ def scatter_rows_args(
     return randn(B, A, dtype=dtype), row_ids(B, A, N, padding=padding), N, fill
 
 
+def active_log_prob_args(
+    B: int = 4,
+    M: int = 2,
+    A: int = 5,
+    T: int | None = 5,
+    N: int = 40,
+    dtype: torch.dtype = torch.float32,
+    absent: bool = False,
+    special: bool = False,
+) -> Args:
+    """The rows are the labels and A more; some labels are shared. ``absent``: some are nowhere.
+
+    ``special``: samples with infinite and NaN logits; the last one's are all -inf.
+    """
+    labels, shared, s = row_ids(B, M, N, seed=13), None, None
+    if T is not None:
+        shared, _ = reference.shared_rows(labels.flatten(), T, T // 2, N, 0, step_of(0))
+        shared[-1:] = -1
+        s = 3 * randn(B, T, dtype=dtype, seed=14)
+    pool = row_ids(B, A, N, seed=15)
+    rows = reference.select(pool, None, labels, shared, A, 0, N, 0, step_of(0))
+    z = 3 * randn(B, M + A, dtype=dtype, seed=16)
+    if absent:
+        rows[::2, :M] = -1
+    if special:
+        for logits in [z] if s is None else [z, s]:
+            logits[:, ::3] = -torch.inf
+            logits[1:2, 1::3], logits[2:3, 1::3], logits[3:] = torch.inf, torch.nan, -torch.inf
+    return z, s, rows, shared, labels
+
+
+def active_log_prob_backward_args(**parameters: Any) -> Args:
+    args = active_log_prob_args(**parameters)
+    log_prob, logsumexp, places = reference.active_log_prob(*args)
+    grad = randn(*log_prob.shape, dtype=log_prob.dtype, seed=17)
+    return grad, *args[:4], logsumexp, places
+
+
 def _update_args(N: int, U: int, d: int | None, dtype: torch.dtype) -> tuple[Tensor, ...]:
     """Weight (N, d), or (N,) where d is None; distinct rows; their gradient."""
     tail = () if d is None else (d,)
@@ -364,6 +406,7 @@ def _with_buffers(name: str, tables: HashTables, given: dict[str, Any]) -> Args:
 OPS = (
     "pack_signs",
     "build_tables",
+    "mark_rows_",
     "lookup",
     "sketch_scores",
     "select",
@@ -371,6 +414,8 @@ OPS = (
     "gather_linear",
     "gather_linear_backward",
     "scatter_rows",
+    "active_log_prob",
+    "active_log_prob_backward",
     "sgd_rows_",
     "adagrad_rows_",
     "adam_rows_",

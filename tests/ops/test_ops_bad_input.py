@@ -91,18 +91,22 @@ def wrong_size(op: str, argument: str, *dims: int) -> list[Bad]:
     ]
 
 
+def any_ids(op: str, argument: str) -> list[Bad]:
+    """int32 row ids of any value, of any shape that the op takes."""
+    wrong = {"int64": Tensor.long, "uint8": lambda t: t.clamp_min(0).byte(), "float": Tensor.float}
+    return [*shapes(op, argument, **wrong), *wrong_rank(op, argument)]
+
+
 def ids(op: str, argument: str, n_rows: int, *, padding: bool = True, **more: Any) -> list[Bad]:
     """int32 row ids below ``n_rows``, of any shape that the op takes."""
     lowest = -2 if padding else -1
-    wrong = {"int64": Tensor.long, "uint8": lambda t: t.clamp_min(0).byte(), "float": Tensor.float}
     out_of_range = [n_rows, 2**31 - 1, lowest, -(2**31)]
     return [
-        *(Bad(op, argument, text, change) for text, change in wrong.items()),
+        *any_ids(op, argument),
         *(
             Bad(op, argument, str(wanted), with_value(-1, wanted), needs_values=True, **more)
             for wanted in out_of_range
         ),
-        *wrong_rank(op, argument),
     ]
 
 
@@ -132,6 +136,21 @@ def layer(op: str, n_rows: int) -> list[Bad]:
         *wrong_size(op, "x", 1),
         *ids(op, "rows", n_rows),
         *wrong_size(op, "rows", 0),
+    ]
+
+
+def active_logits(op: str) -> list[Bad]:
+    return [
+        *floating_only(op, "z"),
+        *wrong_rank(op, "z"),
+        *wrong_size(op, "z", 0, 1),
+        *any_ids(op, "rows"),
+        *same_dtype(op, "s"),
+        *wrong_rank(op, "s"),
+        *wrong_size(op, "s", 0, 1),
+        *shapes(op, "s", missing=value(None)),
+        *any_ids(op, "shared"),
+        Bad(op, "shared", "missing", value(None), blamed="s"),
     ]
 
 
@@ -168,6 +187,10 @@ CASES = [
     *not_finite("pack_signs", "projections"),
     *bits("build_tables"),
     *ids("build_tables", "codes", 2**3, padding=False),
+    *shapes("mark_rows_", "dirty", int32=Tensor.int, bool=Tensor.bool, strided=samples.strided),
+    *wrong_rank("mark_rows_", "dirty"),
+    *(bad for bad in ids("mark_rows_", "rows", 40) if bad.text not in ("deeper", "scalar")),
+    *numbers("mark_rows_", "bits", -1, 256),
     *float32_only("lookup", "projections"),
     *wrong_rank("lookup", "projections"),
     *wrong_size("lookup", "projections", 1),
@@ -233,6 +256,20 @@ CASES = [
     *ids("scatter_rows", "rows", 20),
     *numbers("scatter_rows", "n_rows", -1),
     Bad("scatter_rows", "n_rows", "too-few", value(5), blamed="rows", needs_values=True),
+    *active_logits("active_log_prob"),
+    *any_ids("active_log_prob", "labels"),
+    *wrong_size("active_log_prob", "labels", 0),
+    *shapes("active_log_prob", "labels", wide=lambda t: t.repeat(1, 4)),
+    *active_logits("active_log_prob_backward"),
+    *same_dtype("active_log_prob_backward", "grad_log_prob"),
+    *wrong_rank("active_log_prob_backward", "grad_log_prob"),
+    *wrong_size("active_log_prob_backward", "grad_log_prob", 0),
+    *float32_only("active_log_prob_backward", "logsumexp"),
+    *wrong_rank("active_log_prob_backward", "logsumexp"),
+    *wrong_size("active_log_prob_backward", "logsumexp", 0),
+    *ids("active_log_prob_backward", "places", 2 + 5 + 5 + 1),
+    *wrong_size("active_log_prob_backward", "places", 0),
+    *shapes("active_log_prob_backward", "places", wide=lambda t: t.repeat(1, 4)),
     *update("sgd_rows_", "momentum_buffer"),
     *update("adagrad_rows_", "sum"),
     *update("adam_rows_", "exp_avg", "exp_avg_sq"),

@@ -29,6 +29,7 @@ PLAIN: dict[str, list[dict[str, Any]]] = {
         {"N": 70, "bits": 24, "L": 1},
         {"N": 50_000, "L": 2, "bits": 9},  # in parts
     ],
+    "mark_rows_": [{}, {"B": 0}, {"N": 1}, {"bits": 255}, {"B": 50, "A": 30}],  # repeats
     "lookup": [
         {},
         {"B": 0},
@@ -95,6 +96,23 @@ PLAIN: dict[str, list[dict[str, Any]]] = {
     ],
 }
 
+LOG_PROBS: list[dict[str, Any]] = [
+    {},
+    {"B": 0},
+    {"M": 0},
+    {"M": 9, "A": 0},
+    {"M": 0, "A": 0, "T": None},  # no logits
+    {"T": None},
+    {"T": 0},
+    *({"A": A, "T": T} for A, T in ((1, 1), (14, 16), (15, 31), (33, 17))),
+    {"N": 1},
+    {"T": 40},  # everything is shared
+    {"absent": True},
+    {"absent": True, "T": None},
+    {"special": True},
+    {"special": True, "A": 40, "T": None},
+    {"B": 30, "M": 6, "A": 60, "T": 150, "N": 2000},
+]
 LAYERS: dict[str, list[dict[str, Any]]] = {
     "gather_linear": [
         {},
@@ -142,6 +160,8 @@ LAYERS: dict[str, list[dict[str, Any]]] = {
         {"fill": float("-inf")},
         {"padding": 1.0, "fill": 1.0},
     ],
+    "active_log_prob": LOG_PROBS,
+    "active_log_prob_backward": LOG_PROBS,
     "sgd_rows_": [
         {},
         {"buffer": False},
@@ -168,6 +188,7 @@ UPDATES: list[dict[str, Any]] = [
 LARGE: dict[str, dict[str, Any]] = {
     "pack_signs": {"M": 1000},
     "build_tables": {"N": 50_000, "L": 2},
+    "mark_rows_": {"B": 50, "A": 30},
     "lookup": {"B": 30, "N": 400, "bits": 3, "cap": 9, "probes": 4},
     "sketch_scores": {"B": 30, "C": 90, "L": 9, "N": 500},
     "select": {"B": 50, "random": 5},
@@ -175,6 +196,8 @@ LARGE: dict[str, dict[str, Any]] = {
     "gather_linear": {"B": 30, "A": 20, "N": 100, "d": 67},
     "gather_linear_backward": {"B": 30, "A": 20, "N": 200, "d": 67, "extras": 30},
     "scatter_rows": {"B": 30, "A": 20, "N": 100},
+    "active_log_prob": {"B": 30, "A": 60, "T": 90, "N": 500},
+    "active_log_prob_backward": {"B": 30, "A": 60, "T": 90, "N": 500},
     "sgd_rows_": {"N": 300, "U": 100},
     "adagrad_rows_": {"N": 300, "U": 100},
     "adam_rows_": {"N": 300, "U": 100},
@@ -216,7 +239,7 @@ def test_inputs_need_not_be_contiguous(name: str) -> None:
     samples.assert_same_bits(samples.run(samples.kernel(name), args), _run_as_is(name, apart))
 
 
-@pytest.mark.parametrize("name", [name for name in samples.OPS if name.endswith("_")])
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_gradients_need_not_be_contiguous(name: str) -> None:
     given = samples.sample_dict(name)
     apart = {key: samples.strided(given[key]) for key in ("rows", "grad")}

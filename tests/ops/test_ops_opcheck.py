@@ -13,6 +13,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("pack_signs", {"M": 0}),
     ("build_tables", {}),
     ("build_tables", {"N": 1, "bits": 1}),
+    ("mark_rows_", {}),
     ("lookup", {}),
     ("lookup", {"B": 1, "candidates": 0}),
     ("lookup", {"probes": 16, "cap": 1}),
@@ -29,6 +30,12 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("gather_linear_backward", {"extras": None, "padding": 1.0}),
     ("scatter_rows", {}),
     ("scatter_rows", {"dtype": torch.float64, "fill": 1.0}),
+    ("active_log_prob", {}),
+    ("active_log_prob", {"T": None, "dtype": torch.float16}),
+    ("active_log_prob", {"B": 0, "dtype": torch.float64}),
+    ("active_log_prob_backward", {}),
+    ("active_log_prob_backward", {"B": 1}),
+    ("active_log_prob_backward", {"T": None, "dtype": torch.bfloat16}),
     ("sgd_rows_", {}),
     ("sgd_rows_", {"buffer": False, "dtype": torch.bfloat16}),
     ("adagrad_rows_", {}),
@@ -60,6 +67,14 @@ def test_opcheck(name: str, parameters: dict[str, Any]) -> None:
 def test_opcheck_of_scatter_rows_with_gradient() -> None:
     values, *rest = samples.scatter_rows_args()
     torch.library.opcheck(samples.overload("scatter_rows"), (values.requires_grad_(), *rest))
+
+
+@pytest.mark.parametrize("T", [None, 0, 5])
+def test_opcheck_of_active_log_prob_with_gradient(T: int | None) -> None:
+    args = samples.active_log_prob_args(T=T)
+    for logits in samples.tensors(args[:2]):
+        logits.requires_grad_()
+    torch.library.opcheck(samples.overload("active_log_prob"), args)
 
 
 @pytest.mark.parametrize("requires_grad", [True, False])

@@ -9,6 +9,7 @@ import ops_samples as samples
 import pytest
 import torch
 from ops_samples import RunPython
+from torch import Tensor
 
 import hashdl
 from hashdl import ops
@@ -84,6 +85,43 @@ def test_unknown_level_leaves_the_level_in_force(level: str) -> None:
 def test_level_above_the_best_is_refused() -> None:
     with pytest.raises(ValueError, match="is not available here; the best is"):
         sys.modules["hashdl._C"].set_simd_level(LEVELS[-1])
+
+
+# ---- our own exponential -------------------------------------------------------------------------
+
+
+def exp_of(x: Tensor) -> Tensor:
+    """As the gradient of log probabilities computes it; column 0 is the label."""
+    z = torch.nn.functional.pad(x, (1, 0))[None]
+    rows, label = torch.zeros(z.shape, dtype=torch.int32), torch.zeros(1, 1, dtype=torch.int32)
+    given = -z.new_ones(1), z, None, rows, None, z.new_zeros(1), label
+    return ops.active_log_prob_backward(*given)[0][0, 1:]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "lowest", "highest", "bound"),
+    [(torch.float32, -87.33, 88.72, 2e-7), (torch.float64, -700, 700, 1e-15)],
+)
+@pytest.mark.usefixtures("level")
+def test_exponentials_are_exact_to_rounding(
+    dtype: torch.dtype, lowest: float, highest: float, bound: float
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    uniform = torch.rand(1 << 18, generator=generator, dtype=dtype)
+    for x in (lowest + (highest - lowest) * uniform, uniform - 0.5, (uniform - 0.5) * 1e-4):
+        exact = x.double().exp()
+        error = (exp_of(x).double() - exact).abs() / exact
+        assert error.max() < bound
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.usefixtures("level")
+def test_exponentials_at_the_ends(dtype: torch.dtype) -> None:
+    numbers = [0, -0.0, -87.4, -103, -104, -746, -1e30, -torch.inf, 710, 1e30, torch.inf, torch.nan]
+    x = torch.tensor(numbers, dtype=dtype)
+    tiny = torch.finfo(torch.float32).tiny
+    torch.testing.assert_close(exp_of(x), x.exp(), rtol=0, atol=tiny, equal_nan=True)
+    assert (exp_of(x[x <= -746]) == 0).all()
 
 
 # ---- 16-bit numbers: our own conversions, against torch's ----------------------------------------
