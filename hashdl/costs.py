@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from hashdl.config import HashConfig
 
-#: How much dearer a multiplication is whose row had to be fetched than one in a matrix product.
-#: From ``python benchmarks/output_layer.py --break-even --batch 128``: the value with which
-#: :func:`hashed_work` is :func:`dense_work` at the measured ``break_even_rows`` of ``hashed``. It
-#: holds the layer's other costs as well (look-ups, selection, rehashes).
-GATHERED = 6.0
+#: How much dearer than in a matrix product a multiplication is whose row each sample fetches for
+#: itself, look-up, selection, optimizer and rehashes included. With it :func:`hashed_work` is
+#: :func:`dense_work` at the ``break_even_rows`` of ``hashed`` in ``python
+#: benchmarks/output_layer.py --break-even --batch 128 --repeat 3 --threads 1``: 6,772 rows, the
+#: median of three runs in CPU time on an AMD EPYC (avx2), 128 features.
+GATHERED = 20.0
+
+#: The same for rows shared by the batch, fetched once: by ``hashed_shared``, 5,474 rows.
+SHARED = 4.0
 
 
 def dense_work(n_rows: int, features: int) -> float:
@@ -28,13 +32,13 @@ def hashed_work(config: HashConfig, n_rows: int, features: int) -> float:
     r"""Multiplications of a hashed layer, a sample, in those of a matrix product.
 
     .. math::
-        g \, d \, (C' + R + 3 (A' + 1)) + 3 \, T d + K L (d + 1)
+        g \, d \, (C' + R + 3 (A' + 1)) + 3 \, s \, T d + K L (d + 1)
 
-    with g = :data:`GATHERED`: C' candidates are scored and R random rows computed, A' active rows
-    and a label have two gradients and an update, T shared rows stand in a matrix product, and the
-    sample is hashed. C' is no more than evenly filled buckets hold, and A' no more than those and
-    R. What a dense layer pays alike is left out: the dense gradient of ``sparse_grad=False``, and
-    the (B, N) output of :meth:`HashLinear.forward`.
+    with g = :data:`GATHERED` and s = :data:`SHARED`: C' candidates are scored and R random rows
+    computed, A' active rows and a label have two gradients and an update, T shared rows stand in
+    a matrix product, and the sample is hashed. C' is no more than evenly filled buckets hold, and
+    A' no more than those and R. What a dense layer pays alike is left out: the dense gradient of
+    ``sparse_grad=False``, and the (B, N) output of :meth:`HashLinear.forward`.
 
     Args:
         config: how the layer is hashed.
@@ -54,7 +58,7 @@ def hashed_work(config: HashConfig, n_rows: int, features: int) -> float:
     fetched = scored + sizes.R + 3 * (retrieved + sizes.R + 1)
     shared = min(config.shared, n_rows)
     hashing = sizes.K * sizes.L * (features + 1)
-    return GATHERED * fetched * features + 3.0 * shared * features + hashing
+    return GATHERED * fetched * features + SHARED * 3 * shared * features + hashing
 
 
 def dense_by_auto(config: HashConfig, n_rows: int, features: int) -> bool:

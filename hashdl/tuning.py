@@ -723,18 +723,25 @@ def _convertible(advice: LayerAdvice) -> bool:
 
 def _todo(advice: LayerAdvice) -> str:
     """What to do with a layer that has its verdict."""
-    hashed = advice.kind != "Linear"
     if advice.verdict == "either":
         return "no gain to speak of: leave it as it is"
     if advice.verdict == "dense" and advice.kind == "HashSoftmaxWithLoss":
         return "active=1.0 or auto=True makes it exact, and cheaper"
     if advice.verdict == "dense":
-        return "revert it" if hashed else "leave it dense"
-    drop_in = _ratio(advice.dense_ms, advice.drop_in_ms)
-    if drop_in is None or _verdict(drop_in) == "hash":
-        return "keep it hashed" if hashed else "convert it, and train with hashdl.optim.Adam"
-    dense_outputs = (
-        f"with forward's dense outputs, (samples, {advice.rows:,}), it is {drop_in:.2g}x as fast"
-    )
-    instead = "sparse_forward" if hashed else "HashSoftmaxWithLoss or sparse_forward"
-    return f"pays with {instead} alone: {dense_outputs}"
+        return "leave it dense" if advice.kind == "Linear" else "revert it"
+    return _to_hash(advice, _ratio(advice.dense_ms, advice.drop_in_ms), advice.ratio or 0.0)
+
+
+def _to_hash(advice: LayerAdvice, drop_in: float | None, sparse: float) -> str:
+    """What to do with a layer worth hashing, by how many times as fast each form is."""
+    hashed = advice.kind != "Linear"
+    keep = "keep it hashed" if hashed else "convert it, and train with hashdl.optim.Adam"
+    if drop_in is None:
+        return keep
+    other = "sparse_forward" if hashed else "HashSoftmaxWithLoss or sparse_forward"
+    dense_outputs = f"forward's dense outputs, (samples, {advice.rows:,})"
+    if _verdict(drop_in) != "hash":
+        return f"pays by {other} alone: with {dense_outputs}, it is {drop_in:.2g}x as fast"
+    if sparse > _ALIKE * drop_in:
+        return f"{keep}: {drop_in:.2g}x as fast; {sparse:.2g}x by {other}, without {dense_outputs}"
+    return keep
