@@ -34,7 +34,7 @@ from benchmarks.common import (
 )
 from benchmarks.layers import CONFIGS, NAMES, available, config_fields
 from benchmarks.steps import Setup, add_step_flags, measure_layers
-from hashdl.training.measure import bytes_available
+from hashdl.memory import bytes_available
 
 _SIZES = (10_000, 30_000, 100_000, 300_000, 1_000_000, 3_000_000, 10_000_000)
 

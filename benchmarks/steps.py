@@ -16,9 +16,10 @@ from torch.optim import Optimizer
 from benchmarks.common import StopWanted, interleave, positive
 from benchmarks.layers import CONFIGS, OPTIMIZERS, make_configs, make_factories
 from hashdl.config import HashConfig
+from hashdl.memory import bytes_available
 from hashdl.profiling import part
 from hashdl.training.heads import HashedHead, Head
-from hashdl.training.measure import PeakMemory, bytes_available, parts_of
+from hashdl.training.measure import PeakMemory, parts_of
 
 #: Hidden inputs (B, d) and labels (B,) of a step.
 Batch = tuple[Tensor, Tensor]

@@ -16,13 +16,17 @@ from hashdl.config import HashConfig  # noqa: E402
 from hashdl.conversion import convert, revert  # noqa: E402
 from hashdl.info import build_info, has_extension  # noqa: E402
 from hashdl.nn import HashLinear, HashSoftmaxWithLoss  # noqa: E402
+from hashdl.tuning import Advice, LayerAdvice, advise  # noqa: E402
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Advice",
     "HashConfig",
     "HashLinear",
     "HashSoftmaxWithLoss",
+    "LayerAdvice",
+    "advise",
     "build_info",
     "convert",
     "data",

@@ -63,6 +63,9 @@ class HashConfig:
             alone, for :mod:`hashdl.optim`; else dense ones, which every optimizer takes but
             which cost O(N d) a step. In a graph of torch.compile they are dense in any case.
             Default: ``False``.
+        auto: a layer whose hashed step would not be cheaper than the dense one, by
+            :func:`hashdl.costs.hashed_work`, runs dense, as with ``active=1.0``; and
+            :func:`hashdl.convert` leaves it an nn.Linear. Default: ``False``.
         seed: of the hash functions and of all random draws. Default: 0.
 
     Raises:
@@ -97,6 +100,7 @@ class HashConfig:
     rehash_growth: float = 1.05
     fill: float = 0.0
     sparse_grad: bool = False
+    auto: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:

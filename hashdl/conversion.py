@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from hashdl.config import HashConfig
+from hashdl.costs import dense_by_auto
 from hashdl.nn import HashLinear, HashSoftmaxWithLoss
 
 Swap = Callable[[nn.Module, str], nn.Module | None]
@@ -29,7 +30,8 @@ def convert(
     a module used in two places stays one module. Left alone: subclasses of nn.Linear (hashed
     and parametrized layers among them), pruned layers and those with the old ``weight_norm``, and
     layers whose ``forward`` is never called (the ``out_proj`` of
-    :class:`torch.nn.MultiheadAttention`). A transformer encoder with hashed layers no longer takes
+    :class:`torch.nn.MultiheadAttention`). With ``config.auto``, layers that would run dense stay as
+    they are as well. A transformer encoder with hashed layers no longer takes
     torch's fused path for inference, which reads their weights instead of calling them.
 
     Args:
@@ -59,15 +61,24 @@ def convert(
     if config is not None and not isinstance(config, HashConfig):
         raise TypeError(f"hashdl.convert: config: got {type(config).__name__}, wanted a HashConfig")
 
+    chosen = HashConfig() if config is None else config
+    kept_dense = 0
+
     def swap(module: nn.Module, fqn: str) -> nn.Module | None:
+        nonlocal kept_dense
         if not _is_plain(module) or (filter_fn is not None and not filter_fn(module, fqn)):
             return None
-        return HashLinear.from_linear(module, config)
+        if dense_by_auto(chosen, module.out_features, module.in_features):
+            kept_dense += 1
+            return None
+        return HashLinear.from_linear(module, chosen)
 
     converted, count = _swap_modules(model if inplace else copy.deepcopy(model), swap)
     _switch_fast_paths(converted)
     if count == 0:
         why = "no nn.Linear in it" if filter_fn is None else "no nn.Linear that filter_fn accepts"
+        if kept_dense:
+            why = f"{kept_dense} nn.Linear, none of which hashing would make cheaper (config.auto)"
         warnings.warn(
             f"hashdl.convert: nothing was swapped: {type(model).__name__} has {why}", stacklevel=2
         )

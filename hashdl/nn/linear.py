@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hashdl import ops
 from hashdl.config import HashConfig
+from hashdl.costs import dense_by_auto
 from hashdl.functional import active_linear, scatter_rows
 from hashdl.huge_pages import prefer_huge_pages
 from hashdl.profiling import part
@@ -56,7 +57,8 @@ class HashLinear(nn.Linear):
         weight: the rows, of shape :math:`(N, d)`.
         bias: of shape :math:`(N)`, or None.
         config: the :class:`HashConfig`.
-        tables: the :class:`hashdl.tables.HashTables`, or None when every row is active.
+        tables: the :class:`hashdl.tables.HashTables`, or None when every row is active: with
+            ``config.active=1.0``, or because ``config.auto`` has found hashing not worth it.
 
     Raises:
         RuntimeError: the input has another size or dtype than the weight, or NaN.
@@ -89,7 +91,8 @@ class HashLinear(nn.Linear):
         """Give a layer that is otherwise an nn.Linear its configuration and tables."""
         self.config = config
         self.tables: HashTables | None = None
-        if self.out_features > config.sizes(self.out_features).A:
+        some = self.out_features > config.sizes(self.out_features).A
+        if some and not dense_by_auto(config, self.out_features, self.in_features):
             device = self.weight.device
             self.tables = HashTables(self.out_features, self.in_features, config, device)
 
@@ -212,12 +215,14 @@ class HashLinear(nn.Linear):
         Returns:
             ``rows``, ``active``, ``candidates``, ``bits``, ``tables``, ``probes``; and, of
             :meth:`hashdl.tables.HashTables.stats`, ``buckets``, ``mean_load``, ``max_load``,
-            ``empty``, ``gini``, ``rehashes``, ``step``.
+            ``empty``, ``gini``, ``rehashes``, ``step``. A layer that computes every row has the
+            first two alone, and ``dense_by_auto`` (True) where that is because of ``config.auto``.
         """
         sizes = self.config.sizes(self.out_features)
-        stats: dict[str, Any] = {"rows": self.out_features, "active": sizes.A}
         if self.tables is None:
-            return stats
+            every: dict[str, Any] = {"rows": self.out_features, "active": self.out_features}
+            return every | {"dense_by_auto": True} if self._dense_by_auto() else every
+        stats: dict[str, Any] = {"rows": self.out_features, "active": sizes.A}
         if not self.tables.built:
             self.rehash()
         stats |= {"candidates": sizes.C, "bits": sizes.K, "tables": sizes.L, "probes": sizes.P}
@@ -225,6 +230,8 @@ class HashLinear(nn.Linear):
 
     def extra_repr(self) -> str:
         """The sizes, as of nn.Linear, and what is active."""
+        if self._dense_by_auto():
+            return f"{super().extra_repr()}, active={self.out_features} (dense by auto)"
         sizes = self.config.sizes(self.out_features)
         hashing = f"active={sizes.A}, K={sizes.K}, L={sizes.L}, P={sizes.P}"
         return f"{super().extra_repr()}, {hashing}"
@@ -237,6 +244,10 @@ class HashLinear(nn.Linear):
                 f"{type(self).__name__}.topk: k: got {k}, wanted 1 to out_features = "
                 f"{self.out_features}"
             )
+
+    def _dense_by_auto(self) -> bool:
+        """Whether there are no tables although the configuration asks for some."""
+        return self.tables is None and self.out_features > self.config.sizes(self.out_features).A
 
     def _flat(self, input: Tensor) -> Tensor:
         """The input as (B, d), checked, and cast where autocast would have cast it."""

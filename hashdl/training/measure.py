@@ -13,6 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from hashdl.data import Batch
 from hashdl.info import build_info
+from hashdl.memory import kilobytes
 from hashdl.profiling import PREFIX
 from hashdl.training.memory import release_freed_blocks
 from hashdl.training.trainer import Trainer
@@ -79,31 +80,15 @@ class PeakMemory:
 
     def __exit__(self, *exception: object) -> None:
         if self._before is not None:
-            self.megabytes = (_kilobytes(_SELF, "VmHWM") - self._before) / 1000
+            self.megabytes = (kilobytes(_SELF, "VmHWM") - self._before) / 1000
 
     @staticmethod
     def _reset() -> int | None:
         try:
             Path("/proc/self/clear_refs").write_text("5")
-            return _kilobytes(_SELF, "VmRSS")
+            return kilobytes(_SELF, "VmRSS")
         except OSError:
             return None
-
-
-def bytes_available() -> float | None:
-    """Memory that can be had without swapping; None where the system does not say."""
-    try:
-        return 1024.0 * _kilobytes(Path("/proc/meminfo"), "MemAvailable")
-    except OSError:
-        return None
-
-
-def _kilobytes(path: Path, name: str) -> int:
-    """A figure of one of Linux's files on memory."""
-    for line in path.read_text().splitlines():
-        if line.startswith(name + ":"):
-            return int(line.split()[1])
-    raise OSError(f"no {name} in {path}")
 
 
 def machine() -> dict[str, Any]:

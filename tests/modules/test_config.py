@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import pytest
+import torch
 
-from hashdl import HashConfig, HashLinear
+from hashdl import HashConfig, HashLinear, HashSoftmaxWithLoss, convert, costs
 from hashdl.tables import HashTables
 
 
@@ -112,3 +114,104 @@ def test_a_config_is_frozen_and_hashable() -> None:
     assert config.replace() == config
     assert hash(config.replace()) == hash(config)
     assert config.replace(active=4).active == 4
+
+
+# ---- auto --------------------------------------------------------------------------------------
+
+AUTO = HashConfig(active=20, bits=4, tables=8, probes=1, auto=True)
+
+
+@pytest.fixture(params=["dear", "cheap"])
+def hashing_is_cheap(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whatever the measured factor is, hashing costs more than dense, or less."""
+    cheap: bool = request.param == "cheap"
+    monkeypatch.setattr(costs, "GATHERED", 0.0 if cheap else 1e9)
+    return cheap
+
+
+def test_without_auto_every_layer_is_hashed(hashing_is_cheap: bool) -> None:
+    assert HashLinear(400, 200, config=AUTO.replace(auto=False)).tables is not None
+
+
+def test_auto_hashes_where_it_pays(hashing_is_cheap: bool) -> None:
+    layer = HashLinear(400, 200, config=AUTO)
+    assert (layer.tables is not None) == hashing_is_cheap
+    assert ("dense by auto" in repr(layer)) != hashing_is_cheap
+    assert layer.stats().get("dense_by_auto", False) != hashing_is_cheap
+    assert layer.stats()["active"] == (20 if hashing_is_cheap else 200)
+
+
+@pytest.fixture
+def hashing_is_dear(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(costs, "GATHERED", 1e9)
+
+
+@pytest.mark.parametrize("sparse_grad", [False, True])
+def test_a_layer_dense_by_auto_is_one_with_every_row(
+    hashing_is_dear: None, sparse_grad: bool
+) -> None:
+    auto = HashLinear(6, 200, config=AUTO.replace(sparse_grad=sparse_grad))
+    exact = HashLinear(6, 200, config=AUTO.replace(active=1.0, sparse_grad=sparse_grad))
+    exact.load_state_dict(auto.state_dict())
+    x = torch.randn(5, 6)
+    assert torch.equal(auto(x), exact(x))
+    assert torch.equal(auto.active(x), exact.active(x))
+    for got, wanted in zip(auto.topk(x, 7), exact.topk(x, 7), strict=True):
+        assert torch.equal(got, wanted)
+    for layer in (auto, exact):
+        layer(x).square().sum().backward()
+    assert torch.equal(auto.weight.grad, exact.weight.grad)
+    auto.rehash()
+    assert auto.stats() == {"rows": 200, "active": 200, "dense_by_auto": True}
+    assert "active=200 (dense by auto)" in repr(copy.deepcopy(auto))
+    assert "auto" not in repr(exact)
+
+
+def test_a_softmax_dense_by_auto_is_exact(hashing_is_dear: None) -> None:
+    head = HashSoftmaxWithLoss(6, 200, config=AUTO.replace(shared=10)).train()
+    x, target = torch.randn(5, 6), torch.arange(5)
+    logits = torch.nn.functional.linear(x, head.linear.weight, head.linear.bias)
+    wanted = torch.nn.functional.cross_entropy(logits, target)
+    torch.testing.assert_close(head(x, target).loss, wanted)
+
+
+def test_convert_leaves_layers_that_auto_would_run_dense() -> None:
+    small, large = torch.nn.Linear(64, 100), torch.nn.Linear(64, 100_000, device="meta")
+    seen = []
+
+    def filter_fn(module: torch.nn.Module, fqn: str) -> bool:
+        seen.append(fqn)
+        return True
+
+    model = convert(torch.nn.Sequential(small, large), AUTO, filter_fn=filter_fn)
+    assert seen == ["0", "1"]
+    assert model[0] is small
+    assert type(model[1]) is HashLinear
+    with pytest.warns(UserWarning, match=r"has 1 nn.Linear, none of which hashing would make"):
+        convert(torch.nn.Sequential(small), AUTO)
+
+
+@pytest.mark.parametrize(
+    ("changes", "dearer"),
+    [
+        ({"active": 200}, True),
+        ({"candidates": 20}, False),
+        ({"tables": 32}, True),
+        ({"probes": 8}, True),
+        ({"shared": 1000}, True),
+        ({"random": 10}, True),
+        ({"selection": "sketch"}, False),
+        ({"cap": 2}, False),
+    ],
+)
+def test_what_makes_hashing_dearer(changes: dict[str, object], dearer: bool) -> None:
+    base = HashConfig(active=50)
+    work = costs.hashed_work(base, 100_000, 128)
+    assert (costs.hashed_work(base.replace(**changes), 100_000, 128) > work) == dearer
+
+
+def test_auto_does_not_hold_a_small_layer_for_large_or_a_large_one_for_small() -> None:
+    config = HashConfig(active=200, random=100, candidates=300, auto=True)
+    assert costs.dense_by_auto(config, 500, 128)
+    assert not costs.dense_by_auto(config, 300_000, 128)
+    assert not costs.dense_by_auto(config.replace(active=1.0), 500, 128)  # as asked for, not auto

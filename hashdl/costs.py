@@ -1,0 +1,84 @@
+"""What a training step of a layer costs, counted in multiplications: hashed, and dense."""
+
+from __future__ import annotations
+
+from hashdl.config import HashConfig
+
+#: How much dearer than in a matrix product a multiplication is whose row each sample fetches for
+#: itself, look-up, selection, optimizer and rehashes included. With it :func:`hashed_work` is
+#: :func:`dense_work` at the ``break_even_rows`` of ``hashed`` in ``python
+#: benchmarks/output_layer.py --break-even --batch 128 --repeat 3 --threads 1``: 6,772 rows, the
+#: median of three runs in CPU time on an AMD EPYC (avx2), 128 features.
+GATHERED = 20.0
+
+#: The same for rows shared by the batch, fetched once: by ``hashed_shared``, 5,474 rows.
+SHARED = 4.0
+
+
+def dense_work(n_rows: int, features: int) -> float:
+    """Multiplications of a dense layer, a sample: outputs, and the gradients of both factors.
+
+    Args:
+        n_rows: N.
+        features: d.
+
+    Returns:
+        :math:`3 N d`.
+    """
+    return 3.0 * n_rows * features
+
+
+def hashed_work(config: HashConfig, n_rows: int, features: int) -> float:
+    r"""Multiplications of a hashed layer, a sample, in those of a matrix product.
+
+    .. math::
+        g \, d \, (C' + R + 3 (A' + 1)) + 3 \, s \, T d + K L (d + 1)
+
+    with g = :data:`GATHERED` and s = :data:`SHARED`: C' candidates are scored and R random rows
+    computed, A' active rows and a label have two gradients and an update, T shared rows stand in
+    a matrix product, and the sample is hashed. C' is no more than evenly filled buckets hold, and
+    A' no more than those and R. What a dense layer pays alike is left out: the dense gradient of
+    ``sparse_grad=False``, and the (B, N) output of :meth:`HashLinear.forward`.
+
+    Args:
+        config: how the layer is hashed.
+        n_rows: N.
+        features: d.
+
+    Examples:
+        >>> config = HashConfig(active=50)
+        >>> dense_work(1_000_000, 128) > 10 * hashed_work(config, 1_000_000, 128)
+        True
+    """
+    sizes = config.sizes(n_rows)
+    in_buckets: float = sizes.L * sizes.P * min(config.cap, n_rows / (1 << sizes.K))
+    found = min(sizes.C, in_buckets)
+    retrieved = min(sizes.A - sizes.R, found)
+    scored = found if config.selection == "exact" else retrieved
+    fetched = scored + sizes.R + 3 * (retrieved + sizes.R + 1)
+    shared = min(config.shared, n_rows)
+    hashing = sizes.K * sizes.L * (features + 1)
+    return GATHERED * fetched * features + SHARED * 3 * shared * features + hashing
+
+
+def dense_by_auto(config: HashConfig, n_rows: int, features: int) -> bool:
+    """Whether ``config.auto`` makes a layer of this size compute every row, without tables.
+
+    It follows from the configuration and the sizes alone, so that a model is the same everywhere.
+
+    Args:
+        config: how the layer would be hashed.
+        n_rows: N.
+        features: d.
+
+    Examples:
+        >>> dense_by_auto(HashConfig(active=50, auto=True), 500, 128)
+        True
+        >>> dense_by_auto(HashConfig(active=50, auto=True), 1_000_000, 128)
+        False
+        >>> dense_by_auto(HashConfig(active=50), 500, 128)  # auto is off
+        False
+    """
+    if not config.auto or n_rows <= config.sizes(n_rows).A:
+        return False
+    return hashed_work(config, n_rows, features) >= dense_work(n_rows, features)
