@@ -36,7 +36,7 @@ from benchmarks.common import (
     positive,
     run_benchmark,
 )
-from benchmarks.layers import CONFIGS, config_fields, make_configs
+from benchmarks.layers import config_fields, step_configs
 from benchmarks.steps import Inputs, add_config_flag, add_input_flags
 from hashdl import ops
 from hashdl.config import HashConfig
@@ -331,7 +331,7 @@ def make_yardsticks(copy_mb: int, sgemm_size: int) -> dict[str, Kernel]:
 
 def measure(args: argparse.Namespace, stop: StopWanted) -> Report:
     """All kernels and both yardsticks."""
-    configs = make_configs(CONFIGS, args.config)
+    configs = step_configs(args.rows, args.config)
     report = new_report("kernels", args, configs=config_fields(configs))
     yardsticks = make_yardsticks(args.copy_mb, args.sgemm_size)
     kernels = Bench(args, configs["hashed"]).kernels()

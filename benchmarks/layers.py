@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -23,11 +24,10 @@ NAMES = (
     *("hashed", "hashed_shared"),
 )
 
-#: How the hashed contenders hash, where steps are timed. Eight probes, so that candidates do not
-#: give out: a bucket holds 3 to 6 rows on average, and 16 tables must make 300.
+#: How the hashed contenders hash, where steps are timed; see :func:`step_configs`.
 CONFIGS = {
     "hashed": HashConfig(
-        active=200, random=100, candidates=300, tables=16, probes=8, cap=64, sparse_grad=True
+        active=200, random=100, candidates=300, tables=8, probes=4, cap=64, sparse_grad=True
     ),
     "hashed_shared": HashConfig(
         active=32, shared=1000, candidates=128, tables=8, probes=2, cap=64, sparse_grad=True
@@ -143,6 +143,15 @@ def make_configs(
         return {name: config.replace(**fields) for name, config in base.items()}
     except TypeError as error:
         raise ValueError(f"--config: {error}") from error
+
+
+def step_configs(rows: int, overrides: Sequence[str], **changes: object) -> dict[str, HashConfig]:
+    """:data:`CONFIGS` for a layer of so many rows, with changes as of :func:`make_configs`.
+
+    A bucket holds about 16 rows at any size, so that the tables never run out of candidates.
+    """
+    bits = max(round(math.log2(rows)) - 4, 1)
+    return make_configs(CONFIGS, overrides, **{"bits": bits} | changes)
 
 
 def config_fields(configs: Mapping[str, HashConfig]) -> dict[str, dict[str, Any]]:

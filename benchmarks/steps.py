@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from benchmarks.common import StopWanted, interleave, positive
-from benchmarks.layers import CONFIGS, OPTIMIZERS, make_configs, make_factories
+from benchmarks.layers import CONFIGS, OPTIMIZERS, make_factories, step_configs
 from hashdl.config import HashConfig
 from hashdl.memory import bytes_available
 from hashdl.profiling import part
@@ -216,7 +216,7 @@ class Setup:
         """
         # A growing interval would leave some blocks with less rehashing: the early, dearest
         # schedule is what is measured.
-        configs = make_configs(CONFIGS, args.config, rehash_growth=1.0)
+        configs = step_configs(rows, args.config, rehash_growth=1.0)
         if any(config.rehash_growth != 1 for config in configs.values()):
             raise ValueError("--config: rehash_growth: wanted 1, so that blocks of steps are alike")
         return cls(

@@ -34,7 +34,14 @@ EVALUATION_STEPS, QUICK_EVALUATION_STEPS = 100, 60
 # Passes over the small data are repeated: it has too few steps for the same rates otherwise.
 QUICK_EPOCHS = 3
 CONFIG = HashConfig(
-    active=40, candidates=250, bits=14, tables=8, probes=6, cap=64, sparse_grad=True
+    active=40,
+    candidates=250,
+    bits=14,
+    tables=8,
+    probes=6,
+    cap=64,
+    rehash_every=25,
+    sparse_grad=True,
 )
 
 
@@ -66,7 +73,7 @@ CONTENDERS: dict[str, Contender] = {
     "hashed": Contender(
         lambda features, n: HashedHead(features, n, CONFIG),
         lr=5e-3,
-        epochs=1.5,
+        epochs=1.25,
         rates=(2e-3, 3e-3, 5e-3, 1e-2),
     ),
 }
