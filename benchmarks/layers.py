@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hashdl import demo, optim
-from hashdl.config import HashConfig
+from hashdl.config import MAX_BITS, HashConfig
 from hashdl.profiling import part
 from hashdl.training.heads import DenseHead, HashedHead, Head, HeadFactory, SampledHead
 
@@ -150,7 +150,7 @@ def step_configs(rows: int, overrides: Sequence[str], **changes: object) -> dict
 
     A bucket holds about 16 rows at any size, so that the tables never run out of candidates.
     """
-    bits = max(round(math.log2(rows)) - 4, 1)
+    bits = min(max(round(math.log2(rows)) - 4, 1), MAX_BITS)
     return make_configs(CONFIGS, overrides, **{"bits": bits} | changes)
 
 

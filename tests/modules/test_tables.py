@@ -190,10 +190,10 @@ def test_centring_fills_buckets_more_evenly() -> None:
     assert gini[1] < 0.7 * gini[0]
 
 
-def test_marking_padding_is_harmless() -> None:
+def test_padding_marks_no_row() -> None:
     tables = HashTables(N, D, make_layer().config)
     tables.mark(torch.tensor([[-1, 5]], dtype=torch.int32))
-    assert tables.dirty.nonzero().flatten().tolist() == [0, 5]
+    assert tables.dirty.nonzero().flatten().tolist() == [5]
 
 
 def test_the_seed_makes_the_functions() -> None:
