@@ -29,6 +29,14 @@ def _shared_weight(weight: Tensor, shared: Tensor) -> Tensor:
     return weight.index_select(0, shared.clamp_min(0).long())
 
 
+def _without_padding(values: Tensor, shared: Tensor) -> Tensor:
+    """Values (B, T) with 0 in the columns of shared rows that are padding."""
+    # On a CPU a look at T ids is cheaper than a pass over B T values, and there is mostly nothing.
+    if shared.device.type == "cpu" and not bool((shared < 0).any()):
+        return values
+    return values.masked_fill(shared < 0, 0)
+
+
 def _active_linear(
     x: Tensor,
     weight: Tensor,
@@ -44,11 +52,13 @@ def _active_linear(
     if shared is None:
         return z, x.new_empty((x.shape[0], 0))
     reference._check_ids(shared, -1, weight.shape[0], "active_linear", "shared")
+    columns = _shared_weight(weight, shared).t()
     with own_dtype(x):
-        s = x @ _shared_weight(weight, shared).t()
-    if bias is not None:
-        s += bias.index_select(0, shared.clamp_min(0).long())
-    return z, s.masked_fill_(shared < 0, 0)
+        if bias is None:
+            s = x @ columns
+        else:
+            s = torch.addmm(bias.index_select(0, shared.clamp_min(0).long()), x, columns)
+    return z, _without_padding(s, shared)
 
 
 def _active_linear_fake(
@@ -94,7 +104,7 @@ def _active_linear_backward(ctx: Any, grad_z: Tensor, grad_s: Tensor) -> tuple[A
     )
     if shared is not None:
         with own_dtype(x):
-            grad_x = grad_x + grad_s @ _shared_weight(weight, shared)
+            grad_x.addmm_(grad_s, _shared_weight(weight, shared))
     weight_grad = bias_grad = None
     if ctx.needs_input_grad[1]:
         weight_grad = _row_gradient(touched, grad_weight, weight.shape, ctx.sparse_grad)
