@@ -1,8 +1,8 @@
 """Write docs/benchmarks.md from JSON files: ``python docs/update_benchmarks.py FOLDER``.
 
 Every file that a script of benchmarks/ wrote becomes a section with tables and a plot; benchmarks
-without a file have none. The files are copied to docs/benchmarks/, so that every figure of the page
-can be traced.
+without a file, or without a finished run in it, have none. The files are copied to
+docs/benchmarks/, so that every figure of the page can be traced.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ def main(folder: Path, docs: Path = DOCS) -> None:
     for path in sorted(folder.glob("*.json")):
         report = json.loads(path.read_text())
         benchmark = report.get("settings", {}).get("benchmark")
-        if benchmark in TITLES:
+        unfinished = benchmark == "time_to_accuracy" and "goal" not in report
+        if benchmark in TITLES and not unfinished:
             found.append((order.index(benchmark), path, report))
     copies = docs / "benchmarks"
     copies.mkdir(parents=True, exist_ok=True)
