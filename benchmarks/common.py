@@ -12,10 +12,10 @@ import torch
 
 from benchmarks.tables import describe
 from hashdl.files import check_writable
+from hashdl.memory import keep_large_blocks
 from hashdl.progress import track
 from hashdl.training.interrupt import stop_requests
 from hashdl.training.measure import machine
-from hashdl.training.memory import keep_large_blocks
 from hashdl.training.report import write_json
 
 #: ``{"machine": …, "settings": …, "contenders": {NAME: {"step_ms": …, …}}}``

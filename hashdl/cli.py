@@ -15,7 +15,7 @@ from hashdl.config import SELECTIONS, HashConfig
 from hashdl.files import check_writable
 from hashdl.hashing import FAMILIES
 from hashdl.info import build_info
-from hashdl.training.memory import keep_large_blocks
+from hashdl.memory import keep_large_blocks
 
 if TYPE_CHECKING:
     from hashdl.data import SparseDataset

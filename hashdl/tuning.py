@@ -15,7 +15,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from hashdl import optim
 from hashdl.config import HashConfig
@@ -320,8 +319,7 @@ def _find(model: nn.Module, filter_fn: Callable[[nn.Module, str], bool] | None) 
 
 
 def _is_advised(module: nn.Linear) -> bool:
-    if isinstance(module, NonDynamicallyQuantizableLinear):  # attention never calls it
-        return False
+    # A subclass is neither: attention's out_proj, which it never calls, among them.
     return type(module) is HashLinear or _is_plain(module)
 
 

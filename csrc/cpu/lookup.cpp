@@ -16,8 +16,8 @@ Finder::Finder(const Lookup& args)
 }
 
 LookupChecks Finder::run(int64_t begin, int64_t end) {
-  // Three samples are in work: the codes of one are made while the buckets of the next before it
-  // are on their way to the cache, and so are the rows of the one before that.
+  // Three samples are in work: while the codes of sample b + 2 are made, the offsets of b + 1 and
+  // the rows of b are on their way to the cache.
   if (begin < end) probe(begin);
   if (begin + 1 < end) probe(begin + 1);
   if (begin < end) locate(begin);
@@ -48,8 +48,7 @@ void Finder::locate(int64_t b) {
   const int64_t L = args_.L, width = (int64_t{1} << args_.K) + 1;
   Query& query = queries_[b % kInFlight];
   const uint64_t key = stream_key(args_.seed, args_.step, b);
-  for (int64_t i = 0; i < args_.P * L; ++i) {
-    const int64_t l = i % L;
+  for (int64_t i = 0, l = 0; i < args_.P * L; ++i, l = l + 1 < L ? l + 1 : 0) {
     const int32_t* offset = args_.offsets + l * width + query.codes[i];
     const int32_t first = offset[0], last = offset[1];
     if (first < 0 || last < first || last > args_.N) {

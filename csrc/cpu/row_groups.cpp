@@ -69,7 +69,7 @@ void RowGrouper::sort(int64_t part) {
     sort_range(range, other);
     int64_t groups_here = 0;
     for (int64_t i = range_start_[range]; i < range_start_[range + 1]; ++i) {
-      groups_here += i == range_start_[range] || keys_[i] >> 32 != keys_[i - 1] >> 32;
+      groups_here += begins_group(i, range_start_[range]);
     }
     group_start_[range + 1] = groups_here;
   }
@@ -105,9 +105,8 @@ void RowGrouper::emit(int64_t part) {
   const int64_t end = range_start_[first_range_[part + 1]];
   int64_t group = group_start_[first_range_[part]] - 1;
   for (int64_t i = begin; i < end; ++i) {
-    const int32_t row = static_cast<int32_t>(keys_[i] >> 32);
-    if (i == begin || row != static_cast<int32_t>(keys_[i - 1] >> 32)) {
-      groups.row[++group] = row;
+    if (begins_group(i, begin)) {
+      groups.row[++group] = static_cast<int32_t>(keys_[i] >> 32);
       groups.start[group] = i;
     }
     groups.pair[i] = static_cast<uint32_t>(keys_[i]);

@@ -45,6 +45,10 @@ class RowGrouper {
   template <typename Body>
   void for_pairs(int64_t part, const Body& body) const;
   void sort_range(int64_t range, std::vector<Key>& other);
+  /// Whether sorted key i is the first of its row; `first` is a key that is the first of its own.
+  bool begins_group(int64_t i, int64_t first) const {
+    return i == first || keys_[i] >> 32 != keys_[i - 1] >> 32;
+  }
 
   const int32_t* rows_;
   const int32_t* extra_;

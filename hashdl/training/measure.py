@@ -13,9 +13,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from hashdl.data import Batch
 from hashdl.info import build_info
-from hashdl.memory import kilobytes
+from hashdl.memory import kilobytes, release_freed_blocks
 from hashdl.profiling import PREFIX
-from hashdl.training.memory import release_freed_blocks
 from hashdl.training.trainer import Trainer
 
 
