@@ -28,7 +28,7 @@ from torch import Tensor
 
 from hashdl import ops
 from hashdl.hashing import sketching
-from hashdl.hashing.functions import Functions, Scheme, project_rows
+from hashdl.hashing.functions import Functions, Scheme
 from hashdl.precision import own_dtype
 from hashdl.schedule import next_rehash
 
@@ -66,7 +66,8 @@ class State:
         built: 1 once there are tables, of the weight at ``pointer``.
         due: training step at which the cycle ends, and the next one begins.
         rehashes: cycles so far, the first building of the tables among them.
-        version: with ``pointer``, :func:`_key` of weight and bias when all rows were hashed last.
+        version: with ``pointer``, :func:`weight_key` of weight and bias when all rows were hashed
+            last.
         pointer: see ``version``.
         seen: queries that their moment is estimated from.
         balanced: 1 once the planes are balanced.
@@ -251,9 +252,7 @@ def _sketch_rows(
 ) -> None:
     """Write sketches int32 (M, W) and lengths float32 (M,) of M rows."""
     for chunk, weight, bias in rows.chunks(planes.shape[1]):
-        projections = project_rows(weight, bias, center, planes)
-        sketches[chunk] = ops.pack_signs(projections, 32)
-        norms[chunk] = sketching.lengths(projections)
+        sketches[chunk], norms[chunk] = sketching.sketch(weight, bias, planes, center)
 
 
 # ---- the tables of one layer ---------------------------------------------------------------------
@@ -406,7 +405,7 @@ class _Rehash:
 # only as it runs.
 
 
-def _key(weight: Tensor, bias: Tensor | None) -> tuple[int, int]:
+def weight_key(weight: Tensor, bias: Tensor | None) -> tuple[int, int]:
     """Sums that change when weight or bias is written in place, or replaced."""
     tensors = [weight] if bias is None else [weight, bias]
     versions = [0 if tensor.is_inference() else tensor._version for tensor in tensors]
@@ -423,7 +422,7 @@ def _refresh_tables_(weight: Tensor, bias: Tensor | None, *rest: Any) -> None:
     count = len(Buffers._fields)
     buffers, given = Buffers(*rest[:count]), _Settings(*rest[count:])
     now, training = int(buffers.step), given.training
-    state, key = State.of(buffers.state), _key(weight, bias)
+    state, key = State.of(buffers.state), weight_key(weight, bias)
     before = state.values()
     balance = enough(state.seen, buffers.moment)
     stale = not state.built or state.pointer != key[1]
