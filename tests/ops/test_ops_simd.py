@@ -32,7 +32,7 @@ for cases in (kernels.LAYERS, dict.fromkeys(kernels.OPTIMIZERS, kernels.UPDATES)
             for dtype in samples.DTYPES:
                 args = samples.sample(name, dtype=dtype, **parameters)
                 samples.assert_kernel_is_reference(name, args)
-for name in ("pack_signs", "sketch_scores"):
+for name in ("pack_signs", "sketch_scores", "hadamard_projections"):
     for parameters in kernels.PLAIN[name]:
         args = samples.sample(name, **parameters)
         samples.assert_kernel_is_reference(name, args)
