@@ -36,7 +36,7 @@ class DigitFamily(Family):
 
     def probe(self, projections: Tensor, K: int, P: int) -> Tensor:
         """Nearly largest slots: :func:`hashdl.ops.probe_digits`."""
-        return ops.probe_digits(projections, K, P)
+        return ops.probe_digits(projections, bits=K, probes=P)
 
 
 class WTA(DigitFamily):

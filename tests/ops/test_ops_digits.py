@@ -76,7 +76,7 @@ def test_probes_go_from_the_cheapest_change_to_the_dearest(data: st.DataObject, 
     values = torch.tensor(data.draw(st.lists(slot_values, min_size=size, max_size=size)))
     probes = data.draw(st.integers(1, 2**bits + 1))
     assert (
-        ops.probe_digits(values[None], bits, probes)[0, 0].tolist()
+        ops.probe_digits(values[None], bits=bits, probes=probes)[0, 0].tolist()
         == brute_force_probes(values, bits)[:probes]
     )
 
