@@ -2,13 +2,14 @@ r"""MinHash with one permutation, densified (Shrivastava and Li, ICML 2014; Shri
 densification for fast and accurate minwise hashing*, ICML 2017).
 
 A vector counts as a set: its largest coordinates in magnitude, an eighth of all, or those that
-are not zero if they are fewer. A digit is the first of 8 random coordinates that is in the set;
-two sets A and B agree in it with probability :math:`J = |A \cap B| / |A \cup B|`, and where one of
-them had to borrow, as :mod:`hashdl.hashing.dwta` borrows, also by chance:
+are not zero if they are fewer. A digit is the first of 8 random coordinates that is in the set,
+and borrowed as :mod:`hashdl.hashing.dwta` borrows where none is. Two sets A and B agree in it with
+probability
 
-.. math:: \Pr[\text{equal}] = J + (1 - J) \, q / 8
+.. math:: \Pr[\text{equal}] = J + q / 8, \qquad J = |A \cap B| / |A \cup B|
 
-with q the probability that the 8 coordinates of the first set's winner have none of the other.
+with q the probability that 8 coordinates that meet one of the sets do not meet the other: then
+they agree by chance.
 """
 
 from __future__ import annotations
