@@ -5,6 +5,7 @@ from __future__ import annotations
 from hashdl.hashing.dwta import DWTA
 from hashdl.hashing.family import Family
 from hashdl.hashing.kmeans import KMeans
+from hashdl.hashing.learned import LearnedSimHash
 from hashdl.hashing.minhash import MinHash
 from hashdl.hashing.simhash import SimHash
 from hashdl.hashing.simhash_hadamard import HadamardSimHash
@@ -29,6 +30,6 @@ def register(family: Family) -> None:
 for _family in (
     *(SimHash(), SparseSimHash(), HadamardSimHash()),
     *(WTA(), DWTA(), MinHash()),
-    KMeans(),
+    *(KMeans(), LearnedSimHash()),
 ):
     register(_family)

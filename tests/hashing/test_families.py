@@ -18,7 +18,8 @@ def functions_of(family: Family, D: int, L: int, K: int, *, seed: int = 0) -> Te
 
 
 def test_there_are_all_of_them() -> None:
-    wanted = {"simhash", "simhash_sparse", "simhash_hadamard", "wta", "dwta", "minhash", "kmeans"}
+    wanted = {"simhash", "simhash_sparse", "simhash_hadamard", "wta", "dwta", "minhash"}
+    wanted |= {"kmeans", "learned"}
     assert wanted <= set(FAMILIES)
     assert all(name == family.name for name, family in FAMILIES.items())
 
