@@ -35,7 +35,7 @@ class HadamardSimHash(SimHash):
         return torch.stack([keys[columns // n], columns % n]).int()
 
     def multiplications(self, D: int, L: int, K: int) -> int:
-        """Additions count as multiplications: three transforms for each n bits."""
+        """Additions and flips count as multiplications: three transforms for each n bits."""
         n = _padded(D)
         return 3 * n * n.bit_length() * -(-L * K // n)
 
