@@ -119,6 +119,7 @@ class Buffers(NamedTuple):
     moment: Tensor
     maps: Tensor
     center: Tensor
+    scale: Tensor
     codes: Tensor
     sketches: Tensor
     next_sketches: Tensor
@@ -135,6 +136,7 @@ class _Settings(NamedTuple):
     """The rest of the op's arguments."""
 
     family: str
+    transform: str
     bits: int
     center_rows: bool
     seed: int
@@ -274,7 +276,9 @@ class _Rehash:
         self.weight, self.bias, self.buffers, self.given = weight, bias, buffers, given
         L, N = buffers.codes.shape
         self.groups, self.cycle = groups_of(L), _Cycle(N, L)
-        self.scheme = Scheme(given.family, given.bits, L, given.center_rows, given.seed)
+        self.scheme = Scheme(
+            given.family, given.transform, given.bits, L, given.center_rows, given.seed
+        )
         self.dtype = self.scheme.kind.dtype
         self.sketched = buffers.sketches.numel() > 0
 
@@ -283,7 +287,7 @@ class _Rehash:
         """Those of the cycle."""
         b = self.buffers
         made = (b.functions.view(self.dtype), b.next_query_functions.view(self.dtype))
-        return Functions(*made, b.center.view(torch.float32), b.maps.view(torch.float32))
+        return Functions(*made, *(t.view(torch.float32) for t in (b.center, b.maps, b.scale)))
 
     def new_functions(self, balance: bool, codes: Tensor | None) -> Functions:
         b = self.buffers
@@ -296,7 +300,7 @@ class _Rehash:
 
     def set_functions(self, functions: Functions) -> None:
         b = self.buffers
-        places = (b.functions, b.next_query_functions, b.center, b.maps)
+        places = (b.functions, b.next_query_functions, b.center, b.maps, b.scale)
         for place, fresh in zip(places, functions, strict=True):
             place.copy_(fresh.contiguous().view(torch.int32))
         if self.sketched:
@@ -455,7 +459,9 @@ def _schema() -> str:
         f"Tensor {name}" if name == "moment" else f"Tensor({next(letters)}!) {name}"
         for name in Buffers._fields
     ]
-    settings = "str family, int bits, bool center_rows, int seed, int every, float growth"
+    settings = (
+        "str family, str transform, int bits, bool center_rows, int seed, int every, float growth"
+    )
     arguments = ["Tensor weight", "Tensor? bias", *buffers, settings, "bool training"]
     return f"refresh_tables_({', '.join(arguments)}) -> ()"
 

@@ -56,6 +56,7 @@ class HashTables(nn.Module):
     moment: Tensor
     maps: Tensor
     center: Tensor
+    scale: Tensor
     codes: Tensor
     sketches: Tensor
     next_sketches: Tensor
@@ -85,7 +86,8 @@ class HashTables(nn.Module):
             zeros = torch.zeros(shape, dtype=dtype, device=device)
             self.register_buffer(name, zeros, persistent=False)
 
-        self.scheme = Scheme(config.family, K, L, config.center, config.seed)
+        how = (config.family, config.transform or "")
+        self.scheme = Scheme(*how, K, L, config.center, config.seed)
         functions = self.scheme.shape(features)
         D = features + 1
         E = D if self._balances(features) else 0
@@ -95,6 +97,7 @@ class HashTables(nn.Module):
         buffer("functions", functions)
         buffer("next_query_functions", functions)
         buffer("center", (D,))
+        buffer("scale", (1,))  # largest length of a row
         buffer("codes", (L, n_rows))  # of the rows as hashed last
         buffer("sketch_planes", (D, S))
         buffer("next_query_sketch_planes", (D, S))
@@ -159,6 +162,7 @@ class HashTables(nn.Module):
                 None if bias is None else bias.detach(),
                 *(getattr(self, name) for name in Buffers._fields),
                 self.config.family,
+                self.scheme.transform,
                 self.sizes.K,
                 self.config.center,
                 self.config.seed,
