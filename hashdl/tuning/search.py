@@ -175,8 +175,8 @@ def tune(
         layer: an nn.Linear, a :class:`HashLinear`, or a :class:`HashSoftmaxWithLoss`. It is not
             changed.
         inputs: a sample of what it is given, (\\*, d): a thousand or more.
-        target_recall: share of the k largest outputs to be found, 0 to 1. Default: 0.95, unless
-            ``max_ms`` or ``max_touched`` is given alone: then the largest within that.
+        target_recall: share of the k largest outputs to be found, 0 to 1. Default: 0.95; with
+            ``max_ms`` the largest within it.
         max_touched: largest mean share of rows whose weights are read, 0 to 1.
         max_ms: most milliseconds a query.
         k: how many of the largest outputs count. Default: 10.
@@ -229,7 +229,7 @@ def _targets(recall: float | None, touched: float | None, ms: float | None) -> _
             raise ValueError(f"hashdl.tune: {name}: got {share}, wanted a share above 0, at most 1")
     if ms is not None and not ms > 0:
         raise ValueError(f"hashdl.tune: max_ms: got {ms}, wanted more than 0")
-    if recall is None and touched is None and ms is None:
+    if recall is None and ms is None:
         recall = 0.95
     return _Targets(recall, touched, ms)
 
@@ -441,8 +441,7 @@ def _with_one(x: Tensor) -> Tensor:
 
 def _ranks(scores: Tensor, of_true: Tensor, missing: Tensor) -> Tensor:
     """How many candidates have higher scores than each true answer (B, k); many, if it is none."""
-    ordered = (-scores).sort(dim=1).values
-    ranks = torch.searchsorted(ordered, -of_true)
+    ranks = torch.stack([(scores > each[:, None]).sum(1) for each in of_true.t()], 1)
     return ranks.masked_fill(missing, torch.iinfo(torch.int64).max)
 
 
