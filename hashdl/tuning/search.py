@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from statistics import mean
 from typing import NamedTuple
 
 import torch
@@ -344,24 +345,24 @@ class _Curve:
         """
         for P in _probe_counts(self.tables.sizes.P):
             found, exact, ranks = self._look(P)
-            if found > _MOST_FOUND * self.study.n_rows:
+            if mean(found) > _MOST_FOUND * self.study.n_rows:
                 return
             everything = self._trial(P, found, exact, {})
             yield everything
             for bits, of_true in ranks.items():
                 for A in (times * self.study.k for times in _RANKED):
-                    if found > A:
+                    if mean(found) > A:
                         recall = float((of_true < A).double().mean())
                         sketch = {"selection": "sketch", "sketch_bits": bits, "active": A}
                         yield self._trial(P, found, recall, sketch)
             if enough(everything):
                 return
 
-    def _look(self, P: int) -> tuple[float, float, dict[int, Tensor]]:
-        """Rows found, recall of all of them, and for each sketch the ranks of the true answers."""
+    def _look(self, P: int) -> tuple[list[int], float, dict[int, Tensor]]:
+        """Rows found, a query; recall of all; and for each sketch the ranks of the true answers."""
         study, tables = self.study, self.tables
         C = math.ceil(min(1.0, 1.5 * _MOST_FOUND) * study.n_rows)
-        counts, hits = 0, 0
+        hits, counts = 0, list[int]()
         ranks: dict[int, list[Tensor]] = {bits: [] for bits in _SKETCH_BITS}
         tried_on, answers = study.held_out[:_TRIED_ON], study.truth[:_TRIED_ON]
         for x, truth in zip(tried_on.split(_CHUNK), answers.split(_CHUNK), strict=True):
@@ -376,14 +377,14 @@ class _Curve:
             used = int((candidates >= 0).sum(1).max()) if candidates.numel() else 0
             candidates = candidates[:, :used].contiguous()
             missing = self._missing(candidates, truth)
-            counts += int((candidates >= 0).sum())
+            counts += (candidates >= 0).sum(1).tolist()
             hits += int((~missing).sum())
             queries = _with_one(x) @ self.query_planes
             for bits, parts in ranks.items():
                 scored = self._scores(queries, candidates, bits)
                 parts.append(_ranks(scored, self._scores(queries, truth.int(), bits), missing))
         of_all = {bits: torch.cat(parts) for bits, parts in ranks.items()}
-        return counts / len(tried_on), hits / answers.numel(), of_all
+        return counts, hits / answers.numel(), of_all
 
     def _missing(self, candidates: Tensor, truth: Tensor) -> Tensor:
         """Which of the true answers (B, k) are no candidates."""
@@ -396,8 +397,8 @@ class _Curve:
         scores = ops.sketch_scores(queries[:, :bits].contiguous(), words, self.norms, rows)
         return scores.masked_fill(rows < 0, -torch.inf)
 
-    def _trial(self, P: int, found: float, recall: float, sketch: dict[str, object]) -> Trial:
-        N = self.study.n_rows
+    def _trial(self, P: int, counts: list[int], recall: float, sketch: dict[str, object]) -> Trial:
+        N, found = self.study.n_rows, mean(counts)
         config = self.structure.config(
             self.base,
             probes=P,
@@ -406,7 +407,7 @@ class _Curve:
             candidates=min(N, math.ceil(2 * found) + 64),
             **({"selection": "exact", "active": self.study.k} | sketch),
         )
-        read = min(float(config.active), found) if sketch else found
+        read = mean(min(count, int(config.active)) for count in counts) if sketch else found
         return Trial(config, recall, read / N, found / N, self._estimate(config, found, read))
 
     def _estimate(self, config: HashConfig, found: float, read: float) -> float:
