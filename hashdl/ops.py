@@ -443,8 +443,8 @@ def mark_rows_(dirty: Tensor, rows: Tensor, bits: int) -> None:
 
 def _check_probe_signs(projections: Tensor, bits: int, probes: int) -> None:
     op = "probe_signs"
-    _check_sign_projections(projections, bits, op)
     _check_bits(bits, op)
+    _check_sign_projections(projections, bits, op)
     _check_at_least(probes, 1, op, "probes")
 
 

@@ -328,7 +328,7 @@ def sketch_scores(
     sketch_queries: Tensor, sketches: Tensor, norms: Tensor, candidates: Tensor
 ) -> Tensor:
     """Oracle of :func:`hashdl.ops.sketch_scores`."""
-    N, W = sketches.shape
+    N = sketches.shape[0]
     _check_ids(candidates, -1, N, "sketch_scores", "candidates")
     scores = torch.zeros(candidates.shape, device=candidates.device)
     if N == 0:
@@ -337,7 +337,7 @@ def sketch_scores(
     for b in range(candidates.shape[0]):  # a sample at a time: (B, C, S) may not fit
         ids = candidates[b].clamp_min(0).long()
         bits = (sketches[ids].unsqueeze(-1) >> places) & 1
-        signs = (2 * bits - 1).reshape(-1, 32 * W).to(sketch_queries.dtype)
+        signs = (2 * bits - 1).flatten(1).to(sketch_queries.dtype)
         scores[b] = norms[ids] * (signs @ sketch_queries[b])
     return scores.masked_fill(candidates < 0, 0)
 
