@@ -4,36 +4,57 @@
 
 #include <algorithm>
 #include <bit>
-#include <cmath>
 #include <cstdint>
 #include <functional>
-#include <vector>
+
+#include "cpu/host_device.h"
 
 namespace hashdl::cpu {
 
 /// The codes that one table is probed at, cheapest flips first.
 class ProbeSequence {
  public:
-  ProbeSequence(int64_t K, int64_t P) : K_(K), P_(P), free_(std::min(K, P - 1)), bits_(free_ + 1) {
-    heap_.reserve(P + 2);
+  /// Bytes of memory, on a boundary of 4, that a sequence works in.
+  HASHDL_HOST_DEVICE static int64_t bytes(int64_t K, int64_t P) {
+    return (free_bits(K, P) + 1) * static_cast<int64_t>(sizeof(Bit)) +
+           (P + 2) * static_cast<int64_t>(sizeof(Flip));
   }
 
-  /// Writes P codes to out[0], out[stride], ...
-  void fill(const float* projections, int32_t code, int32_t* out, int64_t stride) {
+  HASHDL_HOST_DEVICE ProbeSequence(int64_t K, int64_t P, void* memory)
+      : K_(K),
+        P_(P),
+        free_(free_bits(K, P)),
+        bits_(static_cast<Bit*>(memory)),
+        heap_(reinterpret_cast<Flip*>(bits_ + free_ + 1)) {}
+
+  /// Writes P codes.
+  HASHDL_HOST_DEVICE void fill(const float* projections, int32_t code, int32_t* out) {
     out[0] = code;
     if (P_ == 1) return;
     sort_bits(projections);
-    heap_.assign(1, {0, bits_[0].square, 1});
+    count_ = 0;
+    push({0, bits_[0].square, 1});
     for (int64_t p = 1; p < P_; ++p) {
-      std::pop_heap(heap_.begin(), heap_.end(), std::greater<>());
-      const Flip flip = heap_.back();
-      heap_.pop_back();
-      out[p * stride] = code ^ flipped_bits(flip.mask);
+      std::pop_heap(heap_, heap_ + count_, std::greater<>());
+      const Flip flip = heap_[--count_];
+      out[p] = code ^ flipped_bits(flip.mask);
       push_successors(flip);
     }
   }
 
  private:
+  /// The P cheapest sets lie within so many bits, since each bit alone is a set.
+  HASHDL_HOST_DEVICE static int64_t free_bits(int64_t K, int64_t P) { return std::min(K, P - 1); }
+
+  /// Rounded before it goes into a sum, on every device.
+  HASHDL_HOST_DEVICE static float square(float x) {
+#if defined(__CUDA_ARCH__)
+    return __fmul_rn(x, x);
+#else
+    return x * x;
+#endif
+  }
+
   /// A set of bits to flip, as a mask over the bits sorted by |projection|, and its cost: the sum
   /// of the squared projections, added in ascending order, so that equal sets have equal costs to
   /// the bit. Ordered by cost, then mask.
@@ -41,7 +62,7 @@ class ProbeSequence {
     float below;  ///< the sum without the highest bit
     float cost;
     uint32_t mask;
-    bool operator>(const Flip& other) const {
+    HASHDL_HOST_DEVICE constexpr bool operator>(const Flip& other) const {
       return cost != other.cost ? cost > other.cost : mask > other.mask;
     }
   };
@@ -53,9 +74,10 @@ class ProbeSequence {
 
   /// The bits that may be flipped, ascending by |projection|, ties by bit: insertion, for there are
   /// few.
-  void sort_bits(const float* projections) {
+  HASHDL_HOST_DEVICE void sort_bits(const float* projections) {
     for (int64_t k = 0; k < K_; ++k) {
-      const Bit bit{std::fabs(projections[k]), projections[k] * projections[k], 1 << k};
+      const float p = projections[k];
+      const Bit bit{p < 0 ? -p : p, square(p), 1 << k};
       int64_t at = std::min(k, free_);
       if (at == free_ && at > 0 && bits_[at - 1].magnitude <= bit.magnitude) continue;
       for (; at > 0 && bits_[at - 1].magnitude > bit.magnitude; --at) bits_[at] = bits_[at - 1];
@@ -63,7 +85,7 @@ class ProbeSequence {
     }
   }
 
-  int32_t flipped_bits(uint32_t mask) const {
+  HASHDL_HOST_DEVICE int32_t flipped_bits(uint32_t mask) const {
     int32_t bits = 0;
     for (; mask != 0; mask &= mask - 1) bits |= bits_[std::countr_zero(mask)].flip;
     return bits;
@@ -71,7 +93,7 @@ class ProbeSequence {
 
   /// "Shift" moves the highest bit one up, "expand" adds the bit above it: every set of bits is
   /// reached once, from a cheaper one.
-  void push_successors(const Flip& flip) {
+  HASHDL_HOST_DEVICE void push_successors(const Flip& flip) {
     const int next = std::bit_width(flip.mask);
     if (next >= free_) return;
     const uint32_t bit = uint32_t{1} << next;
@@ -80,15 +102,15 @@ class ProbeSequence {
     push({flip.cost, flip.cost + square, flip.mask | bit});
   }
 
-  void push(const Flip& flip) {
-    heap_.push_back(flip);
-    std::push_heap(heap_.begin(), heap_.end(), std::greater<>());
+  HASHDL_HOST_DEVICE void push(const Flip& flip) {
+    heap_[count_++] = flip;
+    std::push_heap(heap_, heap_ + count_, std::greater<>());
   }
 
-  int64_t K_, P_;
-  int64_t free_;  ///< the P cheapest sets lie within so many bits, since each bit alone is a set
-  std::vector<Bit> bits_;  ///< these, and room for one more
-  std::vector<Flip> heap_;
+  int64_t K_, P_, free_;
+  Bit* bits_;   ///< the free ones, and room for one more
+  Flip* heap_;  ///< P + 2 at most
+  int64_t count_ = 0;
 };
 
 }  // namespace hashdl::cpu

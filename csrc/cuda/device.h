@@ -6,6 +6,8 @@
 #include <cassert>
 #include <cstdint>
 
+#include "cuda/scratch.h"
+
 namespace hashdl::cuda {
 
 constexpr int kWarp = 32;
@@ -17,6 +19,10 @@ __device__ inline int warp() { return static_cast<int>(threadIdx.x) / kWarp; }
 /// Number of this thread among all.
 __device__ inline int64_t thread_index() {
   return static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+}
+
+__device__ inline int64_t value_of(const Step& step) {
+  return step.device == nullptr ? step.value : *step.device;
 }
 
 /// The block's dynamic shared memory.

@@ -1,6 +1,7 @@
 #include "cuda/gather_linear.h"
 
 #include "cuda/device.h"
+#include "cuda/launch.h"
 #include "cuda/numbers.h"
 
 namespace hashdl::cuda {
@@ -212,7 +213,7 @@ __global__ void scatter_kernel(ScatterRows<T> args) {
 }  // namespace
 
 template <typename T>
-void gather_forward(const cpu::GatherForward<T>& args, int64_t B, int64_t N, cudaStream_t stream) {
+void gather_forward(const cpu::GatherForward<T>& args, int64_t B, int64_t N, Stream stream) {
   const int64_t chunks = blocks_for(args.A, kRows), warps = B * chunks;
   with_width<T>(
       args.d,
@@ -224,18 +225,18 @@ void gather_forward(const cpu::GatherForward<T>& args, int64_t B, int64_t N, cud
 }
 
 template <typename T>
-void reuse_scores(const ReuseScores<T>& args, cudaStream_t stream) {
+void reuse_scores(const ReuseScores<T>& args, Stream stream) {
   launch(reuse_kernel<T>, blocks_for(args.B * args.A, kThreads), kThreads, 0, stream, args);
 }
 
 template <typename T>
-void widen_scores(const T* values, float* out, int64_t count, cudaStream_t stream) {
+void widen_scores(const T* values, float* out, int64_t count, Stream stream) {
   launch(widen_kernel<T>, blocks_for(count, kThreads), kThreads, 0, stream, values, out, count);
 }
 
 template <typename T>
 void gather_backward_input(const cpu::GatherBackwardInput<T>& args, int64_t B, int64_t N,
-                           cudaStream_t stream) {
+                           Stream stream) {
   with_width<T>(
       args.d,
       [&]<int V>() {
@@ -247,7 +248,7 @@ void gather_backward_input(const cpu::GatherBackwardInput<T>& args, int64_t B, i
 
 template <typename T>
 void gather_backward_weight(const cpu::GatherBackwardWeight<T>& args, int64_t G,
-                            cudaStream_t stream) {
+                            Stream stream) {
   with_width<T>(
       args.d,
       [&]<int V>() {
@@ -260,20 +261,20 @@ void gather_backward_weight(const cpu::GatherBackwardWeight<T>& args, int64_t G,
 }
 
 template <typename T>
-void scatter_rows(const ScatterRows<T>& args, cudaStream_t stream) {
+void scatter_rows(const ScatterRows<T>& args, Stream stream) {
   launch(scatter_kernel<T>, blocks_for(args.B * args.A, kThreads), kThreads, 0, stream, args);
 }
 
 #define HASHDL_INSTANTIATE(T)                                                                \
   template void gather_forward<T>(const cpu::GatherForward<T>&, int64_t, int64_t,            \
-                                  cudaStream_t);                                             \
-  template void reuse_scores<T>(const ReuseScores<T>&, cudaStream_t);                        \
-  template void widen_scores<T>(const T*, float*, int64_t, cudaStream_t);                    \
+                                  Stream);                                             \
+  template void reuse_scores<T>(const ReuseScores<T>&, Stream);                        \
+  template void widen_scores<T>(const T*, float*, int64_t, Stream);                    \
   template void gather_backward_input<T>(const cpu::GatherBackwardInput<T>&, int64_t,        \
-                                         int64_t, cudaStream_t);                             \
+                                         int64_t, Stream);                             \
   template void gather_backward_weight<T>(const cpu::GatherBackwardWeight<T>&, int64_t,      \
-                                          cudaStream_t);                                     \
-  template void scatter_rows<T>(const ScatterRows<T>&, cudaStream_t);
+                                          Stream);                                     \
+  template void scatter_rows<T>(const ScatterRows<T>&, Stream);
 HASHDL_INSTANTIATE(float)
 HASHDL_INSTANTIATE(double)
 HASHDL_INSTANTIATE(BFloat16)

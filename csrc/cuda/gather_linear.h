@@ -2,14 +2,14 @@
 #pragma once
 
 #include "cpu/gather_linear.h"
-#include "cuda/launch.h"
+#include "cuda/scratch.h"
 #include "cuda/row_groups.h"
 
 namespace hashdl::cuda {
 
 /// A warp a few rows of a sample. B samples, N rows of the weight.
 template <typename T>
-void gather_forward(const cpu::GatherForward<T>& args, int64_t B, int64_t N, cudaStream_t stream);
+void gather_forward(const cpu::GatherForward<T>& args, int64_t B, int64_t N, Stream stream);
 
 /// z[b, a] = scored[b, columns[b, a]], 0 where the column is -1: outputs that are known.
 template <typename T>
@@ -20,22 +20,22 @@ struct ReuseScores {
   int64_t B, C, A, stride;
 };
 template <typename T>
-void reuse_scores(const ReuseScores<T>& args, cudaStream_t stream);
+void reuse_scores(const ReuseScores<T>& args, Stream stream);
 
 /// float32 of `count` numbers.
 template <typename T>
-void widen_scores(const T* values, float* out, int64_t count, cudaStream_t stream);
+void widen_scores(const T* values, float* out, int64_t count, Stream stream);
 
 /// A block a sample and some of its columns: sample-major, its rows read once a sample.
 template <typename T>
 void gather_backward_input(const cpu::GatherBackwardInput<T>& args, int64_t B, int64_t N,
-                           cudaStream_t stream);
+                           Stream stream);
 
 /// A warp a row and some of its columns, a block a row that has many pairs: row-major, each row
 /// written once. G groups.
 template <typename T>
 void gather_backward_weight(const cpu::GatherBackwardWeight<T>& args, int64_t G,
-                            cudaStream_t stream);
+                            Stream stream);
 
 template <typename T>
 struct ScatterRows {
@@ -45,6 +45,6 @@ struct ScatterRows {
   int64_t B, A, N;
 };
 template <typename T>
-void scatter_rows(const ScatterRows<T>& args, cudaStream_t stream);
+void scatter_rows(const ScatterRows<T>& args, Stream stream);
 
 }  // namespace hashdl::cuda

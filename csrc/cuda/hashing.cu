@@ -3,6 +3,7 @@
 #include <cub/cub.cuh>
 
 #include "cuda/device.h"
+#include "cuda/launch.h"
 
 namespace hashdl::cuda {
 namespace {
@@ -11,7 +12,7 @@ constexpr int kThreads = 256;
 
 /// A block packs kThreads codes, a thread each, from the signs that its warps have read in order.
 __global__ void pack_signs_kernel(PackSigns args) {
-  constexpr int kMostBits = 24;
+  constexpr int kMostBits = 32;
   static __shared__ uint32_t signs[kThreads * kMostBits / kWarp + 1];
   const int64_t codes = args.M * args.L, first = static_cast<int64_t>(blockIdx.x) * kThreads;
   const int64_t here = codes - first < kThreads ? codes - first : kThreads;
@@ -67,11 +68,11 @@ __global__ void mark_rows_kernel(MarkRows args) {
 
 }  // namespace
 
-void pack_signs(const PackSigns& args, cudaStream_t stream) {
+void pack_signs(const PackSigns& args, Stream stream) {
   launch(pack_signs_kernel, blocks_for(args.M * args.L, kThreads), kThreads, 0, stream, args);
 }
 
-void build_tables(const BuildTables& args, Scratch& scratch, cudaStream_t stream) {
+void build_tables(const BuildTables& args, Scratch& scratch, Stream stream) {
   const int64_t N = args.N, count = (int64_t{1} << args.K) + 1;
   const int items = static_cast<int>(N), bits = static_cast<int>(args.K);
   int32_t* const unsorted = scratch.take<int32_t>(N);
@@ -93,7 +94,7 @@ void build_tables(const BuildTables& args, Scratch& scratch, cudaStream_t stream
   }
 }
 
-void mark_rows(const MarkRows& args, cudaStream_t stream) {
+void mark_rows(const MarkRows& args, Stream stream) {
   launch(mark_rows_kernel, blocks_for(args.Q, kThreads), kThreads, 0, stream, args);
 }
 

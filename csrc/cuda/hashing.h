@@ -2,7 +2,7 @@
 // M vectors, N rows, L tables, K bits a table.
 #pragma once
 
-#include "cuda/launch.h"
+#include "cuda/scratch.h"
 
 namespace hashdl::cuda {
 
@@ -11,7 +11,7 @@ struct PackSigns {
   int32_t* codes;            ///< (M, L), written
   int64_t M, L, K;
 };
-void pack_signs(const PackSigns& args, cudaStream_t stream);
+void pack_signs(const PackSigns& args, Stream stream);
 
 struct BuildTables {
   const int32_t* codes;  ///< (L, N), in [0, 2^K)
@@ -19,7 +19,7 @@ struct BuildTables {
   int32_t* rows;         ///< (L, N), written: by code, then ascending
   int64_t L, N, K;
 };
-void build_tables(const BuildTables& args, Scratch& scratch, cudaStream_t stream);
+void build_tables(const BuildTables& args, Scratch& scratch, Stream stream);
 
 struct MarkRows {
   uint8_t* dirty;       ///< (N), written
@@ -27,6 +27,6 @@ struct MarkRows {
   int64_t Q, N;
   uint8_t bits;
 };
-void mark_rows(const MarkRows& args, cudaStream_t stream);
+void mark_rows(const MarkRows& args, Stream stream);
 
 }  // namespace hashdl::cuda

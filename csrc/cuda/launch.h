@@ -1,4 +1,4 @@
-// Launches, errors and scratch memory of the CUDA kernels. Nothing here waits for the device.
+// Launches, and errors of the CUDA runtime. Nothing here waits for the device.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <stdexcept>
 #include <string>
+
+#include "cuda/scratch.h"
 
 namespace hashdl::cuda {
 
@@ -23,7 +25,7 @@ inline int64_t blocks_for(int64_t count, int64_t each) { return (count + each - 
 /// shared memory. No blocks: nothing happens.
 template <typename... Parameters, typename... Arguments>
 void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, size_t shared,
-            cudaStream_t stream, const Arguments&... arguments) {
+            Stream stream, const Arguments&... arguments) {
   constexpr size_t kWithoutAsking = 48 * 1024;
   if (blocks == 0) return;
   if (blocks >= int64_t{1} << 31) throw std::runtime_error("hashdl: CUDA: 2^31 blocks or more");
@@ -38,28 +40,5 @@ void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, size_t s
   config.stream = stream;
   check(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...));
 }
-
-/// Scratch memory of a launcher, which is called twice: first without memory, to measure what it
-/// takes, when it must not launch anything; then with as much as that.
-class Scratch {
- public:
-  Scratch() = default;
-  explicit Scratch(void* memory) : memory_(static_cast<char*>(memory)) {}
-
-  /// `count` elements, uninitialized, on a boundary of 256 bytes; null while measuring.
-  template <typename T>
-  T* take(int64_t count) {
-    char* const at = memory_ == nullptr ? nullptr : memory_ + size_;
-    size_ += (static_cast<int64_t>(sizeof(T)) * count + 255) / 256 * 256;
-    return reinterpret_cast<T*>(at);
-  }
-
-  bool measuring() const { return memory_ == nullptr; }
-  int64_t size() const { return size_; }  ///< bytes taken
-
- private:
-  char* memory_ = nullptr;
-  int64_t size_ = 0;
-};
 
 }  // namespace hashdl::cuda

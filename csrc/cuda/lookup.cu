@@ -6,6 +6,8 @@
 namespace hashdl::cuda {
 namespace {
 
+using cpu::Lookup;
+
 constexpr int kThreads = 256;
 
 /// What a probe reads of a bucket: `read` of `size` rows from the `start`-th on, around its end.
@@ -17,8 +19,9 @@ struct Bucket {
 __device__ Bucket locate(const Lookup& args, int64_t b, int64_t i, uint64_t key) {
   const int64_t p = i / args.L, l = i % args.L;
   const int32_t bucket = args.buckets[(b * args.L + l) * args.P + p];
+  require(bucket >= -1 && bucket < args.width - 1,
+          "hashdl::lookup: buckets: got a bucket outside -1 to 2^K - 1");
   if (bucket < 0) return {0, 0, 0, 0};
-  require(bucket < args.width - 1, "hashdl::lookup: buckets: got a bucket that no table has");
   const int32_t* offset = args.offsets + l * args.width + bucket;
   const int32_t first = offset[0], last = offset[1];
   require(first >= 0 && last >= first && last <= args.N,
@@ -42,10 +45,11 @@ __device__ int bucket_of(const int32_t* starts, int32_t read) {
 }
 
 /// One sample: buckets kThreads at a time, their rows kThreads at a time.
-__device__ void look_up(const Lookup& args, int64_t b, Numbering<kThreads>& found, int32_t* hits) {
+__device__ void look_up(const Lookup& args, const Step& step, int64_t b,
+                        Numbering<kThreads>& found, int32_t* hits) {
   static __shared__ Bucket buckets[kThreads];
   static __shared__ int32_t starts[kThreads];
-  const uint64_t key = cpu::stream_key(args.seed, args.step.get(), b);
+  const uint64_t key = cpu::stream_key(args.seed, value_of(step), b);
   found.start(static_cast<int32_t>(args.C));
   for (int64_t c = threadIdx.x; c < args.C; c += kThreads) hits[c] = 0;
   for (int64_t first = 0; first < args.P * args.L; first += kThreads) {
@@ -72,12 +76,12 @@ __device__ void look_up(const Lookup& args, int64_t b, Numbering<kThreads>& foun
   }
 }
 
-__global__ void lookup_kernel(Lookup args, BlockMemory memory, int64_t slots) {
+__global__ void lookup_kernel(Lookup args, Step step, int64_t B, BlockMemory memory, int64_t slots) {
   int32_t* const words = memory.mine();
   int32_t* const hits = words + map_words(slots);
   Numbering<kThreads> found(RowMap(words, slots));
-  for (int64_t b = blockIdx.x; b < args.B; b += gridDim.x) {
-    look_up(args, b, found, hits);
+  for (int64_t b = blockIdx.x; b < B; b += gridDim.x) {
+    look_up(args, step, b, found, hits);
     int32_t* const candidates = args.candidates + b * args.C;
     for (int64_t slot = threadIdx.x; slot < slots; slot += kThreads) {
       const uint32_t number = found.map().number(slot);
@@ -92,12 +96,12 @@ __global__ void lookup_kernel(Lookup args, BlockMemory memory, int64_t slots) {
 
 }  // namespace
 
-void lookup(const Lookup& args, Scratch& scratch, cudaStream_t stream) {
+void lookup(const Lookup& args, int64_t B, const Step& step, Scratch& scratch, Stream stream) {
   const int64_t slots = Numbering<kThreads>::slots(args.C);
-  const BlockMemory memory = BlockMemory::make(map_words(slots) + args.C, args.B, scratch);
+  const BlockMemory memory = BlockMemory::make(map_words(slots) + args.C, B, scratch);
   if (scratch.measuring()) return;
-  launch(lookup_kernel, memory.blocks(args.B), kThreads, memory.shared_bytes(), stream, args,
-         memory, slots);
+  launch(lookup_kernel, memory.blocks(B), kThreads, memory.shared_bytes(), stream, args, step,
+         B, memory, slots);
 }
 
 }  // namespace hashdl::cuda

@@ -4,6 +4,7 @@
 #include <cub/cub.cuh>
 
 #include "cuda/device.h"
+#include "cuda/launch.h"
 
 namespace hashdl::cuda {
 namespace {
@@ -58,7 +59,7 @@ __global__ void pad_groups(GroupRows args, const uint32_t* groups, int64_t* star
 
 }  // namespace
 
-RowGroups group_rows(const GroupRows& args, Scratch& scratch, cudaStream_t stream) {
+RowGroups group_rows(const GroupRows& args, Scratch& scratch, Stream stream) {
   const int64_t count = args.P + args.E;
   uint32_t* const unsorted_keys = scratch.take<uint32_t>(count);
   uint32_t* const keys = scratch.take<uint32_t>(count);

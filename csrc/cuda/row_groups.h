@@ -2,7 +2,7 @@
 // each row is read and written once, with no atomics.
 #pragma once
 
-#include "cuda/launch.h"
+#include "cuda/scratch.h"
 
 namespace hashdl::cuda {
 
@@ -23,6 +23,6 @@ struct RowGroups {
 /// G is at least the number U of distinct rows, which the host does not learn: touched are the
 /// distinct rows, ascending, then the last of them again and again, with no pairs. Where there are
 /// no pairs at all that is row 0.
-RowGroups group_rows(const GroupRows& args, Scratch& scratch, cudaStream_t stream);
+RowGroups group_rows(const GroupRows& args, Scratch& scratch, Stream stream);
 
 }  // namespace hashdl::cuda

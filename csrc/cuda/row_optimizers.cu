@@ -2,6 +2,7 @@
 
 #include "cpu/adam_constants.h"
 #include "cuda/device.h"
+#include "cuda/launch.h"
 #include "cuda/numbers.h"
 
 namespace hashdl::cuda {
@@ -143,7 +144,7 @@ int64_t warp_blocks(int64_t U) { return blocks_for(U, kThreads / kWarp); }
 }  // namespace
 
 template <typename T>
-void sgd_rows(const cpu::SgdRows<T>& args, int64_t U, int64_t N, cudaStream_t stream) {
+void sgd_rows(const cpu::SgdRows<T>& args, int64_t U, int64_t N, Stream stream) {
   const auto run = [&]<int V>() {
     launch(sgd_kernel<T, V>, warp_blocks(U), kThreads, 0, stream, args, U, N);
   };
@@ -151,7 +152,7 @@ void sgd_rows(const cpu::SgdRows<T>& args, int64_t U, int64_t N, cudaStream_t st
 }
 
 template <typename T>
-void adagrad_rows(const cpu::AdagradRows<T>& args, int64_t U, int64_t N, cudaStream_t stream) {
+void adagrad_rows(const cpu::AdagradRows<T>& args, int64_t U, int64_t N, Stream stream) {
   const auto run = [&]<int V>() {
     launch(adagrad_kernel<T, V>, warp_blocks(U), kThreads, 0, stream, args, U, N);
   };
@@ -159,7 +160,7 @@ void adagrad_rows(const cpu::AdagradRows<T>& args, int64_t U, int64_t N, cudaStr
 }
 
 template <typename T>
-void adam_rows(const cpu::AdamRows<T>& args, int64_t U, int64_t N, cudaStream_t stream) {
+void adam_rows(const cpu::AdamRows<T>& args, int64_t U, int64_t N, Stream stream) {
   const auto constants = cpu::adam_constants(args);
   const auto run = [&]<int V>() {
     launch(adam_kernel<T, V>, warp_blocks(U), kThreads, 0, stream, args, constants, U, N);
@@ -169,9 +170,9 @@ void adam_rows(const cpu::AdamRows<T>& args, int64_t U, int64_t N, cudaStream_t 
 }
 
 #define HASHDL_INSTANTIATE(T)                                                              \
-  template void sgd_rows<T>(const cpu::SgdRows<T>&, int64_t, int64_t, cudaStream_t);         \
-  template void adagrad_rows<T>(const cpu::AdagradRows<T>&, int64_t, int64_t, cudaStream_t); \
-  template void adam_rows<T>(const cpu::AdamRows<T>&, int64_t, int64_t, cudaStream_t);
+  template void sgd_rows<T>(const cpu::SgdRows<T>&, int64_t, int64_t, Stream);         \
+  template void adagrad_rows<T>(const cpu::AdagradRows<T>&, int64_t, int64_t, Stream); \
+  template void adam_rows<T>(const cpu::AdamRows<T>&, int64_t, int64_t, Stream);
 HASHDL_INSTANTIATE(float)
 HASHDL_INSTANTIATE(double)
 HASHDL_INSTANTIATE(BFloat16)

@@ -4,16 +4,16 @@
 #pragma once
 
 #include "cpu/row_optimizers.h"
-#include "cuda/launch.h"
+#include "cuda/scratch.h"
 
 namespace hashdl::cuda {
 
 /// Of U rows and N in all.
 template <typename T>
-void sgd_rows(const cpu::SgdRows<T>& args, int64_t U, int64_t N, cudaStream_t stream);
+void sgd_rows(const cpu::SgdRows<T>& args, int64_t U, int64_t N, Stream stream);
 template <typename T>
-void adagrad_rows(const cpu::AdagradRows<T>& args, int64_t U, int64_t N, cudaStream_t stream);
+void adagrad_rows(const cpu::AdagradRows<T>& args, int64_t U, int64_t N, Stream stream);
 template <typename T>
-void adam_rows(const cpu::AdamRows<T>& args, int64_t U, int64_t N, cudaStream_t stream);
+void adam_rows(const cpu::AdamRows<T>& args, int64_t U, int64_t N, Stream stream);
 
 }  // namespace hashdl::cuda

@@ -20,7 +20,7 @@ SharedRowMap SharedRowMap::make(int64_t T, Scratch& scratch) {
   return {scratch.take<int32_t>(map_words(slots)), slots, T};
 }
 
-void SharedRowMap::fill(const int32_t* rows, cudaStream_t stream) const {
+void SharedRowMap::fill(const int32_t* rows, Stream stream) const {
   if (T == 0) return;
   const size_t bytes = static_cast<size_t>(map_words(slots)) * sizeof(int32_t);
   check(cudaMemsetAsync(words, 0xff, bytes, stream));  // rows -1, numbers kNoNumber

@@ -13,7 +13,7 @@ struct SharedRowMap {
 
   /// Takes the memory. T = 0: none, and it contains nothing.
   static SharedRowMap make(int64_t T, Scratch& scratch);
-  void fill(const int32_t* rows, cudaStream_t stream) const;
+  void fill(const int32_t* rows, Stream stream) const;
 
   __device__ bool contains(int32_t row) const { return T > 0 && RowMap(words, slots).contains(row); }
 

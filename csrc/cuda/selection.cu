@@ -8,6 +8,9 @@
 namespace hashdl::cuda {
 namespace {
 
+using cpu::Select;
+using cpu::SharedRows;
+
 constexpr int kThreads = 256;
 constexpr uint32_t kExcluded = 0xffffffffu;  ///< above the order of any score
 
@@ -50,11 +53,12 @@ __device__ Threshold find_threshold(const uint32_t* orders, int64_t C, int32_t b
 /// One sample's selection, by a block. `taken` numbers rows by the first of their columns.
 class Selection {
  public:
-  __device__ Selection(const Select& args, const SharedRowMap& shared, int64_t b, RowMap taken,
+  __device__ Selection(const Select& args, const SharedRowMap& shared, RowMap taken,
                        uint32_t* orders)
-      : args_(args), shared_(shared), b_(b), taken_(taken), orders_(orders) {}
+      : args_(args), shared_(shared), taken_(taken), orders_(orders) {}
 
-  __device__ void run() {
+  __device__ void run(int64_t b, int64_t step) {
+    b_ = b;
     int32_t* const rows = args_.rows + b_ * (args_.M + args_.A);
     const int64_t best = args_.A - args_.R;
     taken_.clear();
@@ -62,7 +66,6 @@ class Selection {
     place(args_.M, 0, rows, [&](int64_t m) { return args_.labels[b_ * args_.M + m]; });
     order_candidates();
     place_best(static_cast<int32_t>(best), rows + args_.M);
-    const int64_t step = args_.step.get();
     const uint64_t key = cpu::stream_key(args_.seed, step, cpu::kRandomRowsStream + b_);
     place(args_.R, args_.M + best, rows + args_.M + best, [&](int64_t r) {
       return static_cast<int32_t>(cpu::draw_below(key, r, args_.N));
@@ -138,18 +141,17 @@ class Selection {
 
   const Select& args_;
   const SharedRowMap& shared_;
-  int64_t b_;
+  int64_t b_ = 0;
   RowMap taken_;
   uint32_t* orders_;
 };
 
-__global__ void select_kernel(Select args, SharedRowMap shared, BlockMemory memory,
-                              int64_t slots) {
+__global__ void select_kernel(Select args, Step step, int64_t B, SharedRowMap shared,
+                              BlockMemory memory, int64_t slots) {
   int32_t* const words = memory.mine();
   uint32_t* const orders = reinterpret_cast<uint32_t*>(words + map_words(slots));
-  for (int64_t b = blockIdx.x; b < args.B; b += gridDim.x) {
-    Selection(args, shared, b, RowMap(words, slots), orders).run();
-  }
+  Selection selection(args, shared, RowMap(words, slots), orders);
+  for (int64_t b = blockIdx.x; b < B; b += gridDim.x) selection.run(b, value_of(step));
 }
 
 constexpr int kSharedThreads = 1024;
@@ -170,7 +172,7 @@ __device__ void number_rows(SharedNumbering& found, int64_t count, int64_t limit
 
 /// By one block: what is drawn depends on what came before.
 __global__ void __launch_bounds__(kSharedThreads)
-    shared_rows_kernel(SharedRows args, BlockMemory memory, int64_t slots) {
+    shared_rows_kernel(SharedRows args, Step step, int64_t* n_labels, BlockMemory memory, int64_t slots) {
   SharedNumbering found(RowMap(memory.mine(), slots));
   found.start(static_cast<int32_t>(args.max_labels));
   number_rows(found, args.Q, args.max_labels, args.rows, [&](int64_t q) {
@@ -178,9 +180,9 @@ __global__ void __launch_bounds__(kSharedThreads)
             "hashdl::shared_rows: labels: got an id outside -1 to N - 1");
     return args.labels[q];
   });
-  if (threadIdx.x == 0) *args.n_labels = found.count();
+  if (threadIdx.x == 0) *n_labels = found.count();
   found.set_limit(static_cast<int32_t>(args.T));
-  const uint64_t key = cpu::stream_key(args.seed, args.step.get(), cpu::kSharedStream);
+  const uint64_t key = cpu::stream_key(args.seed, value_of(step), cpu::kSharedStream);
   // Draws that repeat are dropped; where T comes near N, this many draws bound the time.
   number_rows(found, 4 * args.T, args.T, args.rows, [&](int64_t draw) {
     return static_cast<int32_t>(cpu::draw_below(key, draw, args.N));
@@ -188,23 +190,36 @@ __global__ void __launch_bounds__(kSharedThreads)
   for (int64_t t = found.count() + threadIdx.x; t < args.T; t += kSharedThreads) args.rows[t] = -1;
 }
 
+__global__ void rank_by_hits_kernel(RankByHits args) {
+  const int64_t i = thread_index();
+  if (i >= args.count) return;
+  if (args.hits[i] < args.threshold) args.candidates[i] = -1;
+  args.scores[i] = static_cast<float>(args.hits[i]);
+}
+
 }  // namespace
 
-void select(const Select& args, Scratch& scratch, cudaStream_t stream) {
+void select(const Select& args, int64_t B, const Step& step, Scratch& scratch, Stream stream) {
   const int64_t slots = map_slots(args.M + args.A);
-  const BlockMemory memory = BlockMemory::make(map_words(slots) + args.C, args.B, scratch);
+  const BlockMemory memory = BlockMemory::make(map_words(slots) + args.C, B, scratch);
   const SharedRowMap shared = SharedRowMap::make(args.T, scratch);
   if (scratch.measuring()) return;
   shared.fill(args.shared, stream);
-  launch(select_kernel, memory.blocks(args.B), kThreads, memory.shared_bytes(), stream, args,
-         shared, memory, slots);
+  launch(select_kernel, memory.blocks(B), kThreads, memory.shared_bytes(), stream, args, step,
+         B, shared, memory, slots);
 }
 
-void shared_rows(const SharedRows& args, Scratch& scratch, cudaStream_t stream) {
+void shared_rows(const SharedRows& args, const Step& step, int64_t* n_labels, Scratch& scratch,
+                 Stream stream) {
   const int64_t slots = SharedNumbering::slots(args.T, 2);
   const BlockMemory memory = BlockMemory::make(map_words(slots), 1, scratch);
   if (scratch.measuring()) return;
-  launch(shared_rows_kernel, 1, kSharedThreads, memory.shared_bytes(), stream, args, memory, slots);
+  launch(shared_rows_kernel, 1, kSharedThreads, memory.shared_bytes(), stream, args, step,
+         n_labels, memory, slots);
+}
+
+void rank_by_hits(const RankByHits& args, Stream stream) {
+  launch(rank_by_hits_kernel, blocks_for(args.count, kThreads), kThreads, 0, stream, args);
 }
 
 }  // namespace hashdl::cuda

@@ -1,40 +1,25 @@
-// From candidates to the active set.
+// From candidates to the active set; the arguments are those of the CPU kernels, but for the step.
 #pragma once
 
-#include "cuda/launch.h"
-#include "cuda/step.h"
+#include "cpu/selection.h"
+#include "cuda/scratch.h"
 
 namespace hashdl::cuda {
 
-struct Select {
-  const int32_t* candidates;  ///< (B, C), distinct in a sample, -1 = none
-  const float* scores;        ///< (B, C), or null: earlier candidates first
-  const int32_t* labels;      ///< (B, M), -1 = none; may be null when M = 0
-  const int32_t* shared;      ///< (T), -1 = none: rows that the whole batch has, never selected
-  int32_t* rows;              ///< (B, M + A), written; see select
-  int32_t* columns;           ///< (B, A - R), written if not null: where the best stand among C
-  int64_t B, C, M, A, R, T, N;
-  int64_t seed;
-  Step step;
+/// B samples, a block each; see cpu::Selector. A null args.columns is left alone.
+void select(const cpu::Select& args, int64_t B, const Step& step, Scratch& scratch, Stream stream);
+
+/// Rows that the whole batch scores; n_labels (1) is written.
+void shared_rows(const cpu::SharedRows& args, const Step& step, int64_t* n_labels, Scratch& scratch,
+                 Stream stream);
+
+/// Ranks `count` candidates by their hits; those with fewer than `threshold` become -1.
+struct RankByHits {
+  const int32_t* hits;
+  int32_t* candidates;
+  float* scores;
+  int64_t count, threshold;
 };
-
-/// Columns of rows: M labels in their own places, then the A - R best candidates in order of
-/// discovery, then R rows drawn uniformly from all N. A row stands in a sample once: a label that
-/// repeats, a candidate that is a label, a draw that is either, and whatever is shared becomes -1
-/// (best candidates close ranks). Ties go to the earlier candidate; a NaN score ranks last.
-void select(const Select& args, Scratch& scratch, cudaStream_t stream);
-
-struct SharedRows {
-  const int32_t* labels;  ///< (Q), -1 = none
-  int32_t* rows;          ///< (T), written: distinct labels, then distinct draws, then -1
-  int64_t* n_labels;      ///< (1), written: how many of them are labels
-  int64_t Q, T, N;
-  int64_t max_labels;  ///< at most T
-  int64_t seed;
-  Step step;
-};
-
-/// Rows that the whole batch scores.
-void shared_rows(const SharedRows& args, Scratch& scratch, cudaStream_t stream);
+void rank_by_hits(const RankByHits& args, Stream stream);
 
 }  // namespace hashdl::cuda

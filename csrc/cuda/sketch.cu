@@ -1,52 +1,81 @@
 #include "cuda/sketch.h"
 
 #include "cuda/device.h"
+#include "cuda/launch.h"
 
 namespace hashdl::cuda {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int kLanes = 8;  // that read one candidate's codes together
+using cpu::SketchScores;
 
-/// cosines[h]: of the angle that h differing bits stand for, as the CPU kernels have it.
-__global__ void fill_cosines(float* cosines, int64_t count, int64_t bits) {
-  const int64_t h = thread_index();
-  if (h >= count) return;
-  const double share = static_cast<double>(h) / static_cast<double>(bits);
-  constexpr double pi = 3.141592653589793;
-  cosines[h] = static_cast<float>(cos(pi * (share < 1.0 ? share : 1.0)));
+constexpr int kThreads = 256;
+constexpr int kLanes = 8;                        // that read one candidate's sketch together
+constexpr int kAtOnce = kThreads / kLanes;       // candidates
+constexpr int kEach = 4;                         // candidates of eight lanes
+constexpr int kHere = kAtOnce * kEach;           // candidates of a block
+constexpr int kWords = 64;                       // of the query that are at hand
+constexpr int kStride = kWarp + 1;               // lanes read words apart: from banks of their own
+
+/// Sum of the values whose bits are set.
+__device__ float sum_of_set(const float* values, int32_t word) {
+  float sum = 0;
+#pragma unroll
+  for (int bit = 0; bit < kWarp; ++bit) sum += word >> bit & 1 ? values[bit] : 0.0f;
+  return sum;
 }
 
-__global__ void scores_kernel(SketchScores args, const float* cosines) {
-  const int64_t i = thread_index() / kLanes;
+/// A block some candidates of a sample: eight lanes one at a time, the query in shared memory.
+__global__ void __launch_bounds__(kThreads)
+    scores_kernel(SketchScores<float> args, int64_t parts, int64_t N) {
+  static __shared__ float query[kWords * kStride];
+  const int64_t b = blockIdx.x / parts, W = args.W;
+  const int64_t first = blockIdx.x % parts * kHere + threadIdx.x / kLanes;
   const int part = lane() % kLanes;
-  const int32_t row = i < args.B * args.C ? args.candidates[i] : -1;
-  require(row >= -1 && row < args.N,
-          "hashdl::sketch_scores: candidates: got an id outside -1 to N - 1");
-  int32_t differing = 0;
-  if (row >= 0) {
-    const int32_t* const query = args.queries + i / args.C * args.L;
-    const int32_t* const codes = args.codes + row * args.L;
-    for (int64_t l = part; l < args.L; l += kLanes) differing += __popc(query[l] ^ codes[l]);
+  int32_t rows[kEach];
+#pragma unroll
+  for (int e = 0; e < kEach; ++e) {
+    const int64_t c = first + e * kAtOnce;
+    rows[e] = c < args.C ? args.candidates[b * args.C + c] : -1;
+    require(rows[e] >= -1 && rows[e] < N,
+            "hashdl::sketch_scores: candidates: got an id outside -1 to N - 1");
   }
-  for (int offset = kLanes / 2; offset > 0; offset /= 2) {
-    differing += __shfl_xor_sync(kAllLanes, differing, offset);
+  float sums[kEach] = {}, total = 0;
+  for (int64_t begin = 0; begin < W; begin += kWords) {
+    const int64_t here = W - begin < kWords ? W - begin : kWords;
+    for (int64_t i = threadIdx.x; i < here * kWarp; i += kThreads) {
+      const float value = args.queries[(b * W + begin) * kWarp + i];
+      query[i / kWarp * kStride + i % kWarp] = value;
+      total += value;
+    }
+    __syncthreads();
+    for (int64_t w = part; w < here; w += kLanes) {
+#pragma unroll
+      for (int e = 0; e < kEach; ++e) {
+        if (rows[e] < 0) continue;
+        sums[e] += sum_of_set(query + w * kStride, args.sketches[rows[e] * W + begin + w]);
+      }
+    }
+    __syncthreads();
   }
-  if (part == 0 && i < args.B * args.C) {
-    args.scores[i] = row < 0 ? 0.0f : args.norms[row] * cosines[differing];
+  total = block_sum<kThreads>(total);
+#pragma unroll
+  for (int e = 0; e < kEach; ++e) {
+    for (int offset = kLanes / 2; offset > 0; offset /= 2) {
+      sums[e] += __shfl_xor_sync(kAllLanes, sums[e], offset);
+    }
+    const int64_t c = first + e * kAtOnce;
+    if (part != 0 || c >= args.C) continue;
+    // Set bits count once, the others minus once.
+    const float score = rows[e] < 0 ? 0.0f : args.norms[rows[e]] * (2 * sums[e] - total);
+    args.scores[b * args.C + c] = score;
   }
 }
 
 }  // namespace
 
-void sketch_scores(const SketchScores& args, Scratch& scratch, cudaStream_t stream) {
-  const int64_t count = 32 * args.L + 1;  // a code from outside may have any of its bits set
-  float* const cosines = scratch.take<float>(count);
-  if (scratch.measuring()) return;
-  launch(fill_cosines, blocks_for(count, kThreads), kThreads, 0, stream, cosines, count,
-         args.L * args.K);
-  launch(scores_kernel, blocks_for(args.B * args.C * kLanes, kThreads), kThreads, 0, stream, args,
-         cosines);
+void sketch_scores(const SketchScores<float>& args, int64_t B, int64_t N, Stream stream) {
+  const int64_t parts = blocks_for(args.C, kHere);
+  launch(scores_kernel, B * parts, kThreads, 0, stream, args, parts, N);
 }
 
 }  // namespace hashdl::cuda

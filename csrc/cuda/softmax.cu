@@ -119,7 +119,7 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(cpu::LogProbBackward
 
 }  // namespace
 
-void find_labels(const cpu::LabelPlaces& args, int64_t B, Scratch& scratch, cudaStream_t stream) {
+void find_labels(const cpu::LabelPlaces& args, int64_t B, Scratch& scratch, Stream stream) {
   const SharedRowMap shared = SharedRowMap::make(args.S, scratch);
   if (scratch.measuring()) return;
   shared.fill(args.shared, stream);
@@ -128,18 +128,18 @@ void find_labels(const cpu::LabelPlaces& args, int64_t B, Scratch& scratch, cuda
 }
 
 template <typename T>
-void log_prob(const cpu::LogProbForward<T>& args, int64_t B, cudaStream_t stream) {
+void log_prob(const cpu::LogProbForward<T>& args, int64_t B, Stream stream) {
   launch(log_prob_kernel<T>, B, kThreads, 0, stream, args);
 }
 
 template <typename T>
-void log_prob_backward(const cpu::LogProbBackward<T>& args, int64_t B, cudaStream_t stream) {
+void log_prob_backward(const cpu::LogProbBackward<T>& args, int64_t B, Stream stream) {
   launch(backward_kernel<T>, B, kThreads, 0, stream, args);
 }
 
 #define HASHDL_INSTANTIATE(T)                                                          \
-  template void log_prob<T>(const cpu::LogProbForward<T>&, int64_t, cudaStream_t);     \
-  template void log_prob_backward<T>(const cpu::LogProbBackward<T>&, int64_t, cudaStream_t);
+  template void log_prob<T>(const cpu::LogProbForward<T>&, int64_t, Stream);     \
+  template void log_prob_backward<T>(const cpu::LogProbBackward<T>&, int64_t, Stream);
 HASHDL_INSTANTIATE(float)
 HASHDL_INSTANTIATE(double)
 HASHDL_INSTANTIATE(BFloat16)

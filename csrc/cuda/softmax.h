@@ -4,17 +4,17 @@
 
 #include "cpu/label_places.h"
 #include "cpu/softmax.h"
-#include "cuda/launch.h"
+#include "cuda/scratch.h"
 
 namespace hashdl::cuda {
 
 /// Where the labels of B samples stand; by a map of the shared rows.
-void find_labels(const cpu::LabelPlaces& args, int64_t B, Scratch& scratch, cudaStream_t stream);
+void find_labels(const cpu::LabelPlaces& args, int64_t B, Scratch& scratch, Stream stream);
 
 template <typename T>
-void log_prob(const cpu::LogProbForward<T>& args, int64_t B, cudaStream_t stream);
+void log_prob(const cpu::LogProbForward<T>& args, int64_t B, Stream stream);
 
 template <typename T>
-void log_prob_backward(const cpu::LogProbBackward<T>& args, int64_t B, cudaStream_t stream);
+void log_prob_backward(const cpu::LogProbBackward<T>& args, int64_t B, Stream stream);
 
 }  // namespace hashdl::cuda
