@@ -8,7 +8,8 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from ops_samples import OPS, overload
+from cuda_samples import CASES
+from ops_samples import overload
 from torch.utils import cpp_extension
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,7 +67,7 @@ def build() -> Path:
 def define_ops() -> torch.library.Library:
     """torch.ops.hashdl_simt with the schemas of torch.ops.hashdl, and their kernels."""
     library = torch.library.Library("hashdl_simt", "DEF")
-    for name in (*OPS, "find_active"):
+    for name in CASES:
         library.define(str(overload(name)._schema).removeprefix("hashdl::"))
     torch.ops.load_library(str(build()))
     return library
