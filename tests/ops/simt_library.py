@@ -1,4 +1,4 @@
-"""Builds the CUDA kernels, and the ops over them, for the host: see simt/cuda_runtime.h."""
+"""The CUDA kernels and the ops over them for the host: see tests/cuda/simt/cuda_runtime.h."""
 
 from __future__ import annotations
 

@@ -202,7 +202,7 @@ CASES: dict[str, list[Case]] = {
         *({"d": d} for d in (0, 1, 16, 280)),
         {"padding": 1.0},
         {"N": 5000, "A": 30},
-        {"B": 80, "A": 2, "N": 3, "d": 40, "extras": 3},  # rows with many pairs
+        {"B": 150, "A": 2, "N": 3, "d": 40, "extras": 3},  # rows with many pairs
     ],
     "scatter_rows": [
         *({}, {"B": 0}, {"A": 0}, {"N": 1}, {"fill": float("-inf")}),
@@ -211,7 +211,11 @@ CASES: dict[str, list[Case]] = {
     "active_log_prob": LOG_PROBS,
     "active_log_prob_backward": LOG_PROBS,
     "sgd_rows_": [*UPDATES, {"buffer": False, "d": 16}, {"nesterov": True}],
-    "adagrad_rows_": [*UPDATES, {"weight_decay": 0.0}, *({"row_wise": True, "d": d} for d in (8, 9))],
+    "adagrad_rows_": [
+        *UPDATES,
+        {"weight_decay": 0.0},
+        *({"row_wise": True, "d": d} for d in (8, 9)),
+    ],
     "adam_rows_": [
         *UPDATES,
         {"step": 100_000, "weight_decay": 0.0},
