@@ -247,8 +247,7 @@ void gather_backward_input(const cpu::GatherBackwardInput<T>& args, int64_t B, i
 }
 
 template <typename T>
-void gather_backward_weight(const cpu::GatherBackwardWeight<T>& args, int64_t G,
-                            Stream stream) {
+void gather_backward_weight(const cpu::GatherBackwardWeight<T>& args, int64_t G, Stream stream) {
   with_width<T>(
       args.d,
       [&]<int V>() {
@@ -265,15 +264,13 @@ void scatter_rows(const ScatterRows<T>& args, Stream stream) {
   launch(scatter_kernel<T>, blocks_for(args.B * args.A, kThreads), kThreads, 0, stream, args);
 }
 
-#define HASHDL_INSTANTIATE(T)                                                                \
-  template void gather_forward<T>(const cpu::GatherForward<T>&, int64_t, int64_t,            \
-                                  Stream);                                             \
-  template void reuse_scores<T>(const ReuseScores<T>&, Stream);                        \
-  template void widen_scores<T>(const T*, float*, int64_t, Stream);                    \
-  template void gather_backward_input<T>(const cpu::GatherBackwardInput<T>&, int64_t,        \
-                                         int64_t, Stream);                             \
-  template void gather_backward_weight<T>(const cpu::GatherBackwardWeight<T>&, int64_t,      \
-                                          Stream);                                     \
+#define HASHDL_INSTANTIATE(T)                                                                    \
+  template void gather_forward<T>(const cpu::GatherForward<T>&, int64_t, int64_t, Stream);       \
+  template void reuse_scores<T>(const ReuseScores<T>&, Stream);                                  \
+  template void widen_scores<T>(const T*, float*, int64_t, Stream);                              \
+  template void gather_backward_input<T>(const cpu::GatherBackwardInput<T>&, int64_t, int64_t,   \
+                                         Stream);                                                \
+  template void gather_backward_weight<T>(const cpu::GatherBackwardWeight<T>&, int64_t, Stream); \
   template void scatter_rows<T>(const ScatterRows<T>&, Stream);
 HASHDL_INSTANTIATE(float)
 HASHDL_INSTANTIATE(double)

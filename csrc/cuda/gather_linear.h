@@ -2,8 +2,8 @@
 #pragma once
 
 #include "cpu/gather_linear.h"
-#include "cuda/scratch.h"
 #include "cuda/row_groups.h"
+#include "cuda/scratch.h"
 
 namespace hashdl::cuda {
 
@@ -34,8 +34,7 @@ void gather_backward_input(const cpu::GatherBackwardInput<T>& args, int64_t B, i
 /// A warp a row and some of its columns, a block a row that has many pairs: row-major, each row
 /// written once. G groups.
 template <typename T>
-void gather_backward_weight(const cpu::GatherBackwardWeight<T>& args, int64_t G,
-                            Stream stream);
+void gather_backward_weight(const cpu::GatherBackwardWeight<T>& args, int64_t G, Stream stream);
 
 template <typename T>
 struct ScatterRows {

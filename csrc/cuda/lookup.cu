@@ -45,8 +45,8 @@ __device__ int bucket_of(const int32_t* starts, int32_t read) {
 }
 
 /// One sample: buckets kThreads at a time, their rows kThreads at a time.
-__device__ void look_up(const Lookup& args, const Step& step, int64_t b,
-                        Numbering<kThreads>& found, int32_t* hits) {
+__device__ void look_up(const Lookup& args, const Step& step, int64_t b, Numbering<kThreads>& found,
+                        int32_t* hits) {
   static __shared__ Bucket buckets[kThreads];
   static __shared__ int32_t starts[kThreads];
   const uint64_t key = cpu::stream_key(args.seed, value_of(step), b);
@@ -76,7 +76,8 @@ __device__ void look_up(const Lookup& args, const Step& step, int64_t b,
   }
 }
 
-__global__ void lookup_kernel(Lookup args, Step step, int64_t B, BlockMemory memory, int64_t slots) {
+__global__ void lookup_kernel(Lookup args, Step step, int64_t B, BlockMemory memory,
+                              int64_t slots) {
   int32_t* const words = memory.mine();
   int32_t* const hits = words + map_words(slots);
   Numbering<kThreads> found(RowMap(words, slots));
@@ -100,8 +101,8 @@ void lookup(const Lookup& args, int64_t B, const Step& step, Scratch& scratch, S
   const int64_t slots = Numbering<kThreads>::slots(args.C);
   const BlockMemory memory = BlockMemory::make(map_words(slots) + args.C, B, scratch);
   if (scratch.measuring()) return;
-  launch(lookup_kernel, memory.blocks(B), kThreads, memory.shared_bytes(), stream, args, step,
-         B, memory, slots);
+  launch(lookup_kernel, memory.blocks(B), kThreads, memory.shared_bytes(), stream, args, step, B,
+         memory, slots);
 }
 
 }  // namespace hashdl::cuda

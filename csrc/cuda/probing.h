@@ -13,8 +13,8 @@ struct ProbeSigns {
 void probe_signs(const ProbeSigns& args, Scratch& scratch, Stream stream);
 
 struct BestColumns {
-  const float* scores;  ///< (groups, W)
-  int32_t* columns;     ///< (groups, P), written: best first, ties to the lower column
+  const float* scores;   ///< (groups, W)
+  int32_t* columns;      ///< (groups, P), written: best first, ties to the lower column
   int64_t groups, W, P;  ///< P at most W
 };
 void best_columns(const BestColumns& args, Stream stream);

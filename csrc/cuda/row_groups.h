@@ -16,8 +16,8 @@ struct GroupRows {
 
 /// The groups of some pairs, in scratch memory.
 struct RowGroups {
-  int64_t* start;   ///< (G + 1) where each row's pairs begin in `pair`
-  uint32_t* pair;   ///< pair numbers grouped by row, ascending within a row
+  int64_t* start;  ///< (G + 1) where each row's pairs begin in `pair`
+  uint32_t* pair;  ///< pair numbers grouped by row, ascending within a row
 };
 
 /// G is at least the number U of distinct rows, which the host does not learn: touched are the

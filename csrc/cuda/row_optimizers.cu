@@ -169,7 +169,7 @@ void adam_rows(const cpu::AdamRows<T>& args, int64_t U, int64_t N, Stream stream
                 args.exp_avg_sq);
 }
 
-#define HASHDL_INSTANTIATE(T)                                                              \
+#define HASHDL_INSTANTIATE(T)                                                          \
   template void sgd_rows<T>(const cpu::SgdRows<T>&, int64_t, int64_t, Stream);         \
   template void adagrad_rows<T>(const cpu::AdagradRows<T>&, int64_t, int64_t, Stream); \
   template void adam_rows<T>(const cpu::AdamRows<T>&, int64_t, int64_t, Stream);

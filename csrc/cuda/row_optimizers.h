@@ -1,6 +1,6 @@
-// Optimizer steps that touch only the rows with a gradient: a warp a row, in one pass. The arguments
-// are those of the CPU kernels, and so is what they do: a row that is equal to the one before it is
-// skipped.
+// Optimizer steps that touch only the rows with a gradient: a warp a row, in one pass. The
+// arguments are those of the CPU kernels, and so is what they do: a row that is equal to the one
+// before it is skipped.
 #pragma once
 
 #include "cpu/row_optimizers.h"

@@ -15,7 +15,9 @@ struct SharedRowMap {
   static SharedRowMap make(int64_t T, Scratch& scratch);
   void fill(const int32_t* rows, Stream stream) const;
 
-  __device__ bool contains(int32_t row) const { return T > 0 && RowMap(words, slots).contains(row); }
+  __device__ bool contains(int32_t row) const {
+    return T > 0 && RowMap(words, slots).contains(row);
+  }
 
   /// The place of `row`, or -1.
   __device__ int64_t find(int32_t row) const {

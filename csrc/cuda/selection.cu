@@ -67,9 +67,8 @@ class Selection {
     order_candidates();
     place_best(static_cast<int32_t>(best), rows + args_.M);
     const uint64_t key = cpu::stream_key(args_.seed, step, cpu::kRandomRowsStream + b_);
-    place(args_.R, args_.M + best, rows + args_.M + best, [&](int64_t r) {
-      return static_cast<int32_t>(cpu::draw_below(key, r, args_.N));
-    });
+    place(args_.R, args_.M + best, rows + args_.M + best,
+          [&](int64_t r) { return static_cast<int32_t>(cpu::draw_below(key, r, args_.N)); });
   }
 
  private:
@@ -172,7 +171,8 @@ __device__ void number_rows(SharedNumbering& found, int64_t count, int64_t limit
 
 /// By one block: what is drawn depends on what came before.
 __global__ void __launch_bounds__(kSharedThreads)
-    shared_rows_kernel(SharedRows args, Step step, int64_t* n_labels, BlockMemory memory, int64_t slots) {
+    shared_rows_kernel(SharedRows args, Step step, int64_t* n_labels, BlockMemory memory,
+                       int64_t slots) {
   SharedNumbering found(RowMap(memory.mine(), slots));
   found.start(static_cast<int32_t>(args.max_labels));
   number_rows(found, args.Q, args.max_labels, args.rows, [&](int64_t q) {
@@ -205,8 +205,8 @@ void select(const Select& args, int64_t B, const Step& step, Scratch& scratch, S
   const SharedRowMap shared = SharedRowMap::make(args.T, scratch);
   if (scratch.measuring()) return;
   shared.fill(args.shared, stream);
-  launch(select_kernel, memory.blocks(B), kThreads, memory.shared_bytes(), stream, args, step,
-         B, shared, memory, slots);
+  launch(select_kernel, memory.blocks(B), kThreads, memory.shared_bytes(), stream, args, step, B,
+         shared, memory, slots);
 }
 
 void shared_rows(const SharedRows& args, const Step& step, int64_t* n_labels, Scratch& scratch,
@@ -214,8 +214,8 @@ void shared_rows(const SharedRows& args, const Step& step, int64_t* n_labels, Sc
   const int64_t slots = SharedNumbering::slots(args.T, 2);
   const BlockMemory memory = BlockMemory::make(map_words(slots), 1, scratch);
   if (scratch.measuring()) return;
-  launch(shared_rows_kernel, 1, kSharedThreads, memory.shared_bytes(), stream, args, step,
-         n_labels, memory, slots);
+  launch(shared_rows_kernel, 1, kSharedThreads, memory.shared_bytes(), stream, args, step, n_labels,
+         memory, slots);
 }
 
 void rank_by_hits(const RankByHits& args, Stream stream) {

@@ -9,12 +9,12 @@ namespace {
 using cpu::SketchScores;
 
 constexpr int kThreads = 256;
-constexpr int kLanes = 8;                        // that read one candidate's sketch together
-constexpr int kAtOnce = kThreads / kLanes;       // candidates
-constexpr int kEach = 4;                         // candidates of eight lanes
-constexpr int kHere = kAtOnce * kEach;           // candidates of a block
-constexpr int kWords = 64;                       // of the query that are at hand
-constexpr int kStride = kWarp + 1;               // lanes read words apart: from banks of their own
+constexpr int kLanes = 8;                   // that read one candidate's sketch together
+constexpr int kAtOnce = kThreads / kLanes;  // candidates
+constexpr int kEach = 4;                    // candidates of eight lanes
+constexpr int kHere = kAtOnce * kEach;      // candidates of a block
+constexpr int kWords = 64;                  // of the query that are at hand
+constexpr int kStride = kWarp + 1;          // lanes read words apart: from banks of their own
 
 /// Sum of the values whose bits are set.
 __device__ float sum_of_set(const float* values, int32_t word) {

@@ -137,8 +137,8 @@ void log_prob_backward(const cpu::LogProbBackward<T>& args, int64_t B, Stream st
   launch(backward_kernel<T>, B, kThreads, 0, stream, args);
 }
 
-#define HASHDL_INSTANTIATE(T)                                                          \
-  template void log_prob<T>(const cpu::LogProbForward<T>&, int64_t, Stream);     \
+#define HASHDL_INSTANTIATE(T)                                                \
+  template void log_prob<T>(const cpu::LogProbForward<T>&, int64_t, Stream); \
   template void log_prob_backward<T>(const cpu::LogProbBackward<T>&, int64_t, Stream);
 HASHDL_INSTANTIATE(float)
 HASHDL_INSTANTIATE(double)

@@ -264,6 +264,4 @@ std::tuple<Tensor, Tensor> find_active(
 }  // namespace
 }  // namespace hashdl::ops
 
-HASHDL_KERNELS(m) {
-  m.impl("find_active", TORCH_BOX(&hashdl::ops::find_active));
-}
+HASHDL_KERNELS(m) { m.impl("find_active", TORCH_BOX(&hashdl::ops::find_active)); }

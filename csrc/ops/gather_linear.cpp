@@ -57,9 +57,8 @@ Tensor gather_linear(const Tensor& x, const Tensor& weight, const std::optional<
                                      A};
     if constexpr (kCuda) {
       if (is_cuda(w)) {
-        run_on_gpu(w, [&](cuda::Stream stream) {
-          cuda::gather_forward(args, B, w.size(0), stream);
-        });
+        run_on_gpu(w,
+                   [&](cuda::Stream stream) { cuda::gather_forward(args, B, w.size(0), stream); });
         return;
       }
     }
@@ -91,11 +90,10 @@ cpu::RowGroups group_by_row(const int32_t* rows, int64_t P, const int32_t* extra
 
 /// The backward pass of checked, contiguous tensors. How many rows are touched the host does not
 /// know: there are outputs for as many as there can be, see cuda/row_groups.h.
-std::tuple<Tensor, Tensor, Tensor, Tensor> backward_on_gpu(const Tensor& grad, const Tensor& x,
-                                                           const Tensor& weight, const Tensor& rows,
-                                                           const std::optional<Tensor>& extra_rows,
-                                                           const std::optional<Tensor>& extra_grad,
-                                                           const std::optional<Tensor>& extra_bias) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> backward_on_gpu(
+    const Tensor& grad, const Tensor& x, const Tensor& weight, const Tensor& rows,
+    const std::optional<Tensor>& extra_rows, const std::optional<Tensor>& extra_grad,
+    const std::optional<Tensor>& extra_bias) {
   const int64_t B = rows.size(0), A = rows.size(1), N = weight.size(0), d = weight.size(1);
   const int64_t E = extra_rows.has_value() ? extra_rows->numel() : 0;
   const int64_t G = std::min(N, B * A + E);
@@ -103,8 +101,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward_on_gpu(const Tensor& grad, c
   const Tensor touched = empty(x, {G}, ScalarType::Int);
   const Tensor grad_weight = empty(x, {G, d}, weight.scalar_type());
   const Tensor grad_bias = empty(x, {G}, weight.scalar_type());
-  const cuda::GroupRows grouping{data<int32_t>(rows), data_or_null<int32_t>(extra_rows),
-                                 mutable_data<int32_t>(touched), B * A, E, G, N};
+  const cuda::GroupRows grouping{data<int32_t>(rows),
+                                 data_or_null<int32_t>(extra_rows),
+                                 mutable_data<int32_t>(touched),
+                                 B * A,
+                                 E,
+                                 G,
+                                 N};
   dispatch_floating(weight, [&]<typename T>(T) {
     const cpu::GatherBackwardInput<T> to_input{
         data<T>(grad), data<T>(weight), data<int32_t>(rows), mutable_data<T>(grad_x), d, A};

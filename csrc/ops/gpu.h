@@ -31,8 +31,7 @@ class OnDevice {
 #if HASHDL_CUDA
   explicit OnDevice(const Tensor& tensor) : guard_(tensor.get_device_index()) {
     void* current = nullptr;
-    TORCH_ERROR_CODE_CHECK(
-        aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &current));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &current));
     stream_ = static_cast<cuda::Stream>(current);
   }
 #else
@@ -53,10 +52,10 @@ class OnDevice {
 
 /// What follows in braces registers ops as `m.impl(name, function)`, for each device with kernels.
 #if HASHDL_CUDA
-#define HASHDL_KERNELS(m)                                                 \
-  static void hashdl_register(torch::stable::detail::StableLibrary&);     \
-  STABLE_TORCH_LIBRARY_IMPL(hashdl, CPU, ops) { hashdl_register(ops); }   \
-  STABLE_TORCH_LIBRARY_IMPL(hashdl, CUDA, ops) { hashdl_register(ops); }  \
+#define HASHDL_KERNELS(m)                                                \
+  static void hashdl_register(torch::stable::detail::StableLibrary&);    \
+  STABLE_TORCH_LIBRARY_IMPL(hashdl, CPU, ops) { hashdl_register(ops); }  \
+  STABLE_TORCH_LIBRARY_IMPL(hashdl, CUDA, ops) { hashdl_register(ops); } \
   static void hashdl_register(torch::stable::detail::StableLibrary& m)
 #else
 #define HASHDL_KERNELS(m) STABLE_TORCH_LIBRARY_IMPL(hashdl, CPU, m)

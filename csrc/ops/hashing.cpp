@@ -95,8 +95,12 @@ std::tuple<Tensor, Tensor> build_tables(const Tensor& codes, int64_t bits) {
   const Tensor rows = empty(source, {L, N}, ScalarType::Int);
   if constexpr (kCuda) {
     if (is_cuda(source)) {
-      const cuda::BuildTables args{data<int32_t>(source), mutable_data<int32_t>(offsets),
-                                   mutable_data<int32_t>(rows), L, N, bits};
+      const cuda::BuildTables args{data<int32_t>(source),
+                                   mutable_data<int32_t>(offsets),
+                                   mutable_data<int32_t>(rows),
+                                   L,
+                                   N,
+                                   bits};
       run_with_scratch(source, [&](cuda::Scratch& scratch, cuda::Stream stream) {
         cuda::build_tables(args, scratch, stream);
       });

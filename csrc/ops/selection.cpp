@@ -100,8 +100,14 @@ std::tuple<Tensor, Tensor> shared_rows(const Tensor& labels, int64_t count, int6
   check_rows(wanted, -1, n_rows, op, "labels");
   const Tensor rows = empty(wanted, {count}, ScalarType::Int);
   const Tensor n_labels = empty(wanted, {1}, ScalarType::Long);
-  const cpu::SharedRows args{data<int32_t>(wanted), mutable_data<int32_t>(rows), wanted.size(0),
-                             count, n_rows, max_labels, seed, read_step(step, op)};
+  const cpu::SharedRows args{data<int32_t>(wanted),
+                             mutable_data<int32_t>(rows),
+                             wanted.size(0),
+                             count,
+                             n_rows,
+                             max_labels,
+                             seed,
+                             read_step(step, op)};
   int64_t* const labels_found = mutable_data<int64_t>(n_labels);
   if constexpr (kCuda) {
     if (is_cuda(wanted)) {

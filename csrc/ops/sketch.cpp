@@ -51,6 +51,4 @@ Tensor sketch_scores(const Tensor& sketch_queries, const Tensor& sketches, const
 }  // namespace
 }  // namespace hashdl::ops
 
-HASHDL_KERNELS(m) {
-  m.impl("sketch_scores", TORCH_BOX(&hashdl::ops::sketch_scores));
-}
+HASHDL_KERNELS(m) { m.impl("sketch_scores", TORCH_BOX(&hashdl::ops::sketch_scores)); }

@@ -129,7 +129,8 @@ std::tuple<Tensor, Tensor> active_log_prob_backward(const Tensor& grad_log_prob,
         at.size(1)};
     if constexpr (kCuda) {
       if (is_cuda(logits.z)) {
-        run_on_gpu(logits.z, [&](cuda::Stream stream) { cuda::log_prob_backward(args, B, stream); });
+        run_on_gpu(logits.z,
+                   [&](cuda::Stream stream) { cuda::log_prob_backward(args, B, stream); });
         return;
       }
     }
