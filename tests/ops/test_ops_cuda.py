@@ -1,9 +1,10 @@
-"""The CUDA kernels against their oracles, on the host: see tests/cuda/simt/cuda_runtime.h."""
+"""The CUDA kernels against their oracles: on the host (tests/cuda/simt), and on a GPU where one is."""
 
 from __future__ import annotations
 
 import ctypes
 import shutil
+from collections.abc import Callable
 from typing import Any
 
 import cuda_samples
@@ -13,9 +14,37 @@ import simt_library
 import torch
 from torch import Tensor
 
+import hashdl
 from hashdl import reference
 
-pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
+pytestmark = pytest.mark.slow  # once is enough: the fallback has no part in this
+HAS_GPU = torch.cuda.is_available() and hashdl.ops.has_cuda_kernel("gather_linear")
+needs_host = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
+needs_gpu = pytest.mark.skipif(not HAS_GPU, reason="no GPU, or built without CUDA kernels")
+DEVICES = [pytest.param("host", marks=needs_host), pytest.param("cuda", marks=needs_gpu)]
+Run = Callable[..., list[Tensor]]
+
+
+@pytest.fixture(params=DEVICES)
+def run(request: pytest.FixtureRequest) -> Run:
+    """run(name, args, order=0): an op's results, and its arguments after."""
+    return run_on_host if request.param == "host" else run_on_gpu
+
+
+def run_on_host(name: str, args: samples.Args, order: int = 0) -> list[Tensor]:
+    """By the shim, with threads and blocks in some order."""
+    simt_library.define_ops()
+    ctypes.CDLL(str(simt_library.build())).simt_set_order(order)
+    return samples.run(getattr(torch.ops.hashdl_simt, name), args)
+
+
+def to_gpu(args: samples.Args) -> samples.Args:
+    return tuple(a.cuda() if isinstance(a, Tensor) else a for a in args)
+
+
+def run_on_gpu(name: str, args: samples.Args, order: int = 0) -> list[Tensor]:
+    """By the GPU, whose threads have the order that they have."""
+    return [result.cpu() for result in samples.run(samples.kernel(name), to_gpu(args))]
 
 
 def cases() -> list[Any]:
@@ -33,13 +62,6 @@ def dtypes_of(name: str) -> tuple[torch.dtype, ...]:
 def arguments(name: str, parameters: dict[str, Any], dtype: torch.dtype) -> samples.Args:
     own = {"dtype": dtype} if name in cuda_samples.FLOATING else {}
     return cuda_samples.builder(name)(**parameters, **own)
-
-
-def run(name: str, args: samples.Args, order: int = 0) -> list[Tensor]:
-    """The kernels' results, with threads and blocks in some order."""
-    simt_library.define_ops()
-    ctypes.CDLL(str(simt_library.build())).simt_set_order(order)
-    return samples.run(getattr(torch.ops.hashdl_simt, name), args)
 
 
 def without_padding(name: str, results: list[Tensor]) -> list[Tensor]:
@@ -65,7 +87,7 @@ def assert_close(actual: list[Tensor], expected: list[Tensor]) -> None:
 
 
 @pytest.mark.parametrize(("name", "parameters"), cases())
-def test_kernels_equal_the_reference(name: str, parameters: dict[str, Any]) -> None:
+def test_kernels_equal_the_reference(run: Run, name: str, parameters: dict[str, Any]) -> None:
     for dtype in dtypes_of(name):
         args = arguments(name, parameters, dtype)
         expected = samples.run(getattr(reference, name), args)
@@ -74,14 +96,14 @@ def test_kernels_equal_the_reference(name: str, parameters: dict[str, Any]) -> N
 
 @pytest.mark.parametrize(("name", "parameters"), cases())
 def test_results_do_not_depend_on_the_order_of_threads(
-    name: str, parameters: dict[str, Any]
+    run: Run, name: str, parameters: dict[str, Any]
 ) -> None:
     args = arguments(name, parameters, torch.float32)
     samples.assert_same_bits(run(name, args), run(name, args, order=7))
 
 
 @pytest.mark.parametrize("name", ["sgd_rows_", "adagrad_rows_", "adam_rows_"])
-def test_padding_of_rows_is_skipped(name: str) -> None:
+def test_padding_of_rows_is_skipped(run: Run, name: str) -> None:
     given = samples.sample_dict(name)
     rows = torch.cat([given["rows"], given["rows"][-1:].expand(70)])
     grad = torch.cat([given["grad"], samples.randn(70, *given["grad"].shape[1:])])
@@ -117,10 +139,46 @@ BAD: list[tuple[str, str, Any, str]] = [
 ]
 
 
+@needs_host
 @pytest.mark.parametrize(("name", "argument", "value", "message"), BAD)
 def test_bad_values_are_refused(name: str, argument: str, value: Any, message: str) -> None:
     names = [a.name for a in samples.overload(name)._schema.arguments]
     given = dict(zip(names, cuda_samples.builder(name)(), strict=True))
     given[argument].flatten()[1::2] = value
     with pytest.raises(RuntimeError, match=f"hashdl:?:? ?{message}"):
-        run(name, tuple(given.values()))
+        run_on_host(name, tuple(given.values()))
+
+
+# ---- on a GPU alone ------------------------------------------------------------------------------
+
+
+@needs_gpu
+@pytest.mark.parametrize("name", list(cuda_samples.CASES))
+def test_nothing_waits_for_the_gpu(name: str) -> None:
+    """And a graph can be captured, whose replay has the same results."""
+    args = to_gpu(cuda_samples.builder(name)())
+    expected = samples.run(samples.kernel(name), args)  # also warms up
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        samples.run(samples.kernel(name), args)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = samples.run(samples.kernel(name), args)
+    graph.replay()
+    samples.assert_same_bits(results, expected)
+
+
+@needs_gpu
+def test_kernels_run_on_the_current_stream() -> None:
+    args = to_gpu(cuda_samples.builder("gather_linear")(B=64, A=64, N=4000, d=256))
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(10**7)
+        args[1].mul_(2)  # after the sleep: a kernel on another stream would not see it
+        doubled = samples.kernel("gather_linear")(args[0], args[1], None, args[3])
+        plain = samples.kernel("gather_linear")(args[0], args[1] / 2, None, args[3])
+    stream.synchronize()
+    torch.testing.assert_close(doubled, 2 * plain)
