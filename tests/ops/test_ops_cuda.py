@@ -1,4 +1,4 @@
-"""The CUDA kernels against their oracles: on the host (tests/cuda/simt), and on a GPU where one is."""
+"""The CUDA kernels against their oracles: on the host (tests/cuda/simt), and on a GPU if any."""
 
 from __future__ import annotations
 
