@@ -99,7 +99,8 @@ def _hashed(N: int, args: argparse.Namespace) -> Callable[[Tensor, Tensor], Tens
 
 
 def _weight(N: int, args: argparse.Namespace) -> Tensor:
-    return torch.randn(N, args.dim, device=args.device, dtype=torch.bfloat16) / args.dim**0.5
+    drawn: Tensor = torch.randn(N, args.dim, device=args.device, dtype=torch.bfloat16)
+    return drawn.mul_(float(args.dim) ** -0.5)
 
 
 def contenders(
