@@ -61,6 +61,41 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+/// A warp a group: its row against the inputs of a few pairs at a time.
+template <typename T, int V>
+__global__ void __launch_bounds__(kThreads)
+    forward_by_row_kernel(cpu::GatherForward<T> args, RowGroups groups, int64_t G) {
+  using A = Accumulate<T>;
+  const int64_t g = thread_index() / kWarp;
+  if (g >= G) return;
+  const int64_t end = groups.start[g + 1];
+  for (int64_t i = groups.start[g]; i < end; i += kRows) {
+    const int64_t row = args.rows[groups.pair[i]];
+    int64_t pair[kRows];
+    A sums[kRows] = {};
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) pair[r] = groups.pair[i + r < end ? i + r : i];
+    for (int64_t k = lane() * V; k < args.d; k += kSpan<V>) {
+      A w[V], values[kRows][V];
+      load<V>(args.weight + row * args.d + k, w);
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) load<V>(args.x + pair[r] / args.A * args.d + k, values[r]);
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+#pragma unroll
+        for (int v = 0; v < V; ++v) sums[r] += values[r][v] * w[v];
+      }
+    }
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) sums[r] = warp_sum(sums[r]);
+    const A bias = args.bias == nullptr ? A(0) : widen(args.bias[row]);
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      if (lane() == r && i + r < end) narrow(sums[r] + bias, args.z[pair[r]]);
+    }
+  }
+}
+
 template <typename T>
 __global__ void reuse_kernel(ReuseScores<T> args) {
   const int64_t i = thread_index();
@@ -225,6 +260,25 @@ void gather_forward(const cpu::GatherForward<T>& args, int64_t B, int64_t N, Str
 }
 
 template <typename T>
+void gather_forward_by_row(const cpu::GatherForward<T>& args, int64_t B, int64_t N,
+                           Scratch& scratch, Stream stream) {
+  const int64_t pairs = B * args.A, G = pairs < N ? pairs : N;
+  int32_t* const touched = scratch.take<int32_t>(G);
+  const RowGroups groups =
+      group_rows({args.rows, nullptr, touched, pairs, 0, G, N}, scratch, stream);
+  if (scratch.measuring()) return;
+  // Of padding: no group has it.
+  check(cudaMemsetAsync(args.z, 0, static_cast<size_t>(pairs) * sizeof(T), stream));
+  with_width<T>(
+      args.d,
+      [&]<int V>() {
+        launch(forward_by_row_kernel<T, V>, blocks_for(G, kWarps), kThreads, 0, stream, args,
+               groups, G);
+      },
+      args.x, args.weight);
+}
+
+template <typename T>
 void reuse_scores(const ReuseScores<T>& args, Stream stream) {
   launch(reuse_kernel<T>, blocks_for(args.B * args.A, kThreads), kThreads, 0, stream, args);
 }
@@ -264,13 +318,15 @@ void scatter_rows(const ScatterRows<T>& args, Stream stream) {
   launch(scatter_kernel<T>, blocks_for(args.B * args.A, kThreads), kThreads, 0, stream, args);
 }
 
-#define HASHDL_INSTANTIATE(T)                                                                    \
-  template void gather_forward<T>(const cpu::GatherForward<T>&, int64_t, int64_t, Stream);       \
-  template void reuse_scores<T>(const ReuseScores<T>&, Stream);                                  \
-  template void widen_scores<T>(const T*, float*, int64_t, Stream);                              \
-  template void gather_backward_input<T>(const cpu::GatherBackwardInput<T>&, int64_t, int64_t,   \
-                                         Stream);                                                \
-  template void gather_backward_weight<T>(const cpu::GatherBackwardWeight<T>&, int64_t, Stream); \
+#define HASHDL_INSTANTIATE(T)                                                                      \
+  template void gather_forward<T>(const cpu::GatherForward<T>&, int64_t, int64_t, Stream);         \
+  template void gather_forward_by_row<T>(const cpu::GatherForward<T>&, int64_t, int64_t, Scratch&, \
+                                         Stream);                                                  \
+  template void reuse_scores<T>(const ReuseScores<T>&, Stream);                                    \
+  template void widen_scores<T>(const T*, float*, int64_t, Stream);                                \
+  template void gather_backward_input<T>(const cpu::GatherBackwardInput<T>&, int64_t, int64_t,     \
+                                         Stream);                                                  \
+  template void gather_backward_weight<T>(const cpu::GatherBackwardWeight<T>&, int64_t, Stream);   \
   template void scatter_rows<T>(const ScatterRows<T>&, Stream);
 HASHDL_INSTANTIATE(float)
 HASHDL_INSTANTIATE(double)

@@ -11,6 +11,12 @@ namespace hashdl::cuda {
 template <typename T>
 void gather_forward(const cpu::GatherForward<T>& args, int64_t B, int64_t N, Stream stream);
 
+/// The same to the bit, row-major: the pairs are grouped, and a warp takes a row, which is read
+/// from memory once however many samples have it. Rows and outputs must be dense (stride = A).
+template <typename T>
+void gather_forward_by_row(const cpu::GatherForward<T>& args, int64_t B, int64_t N,
+                           Scratch& scratch, Stream stream);
+
 /// z[b, a] = scored[b, columns[b, a]], 0 where the column is -1: outputs that are known.
 template <typename T>
 struct ReuseScores {

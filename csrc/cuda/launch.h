@@ -26,7 +26,7 @@ inline int64_t blocks_for(int64_t count, int64_t each) { return (count + each - 
 template <typename... Parameters, typename... Arguments>
 void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, size_t shared,
             Stream stream, const Arguments&... arguments) {
-  constexpr size_t kWithoutAsking = 48 * 1024;
+  constexpr size_t kWithoutAsking = 32 * 1024;  // of 48 KB, some for static arrays
   if (blocks == 0) return;
   if (blocks >= int64_t{1} << 31) throw std::runtime_error("hashdl: CUDA: 2^31 blocks or more");
   if (shared > kWithoutAsking) {

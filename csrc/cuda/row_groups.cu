@@ -16,8 +16,7 @@ __global__ void make_keys(GroupRows args, uint32_t* keys, uint32_t* pairs) {
   const int64_t i = thread_index();
   if (i >= args.P + args.E) return;
   const int32_t row = i < args.P ? args.rows[i] : args.extra[i - args.P];
-  require(row >= -1 && row < args.N,
-          "hashdl::gather_linear_backward: rows: got an id outside -1 to N - 1");
+  require(row >= -1 && row < args.N, "hashdl::gather_linear: rows: got an id outside -1 to N - 1");
   keys[i] = row < 0 ? static_cast<uint32_t>(args.N) : static_cast<uint32_t>(row);
   pairs[i] = static_cast<uint32_t>(i);
 }
@@ -67,7 +66,7 @@ RowGroups group_rows(const GroupRows& args, Scratch& scratch, Stream stream) {
   const RowGroups groups{scratch.take<int64_t>(args.G + 1), scratch.take<uint32_t>(count)};
   uint32_t* const firsts = unsorted_keys;  // no longer needed then
   uint32_t* const numbers = unsorted_pairs;
-  const int bits = std::bit_width(static_cast<uint64_t>(args.N));
+  const int bits = std::bit_width(static_cast<uint64_t>(args.N) | 1);
   size_t sort_bytes = 0, scan_bytes = 0;
   check(cub::DeviceRadixSort::SortPairs(nullptr, sort_bytes, unsorted_keys, keys, unsorted_pairs,
                                         groups.pair, count, 0, bits, stream));

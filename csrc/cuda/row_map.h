@@ -71,8 +71,8 @@ class RowMap {
 /// Memory of one block's maps: dynamic shared memory, or where that is too little global memory,
 /// for which fewer blocks then take several samples each.
 struct BlockMemory {
-  /// What every GPU since sm_80 lets a block have.
-  static constexpr int64_t kMostShared = 96 * 1024;
+  /// What every GPU since sm_80 lets a block have (99 KB), without the kernels' static arrays.
+  static constexpr int64_t kMostShared = 88 * 1024;
   /// Blocks that take turns where memory is global.
   static constexpr int64_t kMostBlocks = 512;
 

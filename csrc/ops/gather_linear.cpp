@@ -24,6 +24,9 @@ void check_bias(const std::optional<Tensor>& bias, const Tensor& weight, const c
 
 namespace {
 
+/// Samples a row, on average over all rows, from which on a GPU sorts the pairs by row.
+constexpr int64_t kReuse = 2;
+
 /// Parts of the backward pass to the weight.
 constexpr int64_t kParts = 64;
 
@@ -57,8 +60,14 @@ Tensor gather_linear(const Tensor& x, const Tensor& weight, const std::optional<
                                      A};
     if constexpr (kCuda) {
       if (is_cuda(w)) {
-        run_on_gpu(w,
-                   [&](cuda::Stream stream) { cuda::gather_forward(args, B, w.size(0), stream); });
+        const int64_t N = w.size(0);
+        if (N > 0 && B * A >= kReuse * N) {
+          run_with_scratch(w, [&](cuda::Scratch& scratch, cuda::Stream stream) {
+            cuda::gather_forward_by_row(args, B, N, scratch, stream);
+          });
+        } else {
+          run_on_gpu(w, [&](cuda::Stream stream) { cuda::gather_forward(args, B, N, stream); });
+        }
         return;
       }
     }

@@ -24,7 +24,8 @@ def test_the_page_has_what_the_script_writes() -> None:
 def test_touched_rows_are_those_of_random_draws() -> None:
     assert roofline.Layer(N=10, B=1, A=1).U == 1
     assert roofline.Layer(N=2, B=100).U == 2
-    assert roofline.Layer(N=10**6, B=1000, A=1000).U == pytest.approx(632_121, rel=1e-3)
+    distinct = roofline.Layer(N=10**6, B=1000, A=1000).U
+    assert abs(distinct - 632_121) < 100
 
 
 def test_time_is_that_of_the_slower_of_moving_and_multiplying() -> None:

@@ -135,7 +135,13 @@ ARCHS = "8.0;9.0"
 # Kernels that are timed by what they read: a spill would read more. As mangled names; the division
 # of float64 is a call, around which something must go to memory.
 HOT = (
-    *("forward_kernel", "backward_input_kernel", "backward_weight_kernel", "scatter_kernel"),
+    *(
+        "forward_kernel",
+        "forward_by_row_kernel",
+        "backward_input_kernel",
+        "backward_weight_kernel",
+        "scatter_kernel",
+    ),
     *("lookup_kernel", "select_kernel", "scores_kernel", "best_columns_kernel"),
     *("pack_signs_kernel", "log_prob_kernel", "backward_kernel"),
     *("sgd_kernel", "adam_kernel", "adagrad_kernelI(?!d)"),

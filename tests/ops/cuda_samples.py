@@ -194,7 +194,7 @@ CASES: dict[str, list[Case]] = {
         *({}, {"bias": False}, {"B": 0}, {"A": 0}, {"A": 1}, {"N": 1}, {"padding": 1.0}),
         {"N": 0, "A": 3},  # all padding
         *({"d": d} for d in (0, 1, 16, 33, 280)),
-        {"B": 9, "A": 12, "d": 64},
+        *({"B": 9, "A": 12, "d": d} for d in (64, 33)),  # rows of many samples
     ],
     "gather_linear_backward": [
         *({}, {"extra_bias": False}, {"extras": 0}, {"extras": None}, {"extras": 20}),

@@ -14,7 +14,7 @@
 dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 namespace hashdl::cuda {
-constexpr size_t kMostShared = 96 * 1024;
+constexpr size_t kMostShared = 88 * 1024;
 constexpr size_t kGuard = 64;
 __align__(16) unsigned char hashdl_dynamic_shared[kMostShared + kGuard];
 }  // namespace hashdl::cuda
