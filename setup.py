@@ -29,7 +29,10 @@ ROOT = Path(__file__).resolve().parent
 # units (a std:: template, say) can ever contain an instruction that the machine lacks.
 SIMD_SOURCES = [
     f"csrc/cpu/{name}.cpp"
-    for name in ("columns", "gather_linear", "row_optimizers", "signs", "sketch", "softmax")
+    for name in (
+        *("columns", "gather_linear", "hadamard"),
+        *("row_optimizers", "signs", "sketch", "softmax"),
+    )
 ]
 SIMD_LEVELS = {
     "baseline": [],

@@ -16,7 +16,7 @@ from hashdl.config import HashConfig  # noqa: E402
 from hashdl.conversion import convert, revert  # noqa: E402
 from hashdl.info import build_info, has_extension  # noqa: E402
 from hashdl.nn import HashLinear, HashSoftmaxWithLoss  # noqa: E402
-from hashdl.tuning import Advice, LayerAdvice, advise  # noqa: E402
+from hashdl.tuning import Advice, LayerAdvice, TuneResult, advise, tune  # noqa: E402
 
 __version__ = "0.1.0"
 
@@ -26,6 +26,7 @@ __all__ = [
     "HashLinear",
     "HashSoftmaxWithLoss",
     "LayerAdvice",
+    "TuneResult",
     "advise",
     "build_info",
     "convert",
@@ -36,6 +37,7 @@ __all__ = [
     "ops",
     "optim",
     "revert",
+    "tune",
 ]
 
 

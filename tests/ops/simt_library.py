@@ -17,6 +17,12 @@ SIMT = ROOT / "tests/cuda/simt"
 BUILD = ROOT / "build" / "simt"
 CXX = shutil.which("c++")
 
+
+def _on_gpu(source: Path) -> bool:
+    """Whether a source has CUDA kernels to run, or belongs to those that have."""
+    return "STABLE_TORCH_LIBRARY_IMPL" not in source.read_text()
+
+
 FLAGS = [
     *("-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off"),
     *("-Wno-unknown-pragmas", "-DHASHDL_SIMD_LEVEL=baseline"),
@@ -26,7 +32,7 @@ FLAGS = [
 ]
 SOURCES = [
     *sorted((ROOT / "csrc/cuda").glob("*.cu")),
-    *sorted((ROOT / "csrc/ops").glob("*.cpp")),
+    *(path for path in sorted((ROOT / "csrc/ops").glob("*.cpp")) if _on_gpu(path)),
     *sorted((ROOT / "csrc/cpu").glob("*.cpp")),
     SIMT / "simt.cpp",
 ]
