@@ -2,102 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import ops_samples as samples
-import torch
-from torch import Tensor
-
-from hashdl import reference
-
 Case = dict[str, Any]
-
-
-def probe_signs_args(
-    B: int = 5, L: int = 3, bits: int = 4, probes: int = 3, coarse: bool = False
-) -> samples.Args:
-    """``coarse`` rounds the projections: equal magnitudes, and zeros."""
-    projections = samples.randn(B, L * bits, seed=2)
-    return projections.round() if coarse else projections, bits, probes
-
-
-def best_columns_args(
-    M: int = 5, groups: int = 3, W: int = 40, count: int = 3, coarse: bool = False
-) -> samples.Args:
-    scores = samples.randn(M, groups * W, seed=3)
-    return scores.round() if coarse else scores, groups, count
-
-
-def lookup_args(
-    B: int = 4,
-    N: int = 60,
-    L: int = 3,
-    bits: int = 4,
-    probes: int = 3,
-    cap: int = 128,
-    candidates: int = 20,
-    seed: int = 0,
-    step: int = 0,
-    absent: float = 0.2,
-) -> samples.Args:
-    """``absent``: the share of buckets that are -1."""
-    buckets = reference.probe_signs(*probe_signs_args(B, L, bits, probes))
-    gone = torch.rand(buckets.shape, generator=torch.Generator().manual_seed(8)) < absent
-    offsets, rows = reference.build_tables(*samples.build_tables_args(N, L, bits))
-    buckets = buckets.masked_fill(gone, -1)
-    return buckets, offsets, rows, cap, candidates, seed, samples.step_of(step)
-
-
-def sketch_scores_args(
-    B: int = 3, C: int = 12, W: int = 2, N: int = 40, padding: float = 0.2
-) -> samples.Args:
-    generator = torch.Generator().manual_seed(9)
-    sketches = torch.randint(-(2**31), 2**31, (N, W), generator=generator).to(torch.int32)
-    candidates = samples.row_ids(B, C, N, padding=padding, seed=10)
-    return samples.randn(B, 32 * W, seed=11), sketches, samples.randn(N, seed=12).abs(), candidates
-
-
-def find_active_args(
-    B: int = 4,
-    N: int = 60,
-    d: int = 8,
-    M: int = 2,
-    T: int = 5,
-    selection: str = "exact",
-    active: int = 8,
-    random: int = 3,
-    dtype: torch.dtype = torch.float32,
-) -> samples.Args:
-    """Small integers as weights and inputs: outputs are exact, and many are equal."""
-    buckets, offsets, rows, cap, candidates, seed, step = lookup_args(B, N)
-    x, weight = (samples.randn(n, d, seed=3 + n).mul(2).round().to(dtype) for n in (B, N))
-    bias = samples.randn(N, seed=7).round().to(dtype)
-    labels = samples.row_ids(B, M, N, seed=4) if M else None
-    shared = samples.row_ids(1, T, N, seed=5)[0] if T else None
-    sketch: tuple[Tensor | None, ...] = (None, None, None)
-    if selection == "sketch":
-        queries, sketches, norms, _ = sketch_scores_args(B=B, N=N)
-        sketch = queries.round(), sketches, norms.mul(4).round()
-    return (
-        *(buckets, offsets, rows, *sketch, x, weight, bias, labels, shared),
-        *(cap, candidates, selection, 2, active, random, seed, step),
-    )
-
-
-OWN = {
-    "probe_signs": probe_signs_args,
-    "best_columns": best_columns_args,
-    "lookup": lookup_args,
-    "sketch_scores": sketch_scores_args,
-    "find_active": find_active_args,
-}
-
-
-def builder(name: str) -> Callable[..., samples.Args]:
-    found: Callable[..., samples.Args] = OWN.get(name) or getattr(samples, f"{name}_args")
-    return found
-
 
 LOG_PROBS: list[Case] = [
     {},
@@ -139,20 +46,21 @@ CASES: dict[str, list[Case]] = {
         {"B": 40, "bits": 24, "L": 2, "probes": 9},
     ],
     "best_columns": [
-        *({}, {"M": 0}, {"W": 1}, {"count": 1}, {"count": 100}),
-        {"M": 12, "W": 16, "coarse": True},
-        {"M": 2, "W": 300, "groups": 1, "count": 5, "coarse": True},
+        *({}, {"M": 0}, {"width": 1}, {"count": 1}, {"count": 100}),
+        {"M": 12, "width": 16, "coarse": True},
+        {"M": 2, "width": 300, "groups": 1, "count": 5, "coarse": True},
     ],
     "lookup": [
-        *({}, {"B": 0}, {"N": 0}, {"N": 1}, {"L": 0}, {"candidates": 0}, {"absent": 1.0}),
+        *({}, {"B": 0}, {"N": 0}, {"N": 1}, {"L": 0}, {"candidates": 0}, {"missing": 1.0}),
+        {"missing": 0.3},
         {"candidates": 5, "probes": 8},  # overflow
         {"candidates": 200, "probes": 8},  # more than can be found
         {"N": 300, "bits": 2, "cap": 1},
-        {"N": 300, "bits": 2, "cap": 7, "probes": 4, "candidates": 40, "absent": 0.0},
+        {"N": 300, "bits": 2, "cap": 7, "probes": 4, "candidates": 40},
         {"N": 300, "bits": 2, "cap": 7, "probes": 4, "seed": -(2**63), "step": 2**62},
         {"B": 2, "L": 40, "probes": 8, "candidates": 50},  # more buckets than threads
         {"B": 2, "N": 900, "L": 2, "bits": 1, "cap": 1000, "candidates": 700},  # more rows
-        {"B": 600, "N": 30, "L": 1, "candidates": 12_000, "absent": 0.0},  # map in global memory
+        {"B": 600, "N": 30, "L": 1, "candidates": 12_000},  # map in global memory
     ],
     "sketch_scores": [
         *({}, {"B": 0}, {"C": 0}, {"N": 0}, {"N": 1}, {"padding": 1.0}),

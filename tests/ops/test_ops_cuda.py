@@ -61,7 +61,7 @@ def dtypes_of(name: str) -> tuple[torch.dtype, ...]:
 
 def arguments(name: str, parameters: dict[str, Any], dtype: torch.dtype) -> samples.Args:
     own = {"dtype": dtype} if name in cuda_samples.FLOATING else {}
-    return cuda_samples.builder(name)(**parameters, **own)
+    return samples.sample(name, **parameters, **own)
 
 
 def without_padding(name: str, results: list[Tensor]) -> list[Tensor]:
@@ -143,7 +143,7 @@ BAD: list[tuple[str, str, Any, str]] = [
 @pytest.mark.parametrize(("name", "argument", "value", "message"), BAD)
 def test_bad_values_are_refused(name: str, argument: str, value: Any, message: str) -> None:
     names = [a.name for a in samples.overload(name)._schema.arguments]
-    given = dict(zip(names, cuda_samples.builder(name)(), strict=True))
+    given = dict(zip(names, samples.sample(name), strict=True))
     given[argument].flatten()[1::2] = value
     with pytest.raises(RuntimeError, match=f"hashdl:?:? ?{message}"):
         run_on_host(name, tuple(given.values()))
@@ -156,7 +156,7 @@ def test_bad_values_are_refused(name: str, argument: str, value: Any, message: s
 @pytest.mark.parametrize("name", list(cuda_samples.CASES))
 def test_nothing_waits_for_the_gpu(name: str) -> None:
     """And a graph can be captured, whose replay has the same results."""
-    args = to_gpu(cuda_samples.builder(name)())
+    args = to_gpu(samples.sample(name))
     expected = samples.run(samples.kernel(name), args)  # also warms up
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -172,7 +172,7 @@ def test_nothing_waits_for_the_gpu(name: str) -> None:
 
 @needs_gpu
 def test_kernels_run_on_the_current_stream() -> None:
-    args = to_gpu(cuda_samples.builder("gather_linear")(B=64, A=64, N=4000, d=256))
+    args = to_gpu(samples.sample("gather_linear", B=64, A=64, N=4000, d=256))
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
