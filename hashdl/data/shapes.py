@@ -161,7 +161,7 @@ def _unions(rng: np.random.Generator) -> Masks:
     parts = _collect(lambda: _regions(rng, *_PART), _CHUNK)
     sets = parts.reshape(-1, _MOST_PARTS, SIDE, SIDE)
     used = np.arange(_MOST_PARTS) < rng.integers(2, _MOST_PARTS + 1, len(sets))[:, None]
-    unions: Masks = np.logical_and(sets, used[:, :, None, None]).any(axis=1)
+    unions: Masks = np.logical_or.reduce(sets & used[:, :, None, None], axis=1)
     return unions[~is_convex(unions)]
 
 
