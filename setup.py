@@ -26,7 +26,10 @@ ROOT = Path(__file__).resolve().parent
 # units (a std:: template, say) can ever contain an instruction that the machine lacks.
 SIMD_SOURCES = [
     f"csrc/cpu/{name}.cpp"
-    for name in ("gather_linear", "row_optimizers", "signs", "sketch", "softmax", "sparse_linear")
+    for name in (
+        *("columns", "gather_linear", "row_optimizers", "signs", "sketch", "softmax"),
+        "sparse_linear",
+    )
 ]
 SIMD_LEVELS = {
     "baseline": [],

@@ -76,7 +76,7 @@ class Query:
     Attributes:
         x: hidden inputs (B, d).
         labels: int32 (B, 1).
-        projections: float32 (B, L K).
+        buckets: int32 (B, L, P), to probe.
         candidates: int32 (B, C).
         hits: int32 (B, C).
         scores: logits of the candidates, (B, C).
@@ -87,7 +87,7 @@ class Query:
 
     x: Tensor
     labels: Tensor
-    projections: Tensor
+    buckets: Tensor
     candidates: Tensor
     hits: Tensor
     scores: Tensor
@@ -119,17 +119,17 @@ class Bench:
         self.queries = [self._query(x, targets) for x, targets in batches]
 
     def _query(self, x: Tensor, targets: Tensor) -> Query:
-        projections = self.tables.project(x)
-        candidates, hits = self._look_up(projections)
+        buckets = self.tables.probe(x)
+        candidates, hits = self._look_up(buckets)
         scores = ops.gather_linear(x, self.weight, self.bias, candidates)
         labels = targets.to(torch.int32).unsqueeze(1)
         rows = self._select(candidates, scores, labels)
         grad, touched = torch.randn(rows.shape), rows[rows >= 0].unique()
-        return Query(x, labels, projections, candidates, hits, scores, rows, grad, touched)
+        return Query(x, labels, buckets, candidates, hits, scores, rows, grad, touched)
 
-    def _look_up(self, projections: Tensor) -> tuple[Tensor, Tensor]:
+    def _look_up(self, buckets: Tensor) -> tuple[Tensor, Tensor]:
         return ops.lookup(
-            projections,
+            buckets,
             self.tables.offsets,
             self.tables.rows,
             step=self.tables.step,
@@ -223,20 +223,18 @@ class Bench:
         return Kernel([lambda: ops.build_tables(self.tables.codes, self.sizes.K)], moved)
 
     def look_up(self) -> Kernel:
-        """Reads projections, two offsets a bucket and the entries; writes candidates and hits.
+        """Reads buckets, two offsets of each and its entries; writes candidates and hits.
 
         Entries are counted for the candidates that are kept.
         """
         return self._each(
-            lambda q: self._look_up(q.projections),
+            lambda q: self._look_up(q.buckets),
             lambda q: self._buckets_bytes(q) + _ID * 2.0 * q.candidates.numel(),
         )
 
     def _buckets_bytes(self, query: Query) -> float:
-        """Projections, two offsets a bucket, and the entries of candidates that are kept."""
-        buckets = len(query.x) * self.sizes.L * self.sizes.P
-        entries = int(query.hits.sum())
-        return float(_FLOAT * query.projections.numel() + _ID * (2 * buckets + entries))
+        """Buckets, two offsets of each, and the entries of candidates that are kept."""
+        return float(_ID * (3 * query.buckets.numel() + int(query.hits.sum())))
 
     def select(self) -> Kernel:
         """Reads candidates, scores and labels; writes active rows."""
@@ -249,20 +247,15 @@ class Bench:
         )
 
     def find_active(self) -> Kernel:
-        """Look-up, scores, select and gathered forward at once, as a training step has it.
+        """Hash, look-up, scores, select and gathered forward, as a training step has it.
 
         Moves what look-up reads, inputs, labels, each distinct row that is scored, and the outputs.
         """
         return self._each(
-            lambda q: ops.find_active(
-                *(q.projections, self.tables.offsets, self.tables.rows, *self.tables.sketch()),
+            lambda q: self.tables.find_active(
                 *(q.x, self.weight, self.bias, q.labels),
-                selection=self.config.selection,
-                threshold=self.config.threshold,
                 active=self.sizes.A,
                 random=self.sizes.R,
-                step=self.tables.step,
-                **self.tables.lookup_sizes(),
             ),
             lambda q: (
                 self._buckets_bytes(q)

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hashdl import demo, optim
-from hashdl.config import MAX_BITS, HashConfig
+from hashdl.config import HashConfig
+from hashdl.ops import MAX_BITS
 from hashdl.profiling import part
 from hashdl.training.heads import DenseHead, HashedHead, Head, HeadFactory, SampledHead
 

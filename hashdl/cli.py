@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from hashdl.config import SELECTIONS, HashConfig
+from hashdl.config import HashConfig
 from hashdl.files import check_writable
 from hashdl.hashing import FAMILIES
 from hashdl.info import build_info
 from hashdl.memory import keep_large_blocks
+from hashdl.ops import SELECTIONS
 
 if TYPE_CHECKING:
     from hashdl.data import SparseDataset

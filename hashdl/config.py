@@ -7,9 +7,8 @@ import math
 from dataclasses import dataclass
 
 from hashdl.hashing import FAMILIES
+from hashdl.ops import MAX_BITS, SELECTIONS
 
-SELECTIONS = ("exact", "sketch", "frequency", "threshold", "union")
-MAX_BITS = 24
 # Of the default schedule: steps from one rehash to the next, and rows hashed in each of them.
 _SHORTEST_INTERVAL, _ROWS_A_STEP = 50, 4000
 
@@ -21,9 +20,11 @@ class HashConfig:
     ``N`` is the layer's ``out_features``. Fields that are ``None`` follow from ``N``.
 
     Args:
-        family: hash family of the tables. Default: ``"simhash"`` (signed random projections).
-        bits: ``K``, sign bits a table, 1 to 24; a table has :math:`2^K` buckets.
-            Default: ``None``, about ``log2(N) - 2``, so that a bucket holds about 4 rows.
+        family: hash family of the tables, see docs/families.md. Default: ``"simhash"`` (signed
+            random projections).
+        bits: ``K``, bits of a code, 1 to 24; a table has :math:`2^K` buckets.
+            Default: ``None``, about ``log2(N) - 2``, so that a bucket holds about 4 rows; for
+            ``"kmeans"`` half of ``log2(N)``: as many centroids as rows in a bucket.
         tables: ``L``, number of tables. Default: 16.
         probes: ``P``, buckets read in each table: the query's own, then those whose bits differ
             where the query is nearest to the hyperplane. Default: 4.
@@ -34,10 +35,12 @@ class HashConfig:
         active: ``A``, the rows a sample computes: a float is a share of ``N``, an int is a number
             of rows. ``1.0`` (or ``N`` rows) computes exactly ``nn.Linear``. Default: 0.05.
         selection: how candidates become active: ``"exact"`` computes their logits and keeps the
-            best, ``"sketch"`` estimates them from the ``L K`` code bits and the length of the
-            row (no row is read for it), ``"frequency"`` keeps those in most buckets,
-            ``"threshold"`` those in at least :attr:`threshold` buckets, ``"union"`` the first
-            found. Default: ``"exact"``.
+            best, ``"sketch"`` estimates them from :attr:`sketch_bits` sign bits and the length of
+            the row, and computes the best alone (no other row is read), ``"frequency"`` keeps
+            those in most buckets, ``"threshold"`` those in at least :attr:`threshold` buckets,
+            ``"union"`` the first found. Default: ``"exact"``.
+        sketch_bits: ``S``, bits of a row's sketch, a multiple of 32, for ``selection="sketch"``.
+            Default: 256.
         threshold: buckets a candidate must stand in, for ``selection="threshold"``. Default: 2.
         random: part of the active rows that is drawn uniformly in training: a float is a share
             of ``A``, an int is a number of rows. Default: 0.0.
@@ -90,6 +93,7 @@ class HashConfig:
     candidates: int | None = None
     active: float | int = 0.05
     selection: str = "exact"
+    sketch_bits: int = 256
     threshold: int = 2
     random: float | int = 0.0
     shared: int = 0
@@ -112,8 +116,9 @@ class HashConfig:
         for name in ("candidates", "rehash_every"):
             if getattr(self, name) is not None:
                 self._check_int(name, 1)
-        for name in ("tables", "probes", "cap", "threshold"):
+        for name in ("tables", "probes", "cap", "threshold", "sketch_bits"):
             self._check_int(name, 1)
+        self._check("sketch_bits", self.sketch_bits % 32 == 0, "a multiple of 32")
         self._check_int("shared", 0)
         self._check("rehash_growth", 1 <= self.rehash_growth < math.inf, "1 or more, and finite")
         self._check_int("seed", -(2**63))
@@ -158,7 +163,7 @@ class HashConfig:
             raise ValueError(f"HashConfig: random: got {self.random} rows, {wanted}")
         K = self.bits
         if K is None:
-            K = min(max(round(math.log2(max(n_rows, 2))) - 2, 1), 20)
+            K = FAMILIES[self.family].default_bits(n_rows)
         C = min(4 * A if self.candidates is None else self.candidates, n_rows)
         return Sizes(K=K, L=self.tables, P=min(self.probes, 2**K), C=C, A=A, R=R)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hashdl.config import HashConfig
+from hashdl.hashing import FAMILIES
 
 #: How much dearer than in a matrix product a multiplication is whose row each sample fetches for
 #: itself, look-up, selection, optimizer and rehashes included. With it :func:`hashed_work` is
@@ -28,17 +29,32 @@ def dense_work(n_rows: int, features: int) -> float:
     return 3.0 * n_rows * features
 
 
+def hashing_work(config: HashConfig, n_rows: int, features: int) -> int:
+    """Multiplications of hashing one sample, or one row.
+
+    Args:
+        config: how the layer is hashed.
+        n_rows: N.
+        features: d.
+    """
+    sizes = config.sizes(n_rows)
+    work = FAMILIES[config.family].multiplications(features + 1, sizes.L, sizes.K)
+    if config.selection == "sketch":
+        work += config.sketch_bits * (features + 1)
+    return work
+
+
 def hashed_work(config: HashConfig, n_rows: int, features: int) -> float:
     r"""Multiplications of a hashed layer, a sample, in those of a matrix product.
 
     .. math::
-        g \, d \, (C' + R + 3 (A' + 1)) + 3 \, s \, T d + K L (d + 1)
+        g \, d \, (C' + R + 3 (A' + 1)) + 3 \, s \, T d + h
 
     with g = :data:`GATHERED` and s = :data:`SHARED`: C' candidates are scored and R random rows
     computed, A' active rows and a label have two gradients and an update, T shared rows stand in
-    a matrix product, and the sample is hashed. C' is no more than evenly filled buckets hold, and
-    A' no more than those and R. What a dense layer pays alike is left out: the dense gradient of
-    ``sparse_grad=False``, and the (B, N) output of :meth:`HashLinear.forward`.
+    a matrix product, and hashing the sample takes h. C' is no more than evenly filled buckets
+    hold, and A' no more than those and R. What a dense layer pays alike is left out: the dense
+    gradient of ``sparse_grad=False``, and the (B, N) output of :meth:`HashLinear.forward`.
 
     Args:
         config: how the layer is hashed.
@@ -57,7 +73,7 @@ def hashed_work(config: HashConfig, n_rows: int, features: int) -> float:
     scored = found if config.selection == "exact" else retrieved
     fetched = scored + sizes.R + 3 * (retrieved + sizes.R + 1)
     shared = min(config.shared, n_rows)
-    hashing = sizes.K * sizes.L * (features + 1)
+    hashing = hashing_work(config, n_rows, features)
     return GATHERED * fetched * features + SHARED * 3 * shared * features + hashing
 
 

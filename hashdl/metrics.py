@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hashdl.nn import HashLinear
-from hashdl.selection import shortlist
+from hashdl.selection import rows_read
 
 # Inputs whose N exact outputs are held at once.
 _CHUNK = 256
@@ -56,7 +56,8 @@ def recall(layer: HashLinear, inputs: Tensor, k: int = 10) -> RecallReport:
         if layer.tables is None:
             candidates += chunk.shape[0] * layer.out_features
         else:
-            candidates += float((shortlist(layer.tables, chunk, k) >= 0).sum())
+            has_bias = layer.bias is not None
+            candidates += float(rows_read(layer.tables, chunk, k, has_bias=has_bias).sum())
     B = max(x.shape[0], 1)
     mean = candidates / B
     return RecallReport(hits / (B * k), mean / layer.out_features, mean)

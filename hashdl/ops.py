@@ -17,11 +17,14 @@ import torch
 from torch import Tensor
 
 from hashdl import reference
-from hashdl.config import MAX_BITS, SELECTIONS
 from hashdl.precision import own_dtype
 
 _LIBRARY = torch.library.Library("hashdl", "DEF")
 _ops = torch.ops.hashdl
+#: Most bits of a table's code: 2^K buckets are counted in int32.
+MAX_BITS = 24
+#: What candidates are ranked by: see :func:`find_active`.
+SELECTIONS = ("exact", "sketch", "frequency", "threshold", "union")
 FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -163,17 +166,22 @@ def _check_step(step: Tensor, op: str) -> None:
 # ---- pack_signs --------------------------------------------------------------------------------
 
 
+def _check_sign_projections(projections: Tensor, bits: int, op: str) -> None:
+    _check(1 <= bits <= 32, op, "bits", f"got {bits}, wanted 1 to 32")
+    _check_columns(projections, bits, op, "projections", "bits")
+
+
+def _check_columns(values: Tensor, divisor: int, op: str, argument: str, name: str) -> None:
+    """float32 (M, a multiple of the divisor)."""
+    _check_dtype(values, torch.float32, op, argument)
+    _check_shape(values, (None, None), op, argument)
+    shape = tuple(values.shape)
+    what = f"got shape {shape}, wanted (*, multiple of {name} = {divisor})"
+    _check(shape[1] % divisor == 0, op, argument, what)
+
+
 def _check_pack_signs(projections: Tensor, bits: int) -> None:
-    op = "pack_signs"
-    _check_bits(bits, op)
-    _check_dtype(projections, torch.float32, op, "projections")
-    _check_shape(projections, (None, None), op, "projections")
-    _check(
-        projections.shape[1] % bits == 0,
-        op,
-        "projections",
-        f"got shape {tuple(projections.shape)}, wanted (*, multiple of bits = {bits})",
-    )
+    _check_sign_projections(projections, bits, "pack_signs")
 
 
 @_op("pack_signs(Tensor projections, int bits) -> Tensor", _check_pack_signs)
@@ -187,7 +195,7 @@ def pack_signs(projections: Tensor, bits: int) -> Tensor:
 
     Args:
         projections: float32 (M, L K); NaN and infinities are refused.
-        bits: K, 1 to 24.
+        bits: K, 1 to 32.
 
     Returns:
         codes: int32 (M, L).
@@ -258,60 +266,131 @@ def mark_rows_(dirty: Tensor, rows: Tensor, bits: int) -> None:
     _ops.mark_rows_(dirty, rows, bits)
 
 
+# ---- probe_signs -------------------------------------------------------------------------------
+
+
+def _check_probe_signs(projections: Tensor, bits: int, probes: int) -> None:
+    op = "probe_signs"
+    _check_sign_projections(projections, bits, op)
+    _check_bits(bits, op)
+    _check_at_least(probes, 1, op, "probes")
+
+
+@_op("probe_signs(Tensor projections, int bits, int probes) -> Tensor", _check_probe_signs)
+def _(projections: Tensor, bits: int, probes: int) -> Tensor:
+    B, LK = projections.shape
+    shape = (B, LK // bits, min(probes, 2**bits))
+    return projections.new_empty(shape, dtype=torch.int32)
+
+
+def probe_signs(projections: Tensor, *, bits: int, probes: int) -> Tensor:
+    """Buckets that a query probes in tables of sign codes, most likely first.
+
+    The first is the query's own (:func:`pack_signs`); the others flip the bits whose projections
+    have the smallest sum of squares (query-directed multiprobe, Lv et al., VLDB 2007,
+    section 4.3).
+
+    Args:
+        projections: float32 (B, L K) of the queries; NaN and infinities are refused.
+        bits: K, 1 to 24.
+        probes: P; at most 2^K buckets are there.
+
+    Returns:
+        buckets: int32 (B, L, P).
+
+    Examples:
+        >>> probe_signs(torch.tensor([[3.0, -1.0]]), bits=2, probes=3)
+        tensor([[[1, 3, 0]]], dtype=torch.int32)
+    """
+    buckets: Tensor = _ops.probe_signs(projections, bits, probes)
+    return buckets
+
+
+# ---- best_columns ------------------------------------------------------------------------------
+
+
+def _check_best_columns(scores: Tensor, groups: int, count: int) -> None:
+    op = "best_columns"
+    _check_at_least(groups, 1, op, "groups")
+    _check_at_least(count, 1, op, "count")
+    _check_columns(scores, groups, op, "scores", "groups")
+    _check(scores.shape[1] > 0, op, "scores", "got no columns")
+
+
+@_op("best_columns(Tensor scores, int groups, int count) -> Tensor", _check_best_columns)
+def _(scores: Tensor, groups: int, count: int) -> Tensor:
+    M, GW = scores.shape
+    shape = (M, groups, min(count, GW // groups))
+    return scores.new_empty(shape, dtype=torch.int32)
+
+
+def best_columns(scores: Tensor, *, groups: int, count: int) -> Tensor:
+    """The columns with the largest scores in each group of columns.
+
+    Args:
+        scores: float32 (M, G W), W columns a group; NaN and infinities are refused.
+        groups: G.
+        count: P; at most W columns are there.
+
+    Returns:
+        columns: int32 (M, G, P) in [0, W), best first, ties to the lower column.
+
+    Examples:
+        >>> best_columns(torch.tensor([[1.0, 5.0, 2.0, 7.0, 7.0, 0.0]]), groups=2, count=2)
+        tensor([[[1, 2],
+                 [0, 1]]], dtype=torch.int32)
+    """
+    columns: Tensor = _ops.best_columns(scores, groups, count)
+    return columns
+
+
 # ---- lookup ------------------------------------------------------------------------------------
 
 
 def _check_lookup(
-    projections: Tensor,
+    buckets: Tensor,
     offsets: Tensor,
     rows: Tensor,
-    bits: int,
-    probes: int,
     cap: int,
     candidates: int,
     seed: int,
     step: Tensor,
     op: str = "lookup",
 ) -> None:
-    _check_dtype(projections, torch.float32, op, "projections")
     _check_ids(rows, (None, None), op, "rows")
-    _check_bits(bits, op)
     L = rows.shape[0]
-    _check_ids(offsets, (L, 2**bits + 1), op, "offsets")
-    _check_shape(projections, (None, L * bits), op, "projections")
-    _check_at_least(probes, 1, op, "probes")
+    _check_ids(offsets, (L, None), op, "offsets")
+    what = f"got shape {tuple(offsets.shape)}, wanted (L, buckets + 1)"
+    _check(offsets.shape[1] >= 1, op, "offsets", what)
+    _check_ids(buckets, (None, L, None), op, "buckets")
     _check_at_least(cap, 1, op, "cap")
     _check_at_least(candidates, 0, op, "candidates")
     _check_step(step, op)
 
 
 @_op(
-    "lookup(Tensor projections, Tensor offsets, Tensor rows, int bits, int probes, int cap, "
-    "int candidates, int seed, Tensor step) -> (Tensor, Tensor)",
+    "lookup(Tensor buckets, Tensor offsets, Tensor rows, int cap, int candidates, int seed, "
+    "Tensor step) -> (Tensor, Tensor)",
     _check_lookup,
 )
 def _(
-    projections: Tensor,
+    buckets: Tensor,
     offsets: Tensor,
     rows: Tensor,
-    bits: int,
-    probes: int,
     cap: int,
     candidates: int,
     seed: int,
     step: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    B = projections.shape[0]
+    B = buckets.shape[0]
     return rows.new_empty((B, candidates)), rows.new_empty((B, candidates))
 
 
 def lookup(
-    projections: Tensor,
+    buckets: Tensor,
     offsets: Tensor,
     rows: Tensor,
     *,
-    bits: int,
-    probes: int,
     cap: int,
     candidates: int,
     seed: int,
@@ -319,16 +398,14 @@ def lookup(
 ) -> tuple[Tensor, Tensor]:
     """Distinct rows in the probed buckets, and how many of those buckets each stands in.
 
-    Probe 0 of a table is the query's own bucket; the others flip the bits whose projections have
-    the smallest sum of squares (query-directed multiprobe, Lv et al., VLDB 2007, section 4.3).
-    All tables' probe 0 are read first, then probe 1, and so on.
+    All tables' first probes are read before their second ones, and so on: where there are more than
+    C rows, what is left out comes from the least likely buckets.
 
     Args:
-        projections: float32 (B, L K) of the queries.
+        buckets: int32 (B, L, P), the buckets to probe, most likely first; -1 = none. A family's
+            ``probe`` gives them (:class:`hashdl.hashing.Family`).
         offsets: int32 (L, 2^K + 1), of :func:`build_tables`.
         rows: int32 (L, N), of :func:`build_tables`.
-        bits: K.
-        probes: P, buckets a table.
         cap: most rows read from one bucket, from a random place on, around its end.
         candidates: C, most rows kept a sample.
         seed: of the random places.
@@ -338,66 +415,67 @@ def lookup(
         candidates: int32 (B, C) in order of discovery, padded with -1.
         hits: int32 (B, C), 0 at padding.
     """
-    found, hits = _ops.lookup(projections, offsets, rows, bits, probes, cap, candidates, seed, step)
+    found, hits = _ops.lookup(buckets, offsets, rows, cap, candidates, seed, step)
     return found, hits
 
 
 # ---- sketch_scores -----------------------------------------------------------------------------
 
 
-def _check_sketch(codes: Tensor, norms: Tensor, L: int, bits: int, op: str) -> None:
-    _check_ids(codes, (None, L), op, "codes")
+def _check_sketch(queries: Tensor, sketches: Tensor, norms: Tensor, B: int, op: str) -> None:
+    _check_ids(sketches, (None, None), op, "sketches")
+    _check_dtype(queries, torch.float32, op, "sketch_queries")
+    _check_shape(queries, (B, 32 * sketches.shape[1]), op, "sketch_queries")
     _check_dtype(norms, torch.float32, op, "norms")
-    _check_shape(norms, (codes.shape[0],), op, "norms")
-    _check_bits(bits, op)
+    _check_shape(norms, (sketches.shape[0],), op, "norms")
 
 
 def _check_sketch_scores(
-    queries: Tensor, codes: Tensor, norms: Tensor, candidates: Tensor, bits: int
+    sketch_queries: Tensor, sketches: Tensor, norms: Tensor, candidates: Tensor
 ) -> None:
     op = "sketch_scores"
-    _check_ids(queries, (None, None), op, "queries")
-    _check_ids(candidates, (queries.shape[0], None), op, "candidates")
-    _check_sketch(codes, norms, queries.shape[1], bits, op)
+    _check_ids(candidates, (None, None), op, "candidates")
+    _check_sketch(sketch_queries, sketches, norms, candidates.shape[0], op)
 
 
 @_op(
-    "sketch_scores(Tensor queries, Tensor codes, Tensor norms, Tensor candidates, int bits) "
+    "sketch_scores(Tensor sketch_queries, Tensor sketches, Tensor norms, Tensor candidates) "
     "-> Tensor",
     _check_sketch_scores,
 )
-def _(queries: Tensor, codes: Tensor, norms: Tensor, candidates: Tensor, bits: int) -> Tensor:
+def _(sketch_queries: Tensor, sketches: Tensor, norms: Tensor, candidates: Tensor) -> Tensor:
     return candidates.new_empty(candidates.shape, dtype=torch.float32)
 
 
 def sketch_scores(
-    queries: Tensor, codes: Tensor, norms: Tensor, candidates: Tensor, *, bits: int
+    sketch_queries: Tensor, sketches: Tensor, norms: Tensor, candidates: Tensor
 ) -> Tensor:
-    r"""Inner products of candidates and queries, estimated from their codes.
+    r"""Inner products of candidates and queries, estimated from sign bits of the rows.
 
-    .. math:: s_{bc} = |v_r| \cos(\pi h / (L K)), \qquad r = c_{bc}
+    .. math:: s_{bc} = |v_r| \sum_{k=1}^{S} \operatorname{sign}(\langle p_k, v_r \rangle) \,
+        \langle p_k, q_b \rangle, \qquad r = c_{bc}
 
-    with h the number of the L K sign bits in which row r and query b differ: its expectation is
-    :math:`L K \theta / \pi` for vectors at the angle :math:`\theta` (Charikar, STOC 2002,
-    section 3). The length of the query is left out: it does not change the order.
+    Its expectation over random directions p is proportional to the inner product of v and q
+    (Dong, Charikar and Li, *Asymmetric distance estimation with sketches*, SIGIR 2008, section 4);
+    the query keeps its projections, the row has one bit of each.
 
     Args:
-        queries: int32 (B, L), codes of the queries.
-        codes: int32 (N, L), codes of the rows.
+        sketch_queries: float32 (B, S), projections of the queries.
+        sketches: int32 (N, S / 32), sign bits of the rows: :func:`pack_signs` with 32 bits.
         norms: float32 (N,), lengths of the rows.
         candidates: int32 (B, C), -1 = none.
-        bits: K.
 
     Returns:
         scores: float32 (B, C), 0 at padding.
 
     Examples:
-        >>> codes = torch.tensor([[0b101], [0b010]], dtype=torch.int32)
-        >>> candidates = torch.tensor([[0, 1]], dtype=torch.int32)
-        >>> sketch_scores(codes[:1], codes, torch.tensor([1.0, 2.0]), candidates, bits=3)
-        tensor([[ 1., -2.]])
+        >>> queries = torch.ones(1, 32)
+        >>> sketches = torch.tensor([[-1], [0b111]], dtype=torch.int32)  # 32 and 3 bits set
+        >>> candidates = torch.tensor([[0, 1, -1]], dtype=torch.int32)
+        >>> sketch_scores(queries, sketches, torch.tensor([1.0, 2.0]), candidates)
+        tensor([[ 32., -52.,   0.]])
     """
-    scores: Tensor = _ops.sketch_scores(queries, codes, norms, candidates, bits)
+    scores: Tensor = _ops.sketch_scores(sketch_queries, sketches, norms, candidates)
     return scores
 
 
@@ -488,18 +566,17 @@ def select(
 
 
 def _check_find_active(
-    projections: Tensor,
+    buckets: Tensor,
     offsets: Tensor,
     table_rows: Tensor,
-    codes: Tensor,
-    norms: Tensor,
+    sketch_queries: Tensor | None,
+    sketches: Tensor | None,
+    norms: Tensor | None,
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
     labels: Tensor | None,
     shared: Tensor | None,
-    bits: int,
-    probes: int,
     cap: int,
     candidates: int,
     selection: str,
@@ -512,39 +589,40 @@ def _check_find_active(
     op = "find_active"
     wanted = f"got {selection!r}, wanted one of {list(SELECTIONS)}"
     _check(selection in SELECTIONS, op, "selection", wanted)
-    _check_lookup(
-        projections, offsets, table_rows, bits, probes, cap, candidates, seed, step, op=op
-    )
-    B, L = projections.shape[0], table_rows.shape[0]
-    found = projections.new_empty((B, candidates), dtype=torch.int32, device="meta")
+    _check_lookup(buckets, offsets, table_rows, cap, candidates, seed, step, op=op)
+    found = buckets.new_empty((buckets.shape[0], candidates), device="meta")
     _check_layer(op, x, weight, found)
     _check_bias(op, weight, bias)
-    _check_sketch(codes, norms, L, bits, op)
     n_rows = weight.shape[0]
-    _check(codes.shape[0] == n_rows, op, "codes", f"got {codes.shape[0]} rows, wanted {n_rows}")
+    if selection == "sketch":
+        what = "got None, wanted sketch_queries, sketches and norms for selection 'sketch'"
+        if sketch_queries is None or sketches is None or norms is None:
+            raise RuntimeError(f"hashdl::{op}: sketches: {what}")
+        _check_sketch(sketch_queries, sketches, norms, buckets.shape[0], op)
+        rows = sketches.shape[0]
+        _check(rows == n_rows, op, "sketches", f"got {rows} rows, wanted {n_rows}")
     _check_select(found, None, labels, shared, active, random, n_rows, seed, step, op=op)
 
 
 @_op(
-    "find_active(Tensor projections, Tensor offsets, Tensor table_rows, Tensor codes, "
-    "Tensor norms, Tensor x, Tensor weight, Tensor? bias, Tensor? labels, Tensor? shared, "
-    "int bits, int probes, int cap, int candidates, str selection, int threshold, int active, "
+    "find_active(Tensor buckets, Tensor offsets, Tensor table_rows, Tensor? sketch_queries, "
+    "Tensor? sketches, Tensor? norms, Tensor x, Tensor weight, Tensor? bias, Tensor? labels, "
+    "Tensor? shared, int cap, int candidates, str selection, int threshold, int active, "
     "int random, int seed, Tensor step) -> (Tensor, Tensor)",
     _check_find_active,
 )
 def _(
-    projections: Tensor,
+    buckets: Tensor,
     offsets: Tensor,
     table_rows: Tensor,
-    codes: Tensor,
-    norms: Tensor,
+    sketch_queries: Tensor | None,
+    sketches: Tensor | None,
+    norms: Tensor | None,
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
     labels: Tensor | None,
     shared: Tensor | None,
-    bits: int,
-    probes: int,
     cap: int,
     candidates: int,
     selection: str,
@@ -559,19 +637,18 @@ def _(
 
 
 def find_active(
-    projections: Tensor,
+    buckets: Tensor,
     offsets: Tensor,
     table_rows: Tensor,
-    codes: Tensor,
-    norms: Tensor,
+    sketch_queries: Tensor | None,
+    sketches: Tensor | None,
+    norms: Tensor | None,
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
     labels: Tensor | None = None,
     shared: Tensor | None = None,
     *,
-    bits: int,
-    probes: int,
     cap: int,
     candidates: int,
     selection: str,
@@ -587,18 +664,17 @@ def find_active(
     :func:`hashdl.functional.active_linear`.
 
     Args:
-        projections: float32 (B, L K) of the queries.
+        buckets: int32 (B, L, P), see :func:`lookup`.
         offsets: int32 (L, 2^K + 1), of :func:`build_tables`.
         table_rows: int32 (L, N), of :func:`build_tables`.
-        codes: int32 (N, L), codes of the rows.
-        norms: float32 (N,), their lengths.
+        sketch_queries: float32 (B, S), see :func:`sketch_scores`; for ``"sketch"`` alone.
+        sketches: int32 (N, S / 32), likewise.
+        norms: float32 (N,), likewise.
         x: (B, d) of the weight's dtype.
         weight: (N, d).
         bias: (N,), or None.
         labels: int32 (B, M), see :func:`select`.
         shared: int32 (T,), see :func:`select`.
-        bits: K.
-        probes: P, see :func:`lookup`.
         cap: see :func:`lookup`.
         candidates: C, see :func:`lookup`.
         selection: what candidates are ranked by: ``"exact"`` their outputs, ``"sketch"``
@@ -615,8 +691,9 @@ def find_active(
         z: (B, M + A), their outputs, 0 at padding.
     """
     rows, z = _ops.find_active(
-        *(projections, offsets, table_rows, codes, norms, x, weight, bias, labels, shared),
-        *(bits, probes, cap, candidates, selection, threshold, active, random, seed, step),
+        *(buckets, offsets, table_rows, sketch_queries, sketches, norms),
+        *(x, weight, bias, labels, shared),
+        *(cap, candidates, selection, threshold, active, random, seed, step),
     )
     return rows, z
 

@@ -27,9 +27,9 @@ def _check_ids(ids: Tensor, lowest: int, n_rows: int, op: str, argument: str) ->
     _check(low >= lowest and high < n_rows, op, argument, what)
 
 
-def _check_finite(projections: Tensor, op: str, hint: str = "") -> None:
-    finite = bool(torch.isfinite(projections).all())
-    _check(finite, op, "projections", f"got NaN or infinity, wanted finite values{hint}")
+def _check_finite(values: Tensor, op: str, argument: str = "projections", hint: str = "") -> None:
+    finite = bool(torch.isfinite(values).all())
+    _check(finite, op, argument, f"got NaN or infinity, wanted finite values{hint}")
 
 
 # ---- random numbers: csrc/cpu/random.h ---------------------------------------------------------
@@ -72,7 +72,8 @@ def pack_signs(projections: Tensor, bits: int) -> Tensor:
     M, LK = projections.shape
     signs = (projections > 0).reshape(M, LK // bits, bits)
     powers = 1 << torch.arange(bits, device=projections.device)
-    return (signs * powers).sum(-1).to(torch.int32)
+    codes = (signs * powers).sum(-1)
+    return (codes - ((codes >> 31) << 32)).to(torch.int32)  # bit 31 is the sign
 
 
 def build_tables(codes: Tensor, bits: int) -> tuple[Tensor, Tensor]:
@@ -94,10 +95,14 @@ def mark_rows_(dirty: Tensor, rows: Tensor, bits: int) -> None:
 
 # ---- look-up -----------------------------------------------------------------------------------
 
+_INPUT = " (is the input finite?)"
 
-def _probe_codes(projections: Tensor, bits: int, probes: int) -> Tensor:
-    """Codes (B, L, P) of the cheapest sets of flipped bits; P is at most 2^K."""
+
+def probe_signs(projections: Tensor, bits: int, probes: int) -> Tensor:
+    """Oracle of :func:`hashdl.ops.probe_signs`."""
+    _check_finite(projections, "probe_signs", hint=_INPUT)
     B, LK = projections.shape
+    probes = min(probes, 2**bits)
     p = projections.reshape(B, LK // bits, bits)
     magnitudes, order = p.abs().sort(dim=-1, stable=True)
     squares = magnitudes * magnitudes
@@ -114,15 +119,22 @@ def _probe_codes(projections: Tensor, bits: int, probes: int) -> Tensor:
     costs[..., 0] = -1
     cheapest = costs.argsort(dim=-1, stable=True)[..., :probes]
     own = pack_signs(projections, bits).long()
-    return own.unsqueeze(-1) ^ flips.gather(-1, cheapest)
+    return (own.unsqueeze(-1) ^ flips.gather(-1, cheapest)).to(torch.int32)
+
+
+def best_columns(scores: Tensor, groups: int, count: int) -> Tensor:
+    """Oracle of :func:`hashdl.ops.best_columns`."""
+    _check_finite(scores, "best_columns", "scores", _INPUT)
+    M, GW = scores.shape
+    width = GW // groups
+    order = scores.reshape(M, groups, width).argsort(dim=-1, descending=True, stable=True)
+    return order[..., : min(count, width)].to(torch.int32)
 
 
 def lookup(
-    projections: Tensor,
+    buckets: Tensor,
     offsets: Tensor,
     rows: Tensor,
-    bits: int,
-    probes: int,
     cap: int,
     candidates: int,
     seed: int,
@@ -130,17 +142,19 @@ def lookup(
     op: str = "lookup",
 ) -> tuple[Tensor, Tensor]:
     """Oracle of :func:`hashdl.ops.lookup`."""
-    _check_finite(projections, op, " (is the input finite?)")
-    (L, N), B = rows.shape, projections.shape[0]
-    probes = min(probes, 2**bits)
-    codes = _probe_codes(projections, bits, probes).transpose(1, 2)  # (B, P, L): order of reading
+    (L, N), (B, _, P), last = rows.shape, buckets.shape, offsets.shape[1] - 2
+    inside = bool(((buckets >= -1) & (buckets <= last)).all())
+    _check(inside, op, "buckets", f"got a bucket outside -1 to {last}")
+    codes = buckets.long().transpose(1, 2)  # (B, P, L): order of reading
     table = torch.arange(L, device=rows.device).expand_as(codes)
-    first = offsets[table, codes].long()
-    size = offsets[table, codes + 1].long() - first
+    there = codes >= 0
+    codes = codes.clamp_min(0)
+    first = torch.where(there, offsets[table, codes].long(), 0)
+    size = torch.where(there, offsets[table, codes + 1].long() - first, 0)
     inside = bool(((first >= 0) & (size >= 0) & (first + size <= N)).all())
     _check(inside, op, "offsets", "got a bucket that ends before it starts, or outside rows")
     keys = _stream_keys(seed, step, torch.arange(B, device=rows.device))
-    draws = torch.arange(probes * L, device=rows.device).reshape(probes, L)
+    draws = torch.arange(P * L, device=rows.device).reshape(P, L)
     start = _draw_below(keys[:, None, None], draws, size)
     start = torch.where(size > cap, start, 0)
     read = size.clamp_max(cap)
@@ -171,21 +185,20 @@ def _first_seen(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def sketch_scores(
-    queries: Tensor, codes: Tensor, norms: Tensor, candidates: Tensor, bits: int
+    sketch_queries: Tensor, sketches: Tensor, norms: Tensor, candidates: Tensor
 ) -> Tensor:
     """Oracle of :func:`hashdl.ops.sketch_scores`."""
-    N, L = codes.shape
+    N, W = sketches.shape
     _check_ids(candidates, -1, N, "sketch_scores", "candidates")
     scores = torch.zeros(candidates.shape, device=candidates.device)
-    share = torch.arange(32 * L + 1, dtype=torch.float64, device=codes.device) / (L * bits)
-    cosines = (torch.pi * share.clamp_max(1)).cos().float()
     if N == 0:
         return scores
-    for b in range(candidates.shape[0]):  # a sample at a time: (B, C, L) may not fit
+    places = torch.arange(32, device=sketches.device)
+    for b in range(candidates.shape[0]):  # a sample at a time: (B, C, S) may not fit
         ids = candidates[b].clamp_min(0).long()
-        differing = codes[ids] ^ queries[b]
-        count = sum(((differing >> bit) & 1).sum(1) for bit in range(32))
-        scores[b] = norms[ids] * cosines[count]
+        bits = (sketches[ids].unsqueeze(-1) >> places) & 1
+        signs = (2 * bits - 1).reshape(-1, 32 * W).to(sketch_queries.dtype)
+        scores[b] = norms[ids] * (signs @ sketch_queries[b])
     return scores.masked_fill(candidates < 0, 0)
 
 
@@ -246,41 +259,18 @@ def select(
     return torch.where(repeats(rows) | torch.isin(rows, shared), -1, rows)
 
 
-def _scores(
-    selection: str,
-    threshold: int,
-    found: Tensor,
-    hits: Tensor,
-    projections: Tensor,
-    bits: int,
-    sketch: tuple[Tensor, Tensor],
-    layer: tuple[Tensor, Tensor, Tensor | None],
-) -> tuple[Tensor, Tensor | None]:
-    """Candidates that may be active, and what they are ranked by."""
-    if selection == "exact":
-        return found, gather_linear(*layer, found).float()
-    if selection == "sketch":
-        return found, sketch_scores(pack_signs(projections, bits), *sketch, found, bits)
-    if selection == "union":
-        return found, None
-    if selection == "threshold":
-        found = torch.where(hits >= threshold, found, -1)
-    return found, hits.float()
-
-
 def find_active(
-    projections: Tensor,
+    buckets: Tensor,
     offsets: Tensor,
     table_rows: Tensor,
-    codes: Tensor,
-    norms: Tensor,
+    sketch_queries: Tensor | None,
+    sketches: Tensor | None,
+    norms: Tensor | None,
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
     labels: Tensor | None,
     shared: Tensor | None,
-    bits: int,
-    probes: int,
     cap: int,
     candidates: int,
     selection: str,
@@ -292,14 +282,22 @@ def find_active(
 ) -> tuple[Tensor, Tensor]:
     """Oracle of :func:`hashdl.ops.find_active`."""
     op, n_rows = "find_active", weight.shape[0]
-    found, hits = lookup(
-        projections, offsets, table_rows, bits, probes, cap, candidates, seed, step, op
-    )
+    found, hits = lookup(buckets, offsets, table_rows, cap, candidates, seed, step, op)
     _check_ids(found, -1, n_rows, op, "table_rows")
-    layer, sketch = (x, weight, bias), (codes, norms)
-    found, scores = _scores(selection, threshold, found, hits, projections, bits, sketch, layer)
+    if selection == "threshold":
+        found = torch.where(hits >= threshold, found, -1)
+    scores: Tensor | None = None
+    if selection == "exact":
+        scores = gather_linear(x, weight, bias, found).float()
+    elif selection == "sketch":
+        assert sketch_queries is not None
+        assert sketches is not None
+        assert norms is not None
+        scores = sketch_scores(sketch_queries, sketches, norms, found)
+    elif selection != "union":
+        scores = hits.float()
     rows = select(found, scores, labels, shared, active, random, n_rows, seed, step, op)
-    return rows, gather_linear(*layer, rows)
+    return rows, gather_linear(x, weight, bias, rows)
 
 
 def shared_rows(

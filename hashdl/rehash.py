@@ -1,13 +1,15 @@
 """Rehashing: keeps tables in step with the weight, a little in every training step.
 
 A *cycle* hashes once what is due and builds every table anew, spread evenly over the steps from one
-rehash of the schedule to the next. Tables are taken a group at a time: the group's columns of
-hyperplanes meet the rows, a slice in each step; after the last row the group's tables are built and
-put in force, one after the other. Until then look-ups meet the old table and the planes that it was
-built with, so that each table fits its own planes at every step.
+rehash of the schedule to the next. Tables are taken a group at a time: the group's hash functions
+meet the rows, a slice in each step; after the last row the group's tables are built and put in
+force, one after the other. Until then look-ups meet the old table and the functions that it was
+built with, so that each table fits its own functions at every step. Sketches of the rows are made
+with the last group, and come in force with its last table.
 
 In most cycles the hash functions stay, and only rows that were touched since the group hashed them
-last are hashed: ``dirty`` has a bit a group. Some cycles renew the functions, and hash all rows.
+last are hashed: ``dirty`` has a bit a group. Some cycles renew the functions, and hash all rows;
+all at once where functions of two cycles could not stand side by side (:attr:`Scheme.folds`).
 
 All at once and in full is hashed what has no tables or a changed weight: the first time, after a
 move or a load, and in evaluation after training. That begins a new cycle.
@@ -25,7 +27,8 @@ import torch
 from torch import Tensor
 
 from hashdl import ops
-from hashdl.hashing import FAMILIES, balancing, centering
+from hashdl.hashing import sketching
+from hashdl.hashing.functions import Functions, Scheme, project_rows
 from hashdl.precision import own_dtype
 from hashdl.schedule import next_rehash
 
@@ -37,8 +40,6 @@ _SLICE = 1 << 12
 _BUILD_SHARE = 32
 # Projections made at once, of float32: they stay in cache until they are codes.
 _PROJECTIONS = 1 << 18
-# Rows that hash functions follow from: so many tell their mean and moment well enough.
-_SAMPLE = 1 << 14
 
 
 def groups_of(tables: int) -> list[range]:
@@ -108,15 +109,20 @@ class State:
 class Buffers(NamedTuple):
     """The buffers of :class:`hashdl.tables.HashTables`, where each is described."""
 
-    planes: Tensor
-    query_planes: Tensor
-    next_query_planes: Tensor
+    functions: Tensor
+    query_functions: Tensor
+    next_query_functions: Tensor
+    sketch_planes: Tensor
+    query_sketch_planes: Tensor
+    next_query_sketch_planes: Tensor
     moment: Tensor
+    maps: Tensor
     center: Tensor
     codes: Tensor
     sketches: Tensor
-    squares: Tensor
+    next_sketches: Tensor
     norms: Tensor
+    next_norms: Tensor
     offsets: Tensor
     rows: Tensor
     dirty: Tensor
@@ -124,21 +130,13 @@ class Buffers(NamedTuple):
     state: Tensor
 
 
-class _Functions(NamedTuple):
-    """Hash functions, float32: planes (d + 1, L K) for rows and for queries, a centre (d + 1,)."""
-
-    planes: Tensor
-    query_planes: Tensor
-    center: Tensor
-
-
 class _Settings(NamedTuple):
     """The rest of the op's arguments."""
 
     family: str
     bits: int
-    seed: int
     center_rows: bool
+    seed: int
     every: int
     growth: float
     training: bool
@@ -191,34 +189,7 @@ class _Cycle(NamedTuple):
                     yield done, index, table
 
 
-# ---- hash functions and codes --------------------------------------------------------------------
-
-
-def _spread(weight: Tensor, bias: Tensor | None, most: int) -> tuple[Tensor, Tensor | None]:
-    """At most so many rows, evenly spread."""
-    every = max(1, -(-weight.shape[0] // most))
-    return weight[::every], None if bias is None else bias[::every]
-
-
-def _new_functions(
-    weight: Tensor, bias: Tensor | None, moment: Tensor, count: int, given: _Settings, balance: bool
-) -> _Functions:
-    """Functions for the rows as they are now, from a sample of them: no more work for more rows."""
-    rows, some_bias = _spread(weight, bias, _SAMPLE)
-    center = torch.zeros(weight.shape[1] + 1, device=weight.device)
-    if given.center_rows:
-        center = centering.row_mean(rows, some_bias)
-    planes = FAMILIES[given.family].make_planes(weight.shape[1], count, given.seed)
-    planes = planes.to(weight.device)
-    if bias is None:
-        planes[-1] = 0  # (x, 1) against (w, 0): the 1 would turn queries off their rows
-    moments = [balancing.row_moment(rows, some_bias, center)] if balance else []
-    if not all(bool(values.isfinite().all()) for values in (center, *moments)):
-        raise _not_finite()
-    if not balance:
-        return _Functions(planes, planes, center)
-    balanced = balancing.balanced_planes(planes, moment.view(torch.float32), *moments)
-    return _Functions(*balanced, center)
+# ---- codes and sketches --------------------------------------------------------------------------
 
 
 def _not_finite() -> RuntimeError:
@@ -228,48 +199,61 @@ def _not_finite() -> RuntimeError:
     )
 
 
-def _take(tensor: Tensor, chunk: slice, picked: Tensor | None) -> Tensor:
-    """A chunk of the rows picked."""
-    return tensor[chunk] if picked is None else tensor.index_select(0, picked[chunk])
+class _Rows(NamedTuple):
+    """Some rows of a layer.
+
+    Attributes:
+        weight: (M, d), of which ``picked`` are meant.
+        bias: (M,), or None.
+        picked: int64, which of them; None: all.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    picked: Tensor | None = None
+
+    @property
+    def size(self) -> int:
+        return self.weight.shape[0] if self.picked is None else self.picked.shape[0]
+
+    def chunks(self, columns: int) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
+        """So many at a time that projections of so many columns stay in cache."""
+        step = max(_PROJECTIONS // max(columns, 1), 1)
+        for first in range(0, self.size, step):
+            chunk = slice(first, first + step)
+            yield chunk, self._take(self.weight, chunk), self._take_bias(chunk)
+
+    def _take(self, tensor: Tensor, chunk: slice) -> Tensor:
+        if self.picked is None:
+            return tensor[chunk]
+        return tensor.index_select(0, self.picked[chunk])
+
+    def _take_bias(self, chunk: slice) -> Tensor | None:
+        return None if self.bias is None else self._take(self.bias, chunk)
 
 
 def _hash_rows(
-    weight: Tensor,
-    bias: Tensor | None,
-    picked: Tensor | None,
-    functions: _Functions,
-    group: range,
-    given: _Settings,
-    codes: Tensor,
-    squares: Tensor,
+    rows: _Rows, scheme: Scheme, functions: Functions, group: range, codes: Tensor
 ) -> None:
-    """Codes (G, M) of M rows in the tables of a group, written a chunk at a time.
-
-    Args:
-        weight: (N, d).
-        bias: (N,), or None.
-        picked: int64 (M,), which rows; None: all.
-        functions: the hash functions.
-        group: the tables.
-        given: settings.
-        codes: int32 (G, M), written.
-        squares: float32 (M,), written: the sums of the rows' squared projections; if empty, not.
-    """
-    planes = functions.planes[:, group.start * given.bits : group.stop * given.bits]
-    size = max(_PROJECTIONS // planes.shape[1], 1)
-    for first in range(0, codes.shape[1], size):
-        chunk = slice(first, first + size)
-        rows, some_bias = (
-            tensor if tensor is None else _take(tensor, chunk, picked) for tensor in (weight, bias)
-        )
-        projections = FAMILIES[given.family].project_rows(rows, some_bias, functions.center, planes)
+    """Write the codes int32 (G, M) of M rows in the tables of a group."""
+    columns = scheme.columns(functions.rows, group).shape[1]
+    for chunk, weight, bias in rows.chunks(columns):
+        projections = scheme.project_rows(weight, bias, functions, group)
         try:
-            packed = ops.pack_signs(projections, given.bits)
+            fresh = scheme.kind.codes(projections, scheme.bits)
         except RuntimeError as error:  # it looks at every projection: no second look here
             raise _not_finite() from error
-        codes[:, chunk] = packed.t()
-        if squares.numel() > 0:
-            squares[chunk] = projections.square_().sum(1)
+        codes[:, chunk] = fresh.t()
+
+
+def _sketch_rows(
+    rows: _Rows, planes: Tensor, center: Tensor, sketches: Tensor, norms: Tensor
+) -> None:
+    """Write sketches int32 (M, W) and lengths float32 (M,) of M rows."""
+    for chunk, weight, bias in rows.chunks(planes.shape[1]):
+        projections = project_rows(weight, bias, center, planes)
+        sketches[chunk] = ops.pack_signs(projections, 32)
+        norms[chunk] = sketching.lengths(projections)
 
 
 # ---- the tables of one layer ---------------------------------------------------------------------
@@ -291,62 +275,77 @@ class _Rehash:
         self.weight, self.bias, self.buffers, self.given = weight, bias, buffers, given
         L, N = buffers.codes.shape
         self.groups, self.cycle = groups_of(L), _Cycle(N, L)
+        self.scheme = Scheme(given.family, given.bits, L, given.center_rows, given.seed)
+        self.dtype = self.scheme.kind.dtype
+        self.sketched = buffers.sketches.numel() > 0
 
     @property
-    def functions(self) -> _Functions:
+    def functions(self) -> Functions:
         """Those of the cycle."""
         b = self.buffers
-        floats = (b.planes, b.next_query_planes, b.center)
-        return _Functions(*(buffer.view(torch.float32) for buffer in floats))
+        made = (b.functions.view(self.dtype), b.next_query_functions.view(self.dtype))
+        return Functions(*made, b.center.view(torch.float32), b.maps.view(torch.float32))
 
-    def new_functions(self, balance: bool) -> _Functions:
-        count = self.buffers.planes.shape[1]
-        return _new_functions(
-            self.weight, self.bias, self.buffers.moment, count, self.given, balance
-        )
-
-    def set_functions(self, functions: _Functions) -> None:
+    def new_functions(self, balance: bool, codes: Tensor | None) -> Functions:
         b = self.buffers
-        places = (b.planes, b.next_query_planes, b.center)
+        moment = b.moment.view(torch.float32) if balance else None
+        maps = b.maps.view(torch.float32)
+        try:
+            return self.scheme.new(self.weight, self.bias, moment, maps, codes)
+        except ValueError as error:
+            raise _not_finite() from error
+
+    def set_functions(self, functions: Functions) -> None:
+        b = self.buffers
+        places = (b.functions, b.next_query_functions, b.center, b.maps)
         for place, fresh in zip(places, functions, strict=True):
             place.copy_(fresh.contiguous().view(torch.int32))
+        if self.sketched:
+            D, S = b.sketch_planes.shape
+            planes, query_planes = sketching.planes(functions.maps, D, S, self.given.seed)
+            b.sketch_planes.copy_(planes.view(torch.int32))
+            b.next_query_sketch_planes.copy_(query_planes.view(torch.int32))
 
-    def everything(self, balance: bool) -> None:
+    def everything(self, balance: bool, codes: Tensor | None = None) -> None:
         """Hash all rows with new functions and build all tables, or change nothing."""
-        b = self.buffers
-        functions = self.new_functions(balance)
-        codes, squares = torch.empty_like(b.codes), torch.empty_like(b.squares)
-        for index, group in enumerate(self.groups):
-            place = codes[group.start : group.stop], squares[index].view(torch.float32)
-            _hash_rows(self.weight, self.bias, None, functions, group, self.given, *place)
-        b.codes.copy_(codes)
-        b.squares.copy_(squares)
+        b, rows = self.buffers, _Rows(self.weight, self.bias)
+        functions = self.new_functions(balance, codes)
+        fresh = torch.empty_like(b.codes)
+        for group in self.groups:
+            _hash_rows(rows, self.scheme, functions, group, fresh[group.start : group.stop])
+        b.codes.copy_(fresh)
         self.set_functions(functions)
-        for table in range(len(codes)):
+        if self.sketched:
+            self.sketch(rows, slice(None))
+        for table in range(len(fresh)):
             self.put_in_force(table)
-        self.measure_rows()
         b.dirty.zero_()
 
     def advance(self, state: State, now: int, balance: bool) -> None:
         """Do what is due of the cycle."""
-        for done, index, piece in self.cycle.pieces(state.done, self.cycle.due(state, now)):
-            if state.done == 0:
-                self.begin(state, balance)
+        due = self.cycle.due(state, now)
+        if state.done == 0 and due > 0:
+            self.begin(state, balance)
+        for done, index, piece in self.cycle.pieces(state.done, due):
             if isinstance(piece, range):
                 self.hash_slice(index, piece, full=bool(state.renewed))
             else:
                 self.put_in_force(piece)
-                if piece + 1 == self.groups[index].stop:
-                    self.measure_rows()
             state.done = done
 
     def begin(self, state: State, balance: bool) -> None:
         """Choose the functions of a cycle."""
         # Queries change as a model learns: balance again at rehash 1, 2, 4, 8, ...
-        renewed = balance and state.rehashes & (state.rehashes - 1) == 0
+        balance = balance and state.rehashes & (state.rehashes - 1) == 0
+        renewed = balance or self.scheme.kind.learns
+        if not self.scheme.folds:
+            if renewed:
+                self.everything(balance, self.buffers.codes)
+                state.done = self.cycle.total
+            return
         touched = int(self.buffers.dirty.count_nonzero())
         if renewed or 2 * touched > self.cycle.n_rows:
-            self.set_functions(self.new_functions(balance))
+            self.set_functions(self.new_functions(balance, self.buffers.codes))
             state.renewed = 1
             # Now: should a row fail, no later step may take these for the old functions.
             state.write(self.buffers.state)
@@ -357,40 +356,48 @@ class _Rehash:
         some = slice(piece.start, piece.stop)
         dirty = b.dirty[some]
         touched = (dirty & bit).nonzero().squeeze(1)
-        weight, bias = self.weight[some], None if self.bias is None else self.bias[some]
-        codes = b.codes[group.start : group.stop, some]
-        squares = b.squares[index, some].view(torch.float32)
         # A gathered row costs more than one in its place.
-        if full or 2 * touched.numel() > len(piece):
-            _hash_rows(weight, bias, None, self.functions, group, self.given, codes, squares)
-        elif touched.numel() > 0:
-            fresh = codes.new_empty((len(group), touched.numel()))
-            lengths = squares.new_empty(touched.numel() if squares.numel() > 0 else 0)
-            _hash_rows(weight, bias, touched, self.functions, group, self.given, fresh, lengths)
-            codes[:, touched] = fresh
-            if squares.numel() > 0:
-                squares[touched] = lengths
+        picked = None if full or 2 * touched.numel() > len(piece) else touched
+        weight, bias = self.weight[some], None if self.bias is None else self.bias[some]
+        rows = _Rows(weight, bias, picked)
+        codes = b.codes[group.start : group.stop, some]
+        if picked is None:
+            _hash_rows(rows, self.scheme, self.functions, group, codes)
+        elif picked.numel() > 0:
+            fresh = codes.new_empty((len(group), picked.numel()))
+            _hash_rows(rows, self.scheme, self.functions, group, fresh)
+            codes[:, picked] = fresh
+        if self.sketched and index + 1 == len(self.groups):
+            self.sketch(rows, some)
         if touched.numel() > 0:
             dirty &= ~bit & 255
 
+    def sketch(self, rows: _Rows, some: slice) -> None:
+        """Make the sketches of some of the layer's rows."""
+        b = self.buffers
+        sketches, norms = b.next_sketches[some], b.next_norms[some].view(torch.float32)
+        planes, center = (t.view(torch.float32) for t in (b.sketch_planes, b.center))
+        if rows.picked is None:
+            _sketch_rows(rows, planes, center, sketches, norms)
+        elif rows.size > 0:
+            fresh = sketches.new_empty((rows.size, sketches.shape[1]))
+            lengths = norms.new_empty(rows.size)
+            _sketch_rows(rows, planes, center, fresh, lengths)
+            sketches[rows.picked], norms[rows.picked] = fresh, lengths
+
     def put_in_force(self, table: int) -> None:
-        """Build a table of its codes; from now on queries meet the planes of these."""
-        b, K = self.buffers, self.given.bits
-        offsets, rows = ops.build_tables(b.codes[table : table + 1], K)
+        """Build a table of its codes; from now on queries meet the functions of these."""
+        b = self.buffers
+        offsets, rows = ops.build_tables(b.codes[table : table + 1], self.given.bits)
         b.offsets[table] = offsets[0]
         b.rows[table] = rows[0]
-        columns = slice(table * K, (table + 1) * K)
-        b.query_planes[:, columns] = b.next_query_planes[:, columns]
-        if b.sketches.numel() > 0:
-            b.sketches[:, table] = b.codes[table]
-
-    def measure_rows(self) -> None:
-        """Lengths of the rows, where they are wanted."""
-        b = self.buffers
-        if b.squares.numel() > 0:
-            # The mean square of a vector's projections on Gaussian planes estimates its own square.
-            mean = b.squares.view(torch.float32).sum(0) / b.planes.shape[1]
-            b.norms.copy_(mean.sqrt().view(torch.int32))
+        one = range(table, table + 1)
+        fresh = self.scheme.columns(b.next_query_functions, one)
+        self.scheme.columns(b.query_functions, one).copy_(fresh)
+        if self.sketched and table + 1 == len(b.codes):
+            b.sketches.copy_(b.next_sketches)
+            b.norms.copy_(b.next_norms)
+            b.query_sketch_planes.copy_(b.next_query_sketch_planes)
 
 
 # ---- refresh_tables_: the op ---------------------------------------------------------------------
@@ -425,7 +432,7 @@ def _refresh_tables_(weight: Tensor, bias: Tensor | None, *rest: Any) -> None:
     rehash = _Rehash(weight, bias, buffers, given)
     with own_dtype(weight):
         if stale:
-            rehash.everything(balance)
+            rehash.everything(balance, buffers.codes if state.built else None)
             state.built, (state.version, state.pointer) = 1, key
             state.balanced = int(balance)
         elif training:
@@ -442,11 +449,16 @@ def _refresh_tables_(weight: Tensor, bias: Tensor | None, *rest: Any) -> None:
         buffers.step.fill_(now + 1)
 
 
-ops.define_stateful(
-    "refresh_tables_(Tensor weight, Tensor? bias, Tensor(a!) planes, Tensor(b!) query_planes, "
-    "Tensor(c!) next_query_planes, Tensor moment, Tensor(d!) center, Tensor(e!) codes, "
-    "Tensor(f!) sketches, Tensor(g!) squares, Tensor(h!) norms, Tensor(i!) offsets, "
-    "Tensor(j!) rows, Tensor(k!) dirty, Tensor(l!) step, Tensor(m!) state, str family, int bits, "
-    "int seed, bool center_rows, int every, float growth, bool training) -> ()",
-    _refresh_tables_,
-)
+def _schema() -> str:
+    """Every buffer is written but the moment, which observing queries renews."""
+    letters = iter("abcdefghijklmnopqrstuvwxyz")
+    buffers = [
+        f"Tensor {name}" if name == "moment" else f"Tensor({next(letters)}!) {name}"
+        for name in Buffers._fields
+    ]
+    settings = "str family, int bits, bool center_rows, int seed, int every, float growth"
+    arguments = ["Tensor weight", "Tensor? bias", *buffers, settings, "bool training"]
+    return f"refresh_tables_({', '.join(arguments)}) -> ()"
+
+
+ops.define_stateful(_schema(), _refresh_tables_)

@@ -31,7 +31,8 @@ def select_active(
     random = sizes.R if training else 0
     tables.refresh(weight, bias, training=training, queries=x)
     if random < sizes.A:
-        return tables.find_active(x, weight, bias, labels, shared, random=random)
+        layer = (x, weight, bias)
+        return tables.find_active(*layer, labels, shared, active=sizes.A, random=random)
     with part("look-up"):  # nothing but draws
         nothing = tables.rows.new_empty((x.shape[0], 0))
         rows = ops.select(
@@ -45,14 +46,31 @@ def select_active(
     return rows, None
 
 
-def shortlist(tables: HashTables, x: Tensor, k: int) -> Tensor:
-    """Candidates int32 (B, C) of the queries x (B, d) whose rows are read to find the best k.
+def find_best(
+    tables: HashTables, x: Tensor, weight: Tensor, bias: Tensor | None, k: int
+) -> tuple[Tensor, Tensor]:
+    """The k largest outputs (B, k) among what the tables find, descending, and their rows.
 
-    All that the look-up found; with *sketch*, the A (or k, if more) that the sketch ranks first.
+    Every candidate is computed; with *sketch*, as many as :func:`_ranked` says of those that the
+    sketch ranks first. -inf and -1 where fewer than k candidates were found.
     """
-    found = tables.lookup(x)
-    if tables.config.selection != "sketch":
-        return found.candidates
-    scores = tables.sketch_scores(found).masked_fill(found.candidates < 0, -torch.inf)
-    kept = min(max(tables.sizes.A, k), scores.shape[1])
-    return found.candidates.gather(1, scores.topk(kept, dim=1).indices)
+    sketch = tables.config.selection == "sketch"
+    rows, z = tables.find_active(
+        *(x, weight, bias),
+        active=_ranked(tables, k) if sketch else k,
+        selection="sketch" if sketch else "exact",
+    )
+    values, columns = z.masked_fill(rows < 0, -torch.inf).topk(k)
+    return values, rows.gather(1, columns)
+
+
+def _ranked(tables: HashTables, k: int) -> int:
+    return max(tables.sizes.A, k)
+
+
+def rows_read(tables: HashTables, x: Tensor, k: int, *, has_bias: bool) -> Tensor:
+    """How many rows' weights :func:`find_best` reads for each query of x (B, d): (B,)."""
+    found = (tables.lookup(x, has_bias=has_bias) >= 0).sum(1)
+    if tables.config.selection == "sketch":
+        return found.clamp_max(_ranked(tables, k))
+    return found

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hashdl import ops
 from hashdl.config import HashConfig
-from hashdl.hashing import FAMILIES, balancing
+from hashdl.hashing import balancing
+from hashdl.hashing.functions import Scheme, project_queries
 from hashdl.precision import own_dtype
 from hashdl.profiling import part
-from hashdl.rehash import Buffers, State, dirty_bits, enough, groups_of
+from hashdl.rehash import Buffers, State, dirty_bits, enough
 
 # Features up to which layers are balanced by default: eigenvectors take time of order d^3.
 _MOST_BALANCED = 1024
@@ -22,18 +23,6 @@ _OBSERVED_EVERY = 4
 # Places in the buffer "state": what a history keeps, and more.
 _KEPT = State.places("due", "rehashes", "seen")
 _BUILT, _REHASHES, _SEEN = State.places("built", "rehashes", "seen")
-
-
-class Found(NamedTuple):
-    """What a look-up found.
-
-    Attributes:
-        candidates: int32 (B, C), distinct within a sample, -1 = none.
-        projections: float32 (B, L K) of the queries.
-    """
-
-    candidates: Tensor
-    projections: Tensor
 
 
 class HashTables(nn.Module):
@@ -58,15 +47,20 @@ class HashTables(nn.Module):
         rehash_every: training steps from the first rehash to the second.
     """
 
-    planes: Tensor
-    query_planes: Tensor
-    next_query_planes: Tensor
+    functions: Tensor
+    query_functions: Tensor
+    next_query_functions: Tensor
+    sketch_planes: Tensor
+    query_sketch_planes: Tensor
+    next_query_sketch_planes: Tensor
     moment: Tensor
+    maps: Tensor
     center: Tensor
     codes: Tensor
     sketches: Tensor
-    squares: Tensor
+    next_sketches: Tensor
     norms: Tensor
+    next_norms: Tensor
     offsets: Tensor
     rows: Tensor
     dirty: Tensor
@@ -90,23 +84,31 @@ class HashTables(nn.Module):
             zeros = torch.zeros(shape, dtype=dtype, device=device)
             self.register_buffer(name, zeros, persistent=False)
 
-        D = features + 1 if self._balances(features) else 0
-        sketch = config.selection == "sketch"
-        # Of the cycle of rehashing in progress, bits of float32: what rows are hashed with, and
-        # the planes that queries will meet once the tables are built.
-        buffer("planes", (features + 1, L * K))
-        buffer("next_query_planes", (features + 1, L * K))
-        buffer("center", (features + 1,))
+        self.scheme = Scheme(config.family, K, L, config.center, config.seed)
+        functions = self.scheme.shape(features)
+        D = features + 1
+        E = D if self._balances(features) else 0
+        M, S = (n_rows, config.sketch_bits) if config.selection == "sketch" else (0, 0)
+        # Of the cycle of rehashing in progress, mostly bits of float32: what rows are hashed with,
+        # and what queries will meet once the tables are built.
+        buffer("functions", functions)
+        buffer("next_query_functions", functions)
+        buffer("center", (D,))
         buffer("codes", (L, n_rows))  # of the rows as hashed last
-        buffer("squares", (len(groups_of(L)), n_rows * sketch))  # of their projections, likewise
+        buffer("sketch_planes", (D, S))
+        buffer("next_query_sketch_planes", (D, S))
+        buffer("next_sketches", (M, S // 32))
+        buffer("next_norms", (M,))
         buffer("dirty", (n_rows,), torch.uint8)  # bit g: active since group g hashed the row
         # In force, that is, what look-ups meet.
-        buffer("query_planes", (features + 1, L * K))  # bits of float32
+        buffer("query_functions", functions)
         buffer("offsets", (L, 2**K + 1))
         buffer("rows", (L, n_rows))
-        buffer("sketches", (n_rows * sketch, L))  # codes that the tables were built from
-        buffer("norms", (n_rows,))  # lengths of the rows, bits of float32; for sketches
-        buffer("moment", (D, D))  # of the queries (x, 1), bits of float32
+        buffer("query_sketch_planes", (D, S))
+        buffer("sketches", (M, S // 32))
+        buffer("norms", (M,))  # lengths of the rows
+        buffer("moment", (E, E))  # of the queries (x, 1)
+        buffer("maps", (2, E, E))  # that balance rows and queries
         buffer("step", (1,), torch.int64)  # training steps so far
         buffer("state", (len(State().values()),), torch.int64)
 
@@ -155,8 +157,8 @@ class HashTables(nn.Module):
                 *(getattr(self, name) for name in Buffers._fields),
                 self.config.family,
                 self.sizes.K,
-                self.config.seed,
                 self.config.center,
+                self.config.seed,
                 self.rehash_every,
                 self.config.rehash_growth,
                 training,
@@ -190,42 +192,46 @@ class HashTables(nn.Module):
         self.state[_KEPT] = schedule[1:]
         self.moment.copy_(history["moment"])
 
-    def project(self, x: Tensor) -> Tensor:
-        """Projections float32 (B, L K) of the queries x (B, d)."""
+    def probe(self, x: Tensor, *, has_bias: bool = True) -> Tensor:
+        """Buckets int32 (B, L, P) that the queries x (B, d) probe, most likely first; -1 = none."""
         with part("hash"), own_dtype(x):
-            planes = self.query_planes.view(torch.float32)
-            family = FAMILIES[self.config.family]
-            projections: Tensor = family.project_queries(x.detach(), planes)
-        return projections
+            queries = self.query_functions.view(self.scheme.kind.dtype)
+            maps = self.maps.view(torch.float32)
+            projections = self.scheme.project_queries(x.detach(), queries, maps, has_bias=has_bias)
+            return self.scheme.kind.probe(projections, self.sizes.K, self.sizes.P)
 
-    def lookup(self, x: Tensor) -> Found:
-        """Candidates of the queries x (B, d)."""
-        projections = self.project(x)
+    def lookup(self, x: Tensor, *, has_bias: bool = True) -> Tensor:
+        """Candidates int32 (B, C) of the queries x (B, d), distinct within a sample, -1 = none."""
+        buckets = self.probe(x, has_bias=has_bias)
         with part("look-up"):
             candidates, _ = ops.lookup(
-                projections, self.offsets, self.rows, step=self.step, **self.lookup_sizes()
+                buckets, self.offsets, self.rows, step=self.step, **self.lookup_sizes()
             )
-        return Found(candidates, projections)
+        return candidates
 
     def find_active(
         self,
         x: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        labels: Tensor | None,
-        shared: Tensor | None,
+        labels: Tensor | None = None,
+        shared: Tensor | None = None,
         *,
-        random: int,
+        active: int,
+        random: int = 0,
+        selection: str | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Active rows of the queries x (B, d) and their outputs: :func:`hashdl.ops.find_active`."""
-        projections = self.project(x)
+        selection = self.config.selection if selection is None else selection
+        buckets = self.probe(x, has_bias=bias is not None)
+        queries, sketches, norms = self._sketch(x) if selection == "sketch" else (None, None, None)
         with part("look-up"):
             return ops.find_active(
-                *(projections, self.offsets, self.rows, *self.sketch()),
+                *(buckets, self.offsets, self.rows, queries, sketches, norms),
                 *(x, weight, bias, labels, shared),
-                selection=self.config.selection,
+                selection=selection,
                 threshold=self.config.threshold,
-                active=self.sizes.A,
+                active=active,
                 random=random,
                 step=self.step,
                 **self.lookup_sizes(),
@@ -233,28 +239,18 @@ class HashTables(nn.Module):
 
     def lookup_sizes(self) -> dict[str, Any]:
         """What every look-up in these tables is asked with, as keyword arguments of its op."""
-        sizes = self.sizes
-        return {
-            "bits": sizes.K,
-            "probes": sizes.P,
-            "cap": self.config.cap,
-            "candidates": sizes.C,
-            "seed": self.config.seed,
-        }
+        return {"cap": self.config.cap, "candidates": self.sizes.C, "seed": self.config.seed}
 
-    def sketch_scores(self, found: Found) -> Tensor:
-        """Scores (B, C) of candidates by their codes: see :func:`hashdl.ops.sketch_scores`."""
-        queries = ops.pack_signs(found.projections, self.sizes.K)
-        return ops.sketch_scores(queries, *self.sketch(), found.candidates, bits=self.sizes.K)
+    def sketch_scores(self, x: Tensor, candidates: Tensor) -> Tensor:
+        """Scores (B, C) of candidates of the queries x: see :func:`hashdl.ops.sketch_scores`."""
+        return ops.sketch_scores(*self._sketch(x), candidates)
 
-    def sketch(self) -> tuple[Tensor, Tensor]:
-        """Codes int32 (N, L) and lengths float32 (N,) of the rows, for ``selection="sketch"``.
-
-        Other selections read neither: what stands there has their shapes alone.
-        """
-        L, n_rows = self.codes.shape
-        codes = self.sketches if self.sketches.numel() > 0 else self.codes.view(n_rows, L)
-        return codes, self.norms.view(torch.float32)
+    def _sketch(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Projections of the queries (B, S), sketches (N, S / 32) and lengths (N,) of the rows."""
+        with part("hash"), own_dtype(x):
+            planes = self.query_sketch_planes.view(torch.float32)
+            queries = project_queries(x.detach(), planes)
+        return queries, self.sketches, self.norms.view(torch.float32)
 
     def mark(self, rows: Tensor) -> None:
         """Note that these rows are about to change; -1 is no row."""

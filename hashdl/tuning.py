@@ -527,7 +527,7 @@ class _Trial:
         assert tables is not None
         self.hashed.eval()
         for call in itertools.islice(itertools.cycle(self.calls), _MOST_SETTLING):
-            balanced = not torch.equal(tables.planes, tables.query_planes)
+            balanced = not torch.equal(tables.functions, tables.query_functions)
             if balanced or tables.moment.numel() == 0:
                 break
             self.hashed.active(call.input)

@@ -2,22 +2,16 @@
 
 #include <algorithm>
 
-#include "cpu/hashing.h"
 #include "cpu/random.h"
 
 namespace hashdl::cpu {
 
 Finder::Finder(const Lookup& args)
-    : args_(args), sequence_(args.K, args.P), codes_(args.L), queries_(kInFlight), found_(args.C) {
-  for (Query& query : queries_) {
-    query.codes.resize(args.P * args.L);
-    query.buckets.resize(args.P * args.L);
-  }
-}
+    : args_(args), queries_(kInFlight, Query(args.P * args.L)), found_(args.C) {}
 
 LookupChecks Finder::run(int64_t begin, int64_t end) {
-  // Three samples are in work: while the codes of sample b + 2 are made, the offsets of b + 1 and
-  // the rows of b are on their way to the cache.
+  // Three samples are in work: while that of sample b is collected, the rows of b + 1 and the
+  // offsets of b + 2 are on their way to the cache.
   if (begin < end) probe(begin);
   if (begin + 1 < end) probe(begin + 1);
   if (begin < end) locate(begin);
@@ -29,41 +23,48 @@ LookupChecks Finder::run(int64_t begin, int64_t end) {
   return checks_;
 }
 
+/// The p-th bucket of table l, or -1.
+int32_t Finder::bucket(int64_t b, int64_t l, int64_t p) const {
+  return args_.buckets[(b * args_.L + l) * args_.P + p];
+}
+
 void Finder::probe(int64_t b) {
-  const int64_t L = args_.L, K = args_.K, width = (int64_t{1} << K) + 1;
-  Query& query = queries_[b % kInFlight];
-  const float* projections = args_.projections + b * L * K;
-  checks_.finite &= pack_signs(projections, 0, 1, L, K, codes_.data());
-  for (int64_t l = 0; l < L; ++l) {
-    sequence_.fill(projections + l * K, codes_[l], query.codes.data() + l, L);
-  }
   for (int64_t p = 0; p < args_.P; ++p) {
-    for (int64_t l = 0; l < L; ++l) {
-      __builtin_prefetch(args_.offsets + l * width + query.codes[p * L + l]);
+    for (int64_t l = 0; l < args_.L; ++l) {
+      const int32_t code = bucket(b, l, p);
+      const bool ok = code >= -1 && code < args_.width - 1;
+      checks_.buckets_ok &= ok;
+      if (ok) __builtin_prefetch(args_.offsets + l * args_.width + std::max(code, 0));
     }
   }
 }
 
 void Finder::locate(int64_t b) {
-  const int64_t L = args_.L, width = (int64_t{1} << args_.K) + 1;
+  const int64_t L = args_.L;
   Query& query = queries_[b % kInFlight];
   const uint64_t key = stream_key(args_.seed, args_.step, b);
-  for (int64_t i = 0, l = 0; i < args_.P * L; ++i, l = l + 1 < L ? l + 1 : 0) {
-    const int32_t* offset = args_.offsets + l * width + query.codes[i];
-    const int32_t first = offset[0], last = offset[1];
-    if (first < 0 || last < first || last > args_.N) {
-      checks_.tables_ok = false;
-      query.buckets[i] = {nullptr, 0, 0, 0};
-      continue;
-    }
-    Bucket bucket{args_.rows + l * args_.N + first, last - first, 0, last - first};
-    if (bucket.size > args_.cap) {
-      bucket.start = static_cast<int32_t>(draw_below(key, i, bucket.size));
-      bucket.read = static_cast<int32_t>(args_.cap);
-    }
-    if (bucket.read > 0) __builtin_prefetch(bucket.rows + bucket.start);
-    query.buckets[i] = bucket;
+  for (int64_t i = 0, p = 0, l = 0; i < args_.P * L; ++i) {
+    query[i] = locate(l, bucket(b, l, p), key, i);
+    if (query[i].read > 0) __builtin_prefetch(query[i].rows + query[i].start);
+    if (++l == L) l = 0, ++p;
   }
+}
+
+/// What the i-th probe of a sample reads of a bucket of table l.
+Finder::Bucket Finder::locate(int64_t l, int32_t code, uint64_t key, int64_t i) {
+  if (code < 0 || code >= args_.width - 1) return {nullptr, 0, 0, 0};
+  const int32_t* offset = args_.offsets + l * args_.width + code;
+  const int32_t first = offset[0], last = offset[1];
+  if (first < 0 || last < first || last > args_.N) {
+    checks_.tables_ok = false;
+    return {nullptr, 0, 0, 0};
+  }
+  Bucket bucket{args_.rows + l * args_.N + first, last - first, 0, last - first};
+  if (bucket.size > args_.cap) {
+    bucket.start = static_cast<int32_t>(draw_below(key, i, bucket.size));
+    bucket.read = static_cast<int32_t>(args_.cap);
+  }
+  return bucket;
 }
 
 void Finder::collect(int64_t b) {
@@ -72,7 +73,7 @@ void Finder::collect(int64_t b) {
   count_ = 0;
   found_.clear();
   std::fill(hits_, hits_ + args_.C, 0);
-  for (const Bucket& bucket : queries_[b % kInFlight].buckets) {
+  for (const Bucket& bucket : queries_[b % kInFlight]) {
     const int32_t before_end = std::min(bucket.read, bucket.size - bucket.start);
     for (int32_t i = 0; i < before_end; ++i) add(bucket.rows[bucket.start + i]);
     for (int32_t i = 0; i < bucket.read - before_end; ++i) add(bucket.rows[i]);

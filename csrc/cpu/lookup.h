@@ -1,30 +1,30 @@
-// Look-up of queries in the tables: query-directed multiprobe (Lv et al., VLDB 2007), a cap on the
-// rows read from one bucket, de-duplication, and a count of the tables' hits.
+// Look-up of queries in the tables: the rows of the buckets that they probe, a cap on the rows read
+// from one bucket, de-duplication, and a count of the tables' hits.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
-#include "cpu/probe_sequence.h"
 #include "cpu/row_set.h"
 
 namespace hashdl::cpu {
 
 struct Lookup {
-  const float* projections;  ///< (B, L * K) of the queries
-  const int32_t* offsets;    ///< (L, 2^K + 1)
-  const int32_t* rows;       ///< (L, N)
-  int32_t* candidates;       ///< (B, C), written: distinct rows in order of discovery, then -1
-  int32_t* hits;             ///< (B, C), written: in how many probed buckets the row stood
-  int64_t N, L, K, P, C;     ///< P at most 2^K
+  const int32_t* buckets;  ///< (B, L, P) of the queries, -1 = none
+  const int32_t* offsets;  ///< (L, width)
+  const int32_t* rows;     ///< (L, N)
+  int32_t* candidates;     ///< (B, C), written: distinct rows in order of discovery, then -1
+  int32_t* hits;           ///< (B, C), written: in how many probed buckets the row stood
+  int64_t N, L, P, C;
+  int64_t width;       ///< 2^K + 1
   int64_t cap;         ///< most rows read from one bucket; from a random place on, around the end
   int64_t seed, step;  ///< key of the random places
 };
 
-/// What was found wrong on the way: a projection that is NaN or infinite, a bucket that does not
-/// lie within its table (such a bucket is not read).
+/// What was found wrong on the way: a bucket outside [-1, 2^K), one that does not lie within its
+/// table. Neither is read.
 struct LookupChecks {
-  bool finite, tables_ok;
+  bool buckets_ok, tables_ok;
 };
 
 /// One thread's look-ups, with the memory that they share.
@@ -45,20 +45,17 @@ class Finder {
     int32_t size, start, read;
   };
   /// Probe 0 of every table, then probe 1, and so on: P * L of them.
-  struct Query {
-    std::vector<int32_t> codes;
-    std::vector<Bucket> buckets;
-  };
+  using Query = std::vector<Bucket>;
   static constexpr int64_t kInFlight = 3;  ///< samples that are in work at once
 
-  void probe(int64_t b);    ///< codes; asks for the offsets of their buckets
-  void locate(int64_t b);   ///< buckets; asks for their rows
+  int32_t bucket(int64_t b, int64_t l, int64_t p) const;
+  void probe(int64_t b);   ///< asks for the offsets of the buckets
+  void locate(int64_t b);  ///< the buckets; asks for their rows
+  Bucket locate(int64_t l, int32_t code, uint64_t key, int64_t i);
   void collect(int64_t b);  ///< distinct rows
   void add(int32_t row);
 
   const Lookup& args_;
-  ProbeSequence sequence_;
-  std::vector<int32_t> codes_;  ///< (L) own codes of the sample that is probed
   std::vector<Query> queries_;  ///< sample b's is the (b % kInFlight)-th
   RowMap found_;
   LookupChecks checks_{true, true};

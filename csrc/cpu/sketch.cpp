@@ -5,53 +5,64 @@
 namespace hashdl::cpu::HASHDL_SIMD_LEVEL {
 namespace {
 
-// Candidates ahead that are asked for: their codes lie anywhere in (N, L).
+// Candidates ahead that are asked for: their sketches lie anywhere in (N, W).
 constexpr int64_t kAhead = 12;
+constexpr int64_t kLanes = VecOf<float>::lanes, kVectors = 32 / kLanes;
 
-/// Bits in which two rows of L codes differ, two codes to a word.
-HASHDL_INLINE int64_t differing_bits(const int32_t* a, const int32_t* b, int64_t L) {
-  int64_t count = 0, l = 0;
-  for (; l + 2 <= L; l += 2) {
-    uint64_t x, y;
-    std::memcpy(&x, a + l, sizeof(x));
-    std::memcpy(&y, b + l, sizeof(y));
-    count += __builtin_popcountll(x ^ y);
-  }
-  if (l < L) count += __builtin_popcount(static_cast<uint32_t>(a[l] ^ b[l]));
-  return count;
+/// Lane i of the v-th vector of a word: its bit v * kLanes + i.
+HASHDL_INLINE VecI32 bits_of(int64_t v) {
+  VecI32 bits;
+  for (int64_t i = 0; i < kLanes; ++i) bits[i] = static_cast<int32_t>(1u << (v * kLanes + i));
+  return bits;
 }
 
-template <typename Code>
-void scores(const SketchScores<Code>& args, int64_t begin, int64_t end) {
-  const int64_t L = args.L, C = args.C;
+/// Sum of the query's projections whose bits are set.
+HASHDL_INLINE float sum_of_set(const float* query, const int32_t* sketch, int64_t W) {
+  Vec<float> sums[kVectors] = {};
+  for (int64_t w = 0; w < W; ++w) {
+    const VecI32 word = VecI32{} + sketch[w];
+    for (int64_t v = 0; v < kVectors; ++v) {
+      const Vec<float> values = load(query + 32 * w + v * kLanes);
+      sums[v] += (word & bits_of(v)) != 0 ? values : Vec<float>{};
+    }
+  }
+  Vec<float> sum = sums[0];
+  for (int64_t v = 1; v < kVectors; ++v) sum += sums[v];
+  return reduce<float>(sum);
+}
+
+template <typename Float>
+void scores(const SketchScores<Float>& args, int64_t begin, int64_t end) {
+  const int64_t W = args.W, C = args.C;
   for (int64_t b = begin; b < end; ++b) {
-    const Code* query = args.queries + b * L;
+    const Float* query = args.queries + b * 32 * W;
     const int32_t* candidates = args.candidates + b * C;
-    float* out = args.scores + b * C;
+    Float* out = args.scores + b * C;
+    Vec<float> parts{};
+    for (int64_t k = 0; k < 32 * W; k += kLanes) parts += load(query + k);
+    const Float total = reduce<float>(parts);
     for (int64_t c = 0; c < C; ++c) {
       if (c + kAhead < C && candidates[c + kAhead] >= 0) {
-        prefetch_row(args.codes + static_cast<int64_t>(candidates[c + kAhead]) * L, L);
+        prefetch_row(args.sketches + static_cast<int64_t>(candidates[c + kAhead]) * W, W);
         __builtin_prefetch(args.norms + candidates[c + kAhead]);
       }
       const int64_t row = candidates[c];
-      if (row < 0) {
-        out[c] = 0;
-        continue;
-      }
-      const int64_t differing = differing_bits(query, args.codes + row * L, L);
-      out[c] = args.norms[row] * args.cosines[differing];
+      // Set bits count once, the others minus once.
+      out[c] = row < 0
+                   ? Float{0}
+                   : args.norms[row] * (2 * sum_of_set(query, args.sketches + row * W, W) - total);
     }
   }
 }
 
 }  // namespace
 
-template <typename Code>
-const SketchKernels<Code>& sketch_kernels() {
-  static constexpr SketchKernels<Code> kernels{scores<Code>};
+template <typename Float>
+const SketchKernels<Float>& sketch_kernels() {
+  static constexpr SketchKernels<Float> kernels{scores<Float>};
   return kernels;
 }
 
-template const SketchKernels<int32_t>& sketch_kernels<int32_t>();
+template const SketchKernels<float>& sketch_kernels<float>();
 
 }  // namespace hashdl::cpu::HASHDL_SIMD_LEVEL

@@ -1,5 +1,5 @@
-// Scores of candidates by their sketch: the L * K sign bits that the tables are built from. Nothing
-// of the weight is read.
+// Scores of candidates by their sketch: sign bits of the rows' projections, met by the projections
+// of the queries. Nothing of the weight is read.
 #pragma once
 
 #include <cstdint>
@@ -8,21 +8,20 @@
 
 namespace hashdl::cpu {
 
-/// Code is the integer that a table's code is kept in.
-template <typename Code>
+template <typename Float>
 struct SketchScores {
-  const Code* queries;        ///< (B, L) codes
-  const Code* codes;          ///< (N, L)
-  const float* norms;         ///< (N), lengths of the rows
-  const float* cosines;       ///< (bits + 1), of the angle that so many differing bits stand for
+  const Float* queries;       ///< (B, 32 W) projections
+  const int32_t* sketches;    ///< (N, W): bit k of word w is the sign of projection 32 w + k
+  const Float* norms;         ///< (N), lengths of the rows
   const int32_t* candidates;  ///< (B, C), -1 = none
-  float* scores;              ///< (B, C), written: norm times cosine, 0 at padding
-  int64_t L, C;
+  Float* scores;              ///< (B, C), written: norm times the sum of the query's projections,
+                              ///< each with the row's sign; 0 at padding
+  int64_t W, C;
 };
 
-template <typename Code>
+template <typename Float>
 struct SketchKernels {
-  void (*scores)(const SketchScores<Code>&, int64_t begin, int64_t end);  ///< samples
+  void (*scores)(const SketchScores<Float>&, int64_t begin, int64_t end);  ///< samples
 };
 
 HASHDL_DECLARE_TABLE(SketchKernels, sketch_kernels)

@@ -71,6 +71,15 @@ void check_bits(int64_t bits, const char* op) {
         "got " + std::to_string(bits) + ", wanted 1 to " + std::to_string(kMaxBits));
 }
 
+void check_sign_projections(const Tensor& projections, int64_t bits, const char* op) {
+  check(bits >= 1 && bits <= 32, op, "bits", "got " + std::to_string(bits) + ", wanted 1 to 32");
+  check_dtype(projections, ScalarType::Float, op, "projections");
+  check_shape(projections, {-1, -1}, op, "projections");
+  check(projections.size(1) % bits == 0, op, "projections",
+        "got shape " + shape_string(projections) +
+            ", wanted (*, multiple of bits = " + std::to_string(bits) + ")");
+}
+
 void check_rows(const Tensor& rows, int64_t lowest, int64_t N, const char* op,
                 const char* argument) {
   const int32_t* ids = data<int32_t>(rows);

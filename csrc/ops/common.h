@@ -44,6 +44,9 @@ void check_in_place(const Tensor& tensor, const char* op, const char* argument);
 /// Bits a table: 1 to 24.
 void check_bits(int64_t bits, const char* op);
 
+/// float32 (M, L * bits), for codes of 1 to 32 sign bits.
+void check_sign_projections(const Tensor& projections, int64_t bits, const char* op);
+
 /// Every id in [lowest, N).
 void check_rows(const Tensor& rows, int64_t lowest, int64_t N, const char* op,
                 const char* argument);

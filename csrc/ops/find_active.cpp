@@ -2,7 +2,6 @@
 // cache, and the outputs of the rows selected.
 #include <algorithm>
 
-#include "cpu/hashing.h"
 #include "ops/gather_linear.h"
 #include "ops/lookup.h"
 #include "ops/selection.h"
@@ -39,8 +38,8 @@ struct Stages {
   const cpu::Lookup& lookup;
   const cpu::Select& select;
   cpu::GatherForward<T> of_candidates, of_rows;
-  cpu::SketchScores<int32_t> sketch;
-  int32_t* query_codes;  ///< what sketch.queries reads
+  float* scores;                           ///< (B, C), what candidates are ranked by
+  const cpu::SketchScores<float>* sketch;  ///< for Selection::sketch
   Selection selection;
   int64_t threshold;
 };
@@ -74,7 +73,7 @@ class Worker {
   void score(int64_t begin, int64_t end) {
     const cpu::Lookup& found = stages_.lookup;
     const int64_t first = begin * found.C, last = end * found.C;
-    float* scores = stages_.sketch.scores;
+    float* scores = stages_.scores;
     switch (stages_.selection) {
       case Selection::exact:
         cpu::gather_linear_kernels<T>().forward(stages_.of_candidates, begin, end);
@@ -84,8 +83,7 @@ class Worker {
         }
         break;
       case Selection::sketch:
-        cpu::pack_signs(found.projections, begin, end, found.L, found.K, stages_.query_codes);
-        cpu::sketch_kernels<int32_t>().scores(stages_.sketch, begin, end);
+        cpu::sketch_kernels<float>().scores(*stages_.sketch, begin, end);
         break;
       case Selection::threshold:
         for (int64_t i = first; i < last; ++i) {
@@ -129,29 +127,35 @@ class Worker {
 };
 
 std::tuple<Tensor, Tensor> find_active(
-    const Tensor& projections, const Tensor& offsets, const Tensor& table_rows, const Tensor& codes,
-    const Tensor& norms, const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
-    const std::optional<Tensor>& labels, const std::optional<Tensor>& shared, int64_t bits,
-    int64_t probes, int64_t cap, int64_t candidates, std::string selection, int64_t threshold,
-    int64_t active, int64_t random, int64_t seed, const Tensor& step) {
+    const Tensor& buckets, const Tensor& offsets, const Tensor& table_rows,
+    const std::optional<Tensor>& sketch_queries, const std::optional<Tensor>& sketches,
+    const std::optional<Tensor>& norms, const Tensor& x, const Tensor& weight,
+    const std::optional<Tensor>& bias, const std::optional<Tensor>& labels,
+    const std::optional<Tensor>& shared, int64_t cap, int64_t candidates, std::string selection,
+    int64_t threshold, int64_t active, int64_t random, int64_t seed, const Tensor& step) {
   constexpr auto op = "find_active";
   const Selection mode = selection_named(selection, op);
-  LookupCall lookup(op, projections, offsets, table_rows, bits, probes, cap, candidates, seed,
-                    step);
-  const int64_t B = projections.size(0), L = table_rows.size(0);
+  LookupCall lookup(op, buckets, offsets, table_rows, cap, candidates, seed, step);
+  const int64_t B = buckets.size(0);
   check_weight_and_input(x, weight, op);
   check_bias(bias, weight, op);
   const int64_t N = weight.size(0), d = weight.size(1);
   check_shape(x, {B, d}, op, "x");
   const Tensor inputs = as_contiguous(x), w = as_contiguous(weight);
   const auto b = as_contiguous(bias);
+  std::optional<SketchCall> sketch;
+  if (mode == Selection::sketch) {
+    check(sketch_queries && sketches && norms, op, "sketches",
+          "got None, wanted sketch_queries, sketches and norms for selection 'sketch'");
+    check(sketches->size(0) == N, op, "sketches",
+          "got " + std::to_string(sketches->size(0)) + " rows, wanted " + std::to_string(N));
+    sketch.emplace(op, *sketch_queries, *sketches, *norms, lookup.found);
+  }
   const bool scored = mode != Selection::by_discovery;
   const bool exact = mode == Selection::exact;
-  const Tensor query_codes = empty(lookup.found, {B, L}, ScalarType::Int);
-  const SketchCall sketch(op, query_codes, codes, norms, lookup.found, bits);
-  check(codes.size(0) == N, op, "codes",
-        "got " + std::to_string(codes.size(0)) + " rows, wanted " + std::to_string(N));
-  const Tensor& scores = sketch.scores;
+  const Tensor scores = sketch
+                            ? sketch->scores
+                            : empty(lookup.found, {B, scored ? candidates : 0}, ScalarType::Float);
   SelectCall select(op, lookup.found, scored ? std::optional(scores) : std::nullopt, labels, shared,
                     active, random, N, seed, step);
   const Tensor z = empty(inputs, {B, select.rows.size(1)}, w.scalar_type());
@@ -172,8 +176,8 @@ std::tuple<Tensor, Tensor> find_active(
                            select.args,
                            gather(lookup.args.candidates, of_candidates, candidates),
                            gather(select.args.rows, mutable_data<T>(z), select.rows.size(1)),
-                           sketch.args,
-                           mutable_data<int32_t>(query_codes),
+                           mutable_data<float>(scores),
+                           sketch ? &sketch->args : nullptr,
                            mode,
                            threshold};
     in_range = parallel_all(B, kBlock, [&](int64_t begin, int64_t end) {

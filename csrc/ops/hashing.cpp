@@ -10,12 +10,7 @@ namespace {
 
 Tensor pack_signs(const Tensor& projections, int64_t bits) {
   constexpr auto op = "pack_signs";
-  check_bits(bits, op);
-  check_dtype(projections, ScalarType::Float, op, "projections");
-  check_shape(projections, {-1, -1}, op, "projections");
-  check(projections.size(1) % bits == 0, op, "projections",
-        "got shape " + shape_string(projections) +
-            ", wanted (*, multiple of bits = " + std::to_string(bits) + ")");
+  check_sign_projections(projections, bits, op);
   const int64_t M = projections.size(0), L = projections.size(1) / bits;
   const Tensor source = as_contiguous(projections);
   const Tensor codes = empty(source, {M, L}, ScalarType::Int);

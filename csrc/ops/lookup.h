@@ -9,9 +9,8 @@ namespace hashdl::ops {
 class LookupCall {
  public:
   /// Checks everything but values, and makes the outputs. `op` is named in errors.
-  LookupCall(const char* op, const Tensor& projections, const Tensor& offsets, const Tensor& rows,
-             int64_t bits, int64_t probes, int64_t cap, int64_t candidates, int64_t seed,
-             const Tensor& step);
+  LookupCall(const char* op, const Tensor& buckets, const Tensor& offsets, const Tensor& rows,
+             int64_t cap, int64_t candidates, int64_t seed, const Tensor& step);
 
   /// What a Finder over `args` found wrong; any thread.
   void note(const cpu::LookupChecks& checks);
@@ -24,8 +23,8 @@ class LookupCall {
 
  private:
   const char* op_;
-  Tensor queries_, ends_, table_rows_;  ///< keep alive what args points to
-  std::atomic<bool> finite_{true}, tables_ok_{true};
+  Tensor buckets_, ends_, table_rows_;  ///< keep alive what args points to
+  std::atomic<bool> buckets_ok_{true}, tables_ok_{true};
 };
 
 }  // namespace hashdl::ops

@@ -7,17 +7,16 @@
 namespace hashdl::ops {
 
 struct SketchCall {
-  /// Checks everything but the candidates' values, and makes the output. `queries` (B, L) and
-  /// `candidates` (B, C) are contiguous int32; they may be filled later. `op` is named in errors.
-  SketchCall(const char* op, const Tensor& queries, const Tensor& codes, const Tensor& norms,
-             const Tensor& candidates, int64_t bits);
+  /// Checks everything but the candidates' values, and makes the output. `candidates` (B, C) are
+  /// contiguous int32; they may be filled later. `op` is named in errors.
+  SketchCall(const char* op, const Tensor& queries, const Tensor& sketches, const Tensor& norms,
+             const Tensor& candidates);
 
   Tensor scores;  ///< (B, C), written by the kernel
-  cpu::SketchScores<int32_t> args;
+  cpu::SketchScores<float> args;
 
  private:
-  Tensor queries_, codes_, norms_, pool_;  ///< keep alive what args points to
-  std::vector<float> cosines_;
+  Tensor queries_, sketches_, norms_, pool_;  ///< keep alive what args points to
 };
 
 }  // namespace hashdl::ops

@@ -1,9 +1,6 @@
-"""Hash families and preconditioners. A family is one file; see docs/architecture.md."""
+"""Hash families, and what prepares rows and queries for them. See docs/families.md."""
 
-from types import ModuleType
+from hashdl.hashing.families import FAMILIES, register
+from hashdl.hashing.family import Family
 
-from hashdl.hashing import simhash
-
-FAMILIES: dict[str, ModuleType] = {"simhash": simhash}
-
-__all__ = ["FAMILIES"]
+__all__ = ["FAMILIES", "Family", "register"]

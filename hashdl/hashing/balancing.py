@@ -28,7 +28,7 @@ _RENEWED = 0.02
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Sums and eigenvectors in one order, whatever the number of threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -45,7 +45,7 @@ def _spread(vectors: Tensor, most: int) -> Tensor:
 
 
 def _moment(vectors: Tensor) -> Tensor:
-    with _one_thread():
+    with one_thread():
         return vectors.t() @ vectors / max(vectors.shape[0], 1)
 
 
@@ -92,27 +92,31 @@ def _eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
     return values.clamp_min(float(values[-1]) * _FLOOR), vectors
 
 
-def balanced_planes(planes: Tensor, queries: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """The planes that rows meet, and those that queries meet.
+def unit_maps(D: int, device: torch.device) -> Tensor:
+    """The coordinates as they are."""
+    return torch.eye(D, device=device).repeat(2, 1, 1)
+
+
+def maps(queries: Tensor, rows: Tensor) -> Tensor:
+    """Coordinates in which second moments are equal: rows v become v @ maps[0], queries likewise.
 
     Args:
-        planes: float32 (d + 1, LK), of a family.
         queries: second moment of the queries, (d + 1, d + 1).
         rows: second moment of the rows, likewise.
 
     Returns:
-        Two tensors like ``planes``. Where a moment is zero or not finite, the planes as they are.
+        float32 (2, d + 1, d + 1): the transposes of S and of its inverse transpose. Where a moment
+        is zero or not finite, two unit matrices.
     """
     if not all(bool(moment.any() & moment.isfinite().all()) for moment in (queries, rows)):
-        return planes, planes
-    with _one_thread():
+        return unit_maps(queries.shape[0], queries.device)
+    with one_thread():
         spread, axes = _eigen(queries.double())
         root = (axes * spread.sqrt()) @ axes.t()
         inverse = (axes * spread.rsqrt()) @ axes.t()
         common, turned = _eigen(root @ rows.double() @ root)
-        fourth = common.pow(0.25)[:, None]
+        fourth = common.pow(0.25)
         # Turned back at the end: the signs of eigenvectors are anyone's choice.
-        p = turned.t() @ planes.double()
-        row_planes = root @ (turned @ (p / fourth))
-        query_planes = inverse @ (turned @ (p * fourth))
-    return row_planes.float(), query_planes.float()
+        of_rows = root @ (turned / fourth) @ turned.t()
+        of_queries = inverse @ (turned * fourth) @ turned.t()
+    return torch.stack([of_rows, of_queries]).float()

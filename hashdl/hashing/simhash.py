@@ -1,8 +1,8 @@
-r"""SimHash, or signed random projections (Charikar, STOC 2002).
+r"""SimHash, or signed random projections (Charikar, STOC 2002, section 3).
 
 Bit k of a vector v is :math:`[\langle p_k, v \rangle > 0]` with Gaussian :math:`p_k`; two vectors
-at the angle :math:`\theta` agree in a bit with probability :math:`1 - \theta / \pi`. Vectors have
-d + 1 coordinates: a row (w, b) against a query (x, 1), so that the bias counts.
+at the angle :math:`\theta` agree in a bit with probability :math:`1 - \theta / \pi`. Queries probe
+the buckets whose bits differ where they are nearest to the hyperplane.
 """
 
 from __future__ import annotations
@@ -10,27 +10,27 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-
-def make_planes(features: int, count: int, seed: int) -> Tensor:
-    """Gaussian hyperplanes through the origin of the d + 1 dimensional space.
-
-    Drawn on the CPU whatever the layer's device: the same seed gives the same functions.
-
-    Returns:
-        float32 (d + 1, count).
-    """
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(features + 1, count, generator=generator)
+from hashdl import ops
+from hashdl.hashing.family import Family
 
 
-def project_queries(x: Tensor, planes: Tensor) -> Tensor:
-    """Projections (B, count) of (x, 1)."""
-    return torch.addmm(planes[-1], x.to(planes.dtype), planes[:-1])
+class SimHash(Family):
+    """Signs of Gaussian projections."""
 
+    name = "simhash"
 
-def project_rows(weight: Tensor, bias: Tensor | None, center: Tensor, planes: Tensor) -> Tensor:
-    """Projections (M, count) of (w, b) - center; ``center`` is (d + 1,)."""
-    projections = torch.addmm(-(center @ planes), weight.to(planes.dtype), planes[:-1])
-    if bias is not None:
-        projections.addcmul_(bias.to(planes.dtype)[:, None], planes[-1])
-    return projections
+    def shape(self, D: int, L: int, K: int) -> tuple[int, int]:
+        """(D, L K): a hyperplane a bit."""
+        return D, L * K
+
+    def make(self, D: int, L: int, K: int, seed: int) -> Tensor:
+        """Gaussian hyperplanes through the origin."""
+        return torch.randn(D, L * K, generator=torch.Generator().manual_seed(seed))
+
+    def codes(self, projections: Tensor, K: int) -> Tensor:
+        """The signs: :func:`hashdl.ops.pack_signs`."""
+        return ops.pack_signs(projections, K)
+
+    def probe(self, projections: Tensor, K: int, P: int) -> Tensor:
+        """Cheapest flips first: :func:`hashdl.ops.probe_signs`."""
+        return ops.probe_signs(projections, bits=K, probes=P)

@@ -8,13 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hashdl import ops
 from hashdl.config import HashConfig
 from hashdl.costs import dense_by_auto
 from hashdl.functional import active_linear, scatter_rows
 from hashdl.huge_pages import prefer_huge_pages
 from hashdl.profiling import part
-from hashdl.selection import select_active, shortlist
+from hashdl.selection import find_best, select_active
 from hashdl.tables import HashTables
 
 
@@ -289,11 +288,8 @@ class HashLinear(nn.Linear):
     def _topk_of_candidates(self, x: Tensor, k: int) -> tuple[Tensor, Tensor]:
         assert self.tables is not None
         self.tables.refresh(self.weight, self.bias, training=False, queries=x)
-        candidates = shortlist(self.tables, x, k)
-        candidates = F.pad(candidates, (0, max(0, k - candidates.shape[1])), value=-1)
-        values = ops.gather_linear(x, self.weight, self.bias, candidates)
-        values, columns = values.masked_fill(candidates < 0, -torch.inf).topk(k)
-        return values, candidates.gather(1, columns).long()
+        values, rows = find_best(self.tables, x, self.weight, self.bias, k)
+        return values, rows.long()
 
     def _invalidate(self) -> None:
         tables = getattr(self, "tables", None)  # none yet as nn.Linear.__init__ draws

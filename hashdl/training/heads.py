@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hashdl.config import HashConfig
+from hashdl.costs import hashing_work
 from hashdl.huge_pages import prefer_huge_pages
 from hashdl.nn import HashLinear, HashSoftmaxWithLoss
 from hashdl.profiling import part
-from hashdl.selection import shortlist
+from hashdl.selection import rows_read
 
 # Samples whose N logits are held at once in evaluation.
 _CHUNK = 512
@@ -189,7 +190,7 @@ class HashedHead(Head):
         config, sizes = self.linear.config, self.linear.config.sizes(self.n_classes)
         if self.linear.tables is None:
             return 3.0 * self.n_classes * self.features
-        hashing = sizes.K * sizes.L * (self.features + 1)
+        hashing = hashing_work(config, self.n_classes, self.features)
         ranking = sizes.C * self.features if config.selection == "exact" else 0
         interval = config.rehash_interval(self.n_classes)
         rehash = self.n_classes * hashing / (interval * batch_size)
@@ -200,8 +201,9 @@ class HashedHead(Head):
         tables, config = self.linear.tables, self.linear.config
         if tables is None:
             return float(self.n_classes)
-        read = shortlist(tables, hidden, tables.sizes.A - tables.sizes.R)
-        found = float((read >= 0).sum(1).float().mean())
+        best = tables.sizes.A - tables.sizes.R
+        read = rows_read(tables, hidden, best, has_bias=self.linear.bias is not None)
+        found = float(read.float().mean())
         labels = float((targets >= 0).sum()) / max(len(targets), 1)
         return found + tables.sizes.R + config.shared + labels
 

@@ -1,0 +1,174 @@
+r"""The hash functions of one layer: those of a family, and what comes before them.
+
+.. math::
+    (w, b) \to S\,((w, b) - c) \to T_r(\cdot) \to \text{codes}, \qquad
+    (x, 1) \to S^{-T} (x, 1) \to T_q(\cdot) \to \text{buckets to probe}
+
+with the centre c (:mod:`hashdl.hashing.centering`), the balancing S
+(:mod:`hashdl.hashing.balancing`) and the two sides of a transform T
+(:mod:`hashdl.hashing.transforms`), each of which may be left out. A linear family without a
+transform meets rows and queries as they are: its functions are multiplied by S or its inverse.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from hashdl.hashing import balancing, centering
+from hashdl.hashing.families import FAMILIES
+from hashdl.hashing.family import Family
+
+# Rows that centre, moments and learned functions follow from: so many tell them well enough.
+_SAMPLE = 1 << 14
+
+
+class Functions(NamedTuple):
+    """What codes follow from; D = d + 1.
+
+    Attributes:
+        rows: (F, L width), that rows meet, of the family's dtype.
+        queries: (F, L width), that queries meet.
+        center: float32 (D,), subtracted from rows.
+        maps: float32 (2, D, D), for rows and queries: coordinates in which their second moments
+            are equal; (2, 0, 0) where nothing is balanced.
+    """
+
+    rows: Tensor
+    queries: Tensor
+    center: Tensor
+    maps: Tensor
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How a layer's functions are made and met.
+
+    Args:
+        family: name of the hash family.
+        bits: K.
+        tables: L.
+        center_rows: subtract the mean of the rows.
+        seed: of the functions.
+    """
+
+    family: str
+    bits: int
+    tables: int
+    center_rows: bool
+    seed: int
+
+    @property
+    def kind(self) -> Family:
+        """The family itself."""
+        return FAMILIES[self.family]
+
+    @property
+    def folds(self) -> bool:
+        """Whether functions meet rows and queries as they are."""
+        return self.kind.linear
+
+    def shape(self, features: int) -> tuple[int, int]:
+        """Of the functions of a layer with so many inputs."""
+        return self.kind.shape(features + 1, self.tables, self.bits)
+
+    def new(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        moment: Tensor | None,
+        maps: Tensor,
+        codes: Tensor | None,
+    ) -> Functions:
+        """Functions for the rows as they are now, from a sample: no more work for more rows.
+
+        Args:
+            weight: (N, d).
+            bias: (N,), or None.
+            moment: second moment of the queries (D, D), to balance by; None: keep ``maps``.
+            maps: what balances now.
+            codes: int32 (L, N), of the rows as hashed last, or None.
+
+        Raises:
+            ValueError: rows, centre or moment are not finite.
+        """
+        every = max(1, weight.shape[0] // max(_SAMPLE, self.kind.sample(self.bits)))
+        rows, some_bias = weight[::every], None if bias is None else bias[::every]
+        D = weight.shape[1] + 1
+        center = torch.zeros(D, device=weight.device)
+        if self.center_rows:
+            center = centering.row_mean(rows, some_bias)
+        if moment is not None:
+            of_rows = balancing.row_moment(rows, some_bias, center)
+            if not bool(of_rows.isfinite().all()):
+                raise ValueError("rows are not finite")
+            maps = balancing.maps(moment, of_rows)
+        elif not bool(maps.any()):
+            maps = balancing.unit_maps(maps.shape[1], maps.device)
+        if not bool(center.isfinite().all()):
+            raise ValueError("rows are not finite")
+        made = self.kind.make(D, self.tables, self.bits, self.seed).to(weight.device)
+        if bias is None and self.folds:
+            made[-1] = 0  # (x, 1) against (w, 0): the 1 would turn queries off their rows
+        if self.kind.learns:
+            vectors = _mapped(_vectors(rows, some_bias, center), maps[0])
+            if not bool(vectors.isfinite().all()):
+                raise ValueError("rows are not finite")
+            some_codes = None if codes is None else codes[:, ::every].t()
+            with balancing.one_thread():
+                made = self.kind.fit(made, vectors, some_codes, self.bits)
+        if not self.folds or maps.shape[1] == 0:
+            return Functions(made, made, center, maps)
+        with balancing.one_thread():
+            return Functions(maps[0] @ made, maps[1] @ made, center, maps)
+
+    def columns(self, functions: Tensor, tables: range) -> Tensor:
+        """The functions of some tables."""
+        width = functions.shape[1] // self.tables
+        return functions[:, tables.start * width : tables.stop * width]
+
+    def project_rows(
+        self, weight: Tensor, bias: Tensor | None, functions: Functions, tables: range
+    ) -> Tensor:
+        """Projections (M, columns) of rows in some tables."""
+        some = self.columns(functions.rows, tables)
+        if self.folds:
+            return project_rows(weight, bias, functions.center, some)
+        vectors = _mapped(_vectors(weight, bias, functions.center), functions.maps[0])
+        return self.kind.project(vectors, some)
+
+    def project_queries(
+        self, x: Tensor, queries: Tensor, maps: Tensor, *, has_bias: bool
+    ) -> Tensor:
+        """Projections (B, L width) of queries, with their functions."""
+        if self.folds:
+            return project_queries(x, queries)
+        last = x.new_full((x.shape[0], 1), float(has_bias))
+        vectors = torch.cat([x, last], 1).float()
+        return self.kind.project(_mapped(vectors, maps[1]), queries)
+
+
+def project_queries(x: Tensor, planes: Tensor) -> Tensor:
+    """Projections (B, count) of (x, 1) on planes (d + 1, count)."""
+    return torch.addmm(planes[-1], x.to(planes.dtype), planes[:-1])
+
+
+def project_rows(weight: Tensor, bias: Tensor | None, center: Tensor, planes: Tensor) -> Tensor:
+    """Projections (M, count) of (w, b) - center; ``center`` is (d + 1,)."""
+    projections = torch.addmm(-(center @ planes), weight.to(planes.dtype), planes[:-1])
+    if bias is not None:
+        projections.addcmul_(bias.to(planes.dtype)[:, None], planes[-1])
+    return projections
+
+
+def _vectors(weight: Tensor, bias: Tensor | None, center: Tensor) -> Tensor:
+    """Rows (w, b) - center, float32 (M, d + 1)."""
+    last = weight.new_zeros(weight.shape[0]) if bias is None else bias
+    return torch.cat([weight, last[:, None]], 1).float() - center
+
+
+def _mapped(vectors: Tensor, map: Tensor) -> Tensor:
+    return vectors if map.shape[0] == 0 else vectors @ map
