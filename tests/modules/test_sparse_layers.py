@@ -142,7 +142,7 @@ def test_row_optimizers_train_it(make: type[torch.optim.Optimizer], gated: bool)
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
-    assert losses[-1] < 0.5 * losses[0]
+    assert losses[-1] < 0.6 * losses[0]
     assert model.output.weight.t().is_contiguous()
 
 
