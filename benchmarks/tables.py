@@ -44,6 +44,7 @@ def tables_of(report: Report) -> list[Figures]:
             *(_parts_by_rows(name, result) for name, result in report["contenders"].items()),
         ],
         "kernels": lambda: [_kernels(report)],
+        "kdd2017": lambda: _hidden_layers(report),
         "time_to_accuracy": lambda: [_accuracies(report), _parts(report)],
     }
     return [figures for figures in makers[report["settings"]["benchmark"]]() if figures.rows]
@@ -170,3 +171,27 @@ def _accuracies(report: Report) -> Figures:
             ("runs that reached it", "reached", "{}"),
         ),
     )
+
+
+def _hidden_layers(report: Report) -> list[Figures]:
+    """A table a data set and depth: a row a method and share."""
+    tables: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for name, result in report["contenders"].items():
+        for point in result["points"].values():
+            if "top1" in point:
+                title = f"{point['data']}, {point['layers']} hidden layers"
+                tables.setdefault(title, {})[f"{name} {point['share']:.0%}"] = point
+    columns = (
+        ("rate", "lr", "{:g}"),
+        ("top-1", "top1", "{:.4f}"),
+        ("±", "top1_std", "{:.4f}"),
+        ("of dense", "top1_vs_standard", "{:+.4f}"),
+        ("multiplications, training", "train_share", "{:.1%}"),
+        ("multiplications, test", "test_share", "{:.1%}"),
+        ("ms a step", "step_ms", "{:.2f}"),
+    )
+    made = []
+    for title, points in tables.items():
+        figures = _columns(points, columns)
+        made.append(Figures([title, *figures.titles[1:]], figures.rows))
+    return made

@@ -13,7 +13,7 @@ from hashdl.costs import dense_by_auto
 from hashdl.functional import active_linear, active_sparse_linear, scatter_rows
 from hashdl.huge_pages import prefer_huge_pages
 from hashdl.profiling import part
-from hashdl.selection import find_best, select_active
+from hashdl.selection import find_best, select_active, select_from_active
 from hashdl.tables import HashTables
 
 
@@ -202,9 +202,11 @@ class HashLinear(nn.Linear):
             flat = self._all_rows(x)
             z = F.linear(x, self.weight, self.bias)
         else:
-            # Look-ups want the dense query; it is not differentiated.
+            active = (flat_values, flat_columns)
             flat = (
-                self._active_rows(x.detach())[0] if rows is None else self._given_rows(values, rows)
+                self._rows_from_active(x, active)
+                if rows is None
+                else self._given_rows(values, rows)
             )
             with part("forward"):
                 z = active_sparse_linear(
@@ -312,6 +314,12 @@ class HashLinear(nn.Linear):
         if self.tables is None:
             return self._all_rows(x), None
         return select_active(self.tables, x, self.weight, self.bias, training=self.training)
+
+    def _rows_from_active(self, x: Tensor, active: tuple[Tensor, Tensor]) -> Tensor:
+        """Active rows (B, A) of x (B, d), given as well as the values and columns not zero."""
+        assert self.tables is not None
+        layer = (self.weight, self.bias)
+        return select_from_active(self.tables, x, active, *layer, training=self.training)
 
     def _given_rows(self, input: Tensor, rows: Tensor) -> Tensor:
         """A caller's rows as int32 (B, A)."""

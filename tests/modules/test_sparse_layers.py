@@ -6,6 +6,7 @@ import copy
 import io
 import pickle
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -27,14 +28,15 @@ Take = Callable[[HashLinear], Tensor]
 def chosen(monkeypatch: pytest.MonkeyPatch) -> Take:
     """Active rows (B, A) of each hashed layer at its last call."""
     seen: dict[int, Tensor] = {}
-    choose = HashLinear._active_rows
+    for name in ("_active_rows", "_rows_from_active"):
+        choose = getattr(HashLinear, name)
 
-    def noting(self: HashLinear, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        rows, known = choose(self, x)
-        seen[id(self)] = rows
-        return rows, known
+        def noting(self: HashLinear, *args: Any, choose: Callable[..., Any] = choose) -> Any:
+            found = choose(self, *args)
+            seen[id(self)] = found[0] if isinstance(found, tuple) else found
+            return found
 
-    monkeypatch.setattr(HashLinear, "_active_rows", noting)
+        monkeypatch.setattr(HashLinear, name, noting)
     return lambda layer: seen[id(layer)]
 
 
@@ -91,18 +93,23 @@ def test_an_mlp_is_the_masked_dense_one(
 
 def test_active_sets_may_be_empty(chosen: Take, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_mlp(sparse_grad=True)
-    choose = HashLinear._active_rows
+    every_other = HashLinear.sparse_forward
 
-    def fewer(self: HashLinear, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        rows, known = choose(self, x)
-        rows[::2] = -1  # every other sample has no active neuron in any layer
-        return rows, None if known is None else known.masked_fill(rows < 0, 0)
+    def fewer(self: HashLinear, x: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Every other sample has no active neuron in the first layer."""
+        rows = self.active(x)
+        rows[::2] = -1
+        chosen_rows[id(self)] = rows
+        return every_other(self, x, rows)
 
-    monkeypatch.setattr(HashLinear, "_active_rows", fewer)
+    chosen_rows: dict[int, Tensor] = {}
+    monkeypatch.setattr(HashLinear, "sparse_forward", fewer)
     x = inputs(5, dtype=torch.float64).requires_grad_()
     y = model(x)
-    assert torch.equal(y[::2].detach(), model.output.bias.detach().expand(3, -1))
-    wanted = masked_mlp(model, x, chosen)
+    first = model.hidden[0].hashed
+    wanted = masked_mlp(
+        model, x, lambda layer: chosen_rows[id(layer)] if layer is first else chosen(layer)
+    )
     torch.testing.assert_close(y, wanted, **CLOSE)
     assert_same_gradients(y, wanted, x, model.parameters())
 
