@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from benchmarks.tables import describe
@@ -109,6 +110,23 @@ def continued(path: Path | None, report: Report, may_change: Sequence[str]) -> R
                 )
     kept = {name: earlier[name] for name in ("contenders", "goal") if name in earlier}
     return report | kept
+
+
+def exponent(
+    by_rows: Mapping[str, Mapping[str, Any]], fit_from: int, key: str = "step_ms"
+) -> float | None:
+    """Slope of the log of a figure over log rows; None with fewer than two sizes to fit.
+
+    Args:
+        by_rows: results by rows.
+        fit_from: fewest rows that count.
+        key: of the figure.
+    """
+    fitted = [rows for rows in by_rows if int(rows) >= fit_from]
+    if len(fitted) < 2:
+        return None
+    figures = [by_rows[rows][key] for rows in fitted]
+    return float(np.polyfit(np.log([float(rows) for rows in fitted]), np.log(figures), 1)[0])
 
 
 def spread(values: Sequence[float]) -> float:

@@ -25,13 +25,11 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 # For "python benchmarks/kdd2017.py" as well as "python -m benchmarks.kdd2017".
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -47,33 +45,14 @@ from benchmarks.common import (
     save,
     spread,
 )
-from benchmarks.hidden_nets import NAMES, OURS, PUBLISHED, Net, make_methods
+from benchmarks.hidden_nets import NAMES, OURS, PUBLISHED, make_methods
+from benchmarks.hidden_training import COUNTED, DATA, accuracy, fit, load
 from benchmarks.layers import config_fields, make_configs
 from benchmarks.steps import add_config_flag
-from hashdl import optim
-from hashdl.data import (
-    DenseDataset,
-    Splits,
-    load_convex,
-    load_digits,
-    load_mnist,
-    load_rectangles,
-)
 from hashdl.progress import track
 
-#: Test samples of the data that is drawn; of --quick, samples of any part.
-_TEST, _QUICK = 10_000, 60
-DATA: dict[str, Callable[[], Splits]] = {
-    "mnist": load_mnist,
-    # As many training samples as in the study, of which a sixth is for validation.
-    "rectangles": lambda: load_rectangles(10_000, 2000, _TEST),
-    "convex": lambda: load_convex(6000, 2000, _TEST),
-    "digits": load_digits,
-}
 # These may differ between a report and a run that goes on with it.
 _MAY_CHANGE = ("contenders", "data", "layers", "shares", "seeds", "rates")
-# Samples whose active neurons are counted.
-_COUNTED = 256
 
 
 def share(text: str) -> float:
@@ -139,9 +118,7 @@ class Study:
     def __init__(self, args: argparse.Namespace, report: Report, stop: StopWanted) -> None:
         self.args, self.report, self.stop = args, report, stop
         self.methods = make_methods(make_configs({"hashed": OURS}, args.config)["hashed"])
-        self.splits = {
-            name: _few(DATA[name]()) if args.quick else DATA[name]() for name in args.data
-        }
+        self.splits = {name: load(name, quick=args.quick) for name in args.data}
 
     def run(self) -> None:
         """Search the rates and train with each seed, point by point.
@@ -198,7 +175,7 @@ class Study:
         net = self.methods[name](sizes, point["share"])
         seconds, steps = fit(net, splits.train, rate, args.epochs, args.batch, seed, self.stop)
         work, dense = (
-            some.multiplications(splits.valid.inputs[:_COUNTED], args.batch)
+            some.multiplications(splits.valid.inputs[:COUNTED], args.batch)
             for some in (net, self.methods["standard"](sizes, 1.0))
         )
         return {
@@ -208,38 +185,6 @@ class Study:
             "step_ms": 1e3 * seconds / steps,
             "train_seconds": seconds,
         }
-
-
-def fit(
-    net: Net, data: DenseDataset, rate: float, epochs: int, batch: int, seed: int, stop: StopWanted
-) -> tuple[float, int]:
-    """Train with Adam, its rate falling to 0 epoch by epoch; seconds and steps.
-
-    Raises:
-        KeyboardInterrupt: a stop was wanted.
-    """
-    optimizer = optim.Adam(net.parameters(), lr=rate)
-    net.train()
-    steps, start = 0, time.perf_counter()
-    for epoch in range(epochs):
-        for group in optimizer.param_groups:
-            group["lr"] = rate * (1 - epoch / epochs)
-        for inputs, targets in data.batches(batch, shuffle_seed=seed * epochs + epoch):
-            optimizer.zero_grad()
-            F.cross_entropy(net(inputs), targets).backward()
-            optimizer.step()
-            steps += 1
-        if stop():
-            raise KeyboardInterrupt
-    return time.perf_counter() - start, steps
-
-
-@torch.no_grad()
-def accuracy(net: Net, data: DenseDataset) -> float:
-    """Share of the samples whose class is the largest output."""
-    net.eval()
-    right = [net(x).argmax(1) == y for x, y in data.batches(_COUNTED, shuffle_seed=None)]
-    return float(torch.cat(right).float().mean())
 
 
 def summarize(report: Report) -> None:
@@ -259,10 +204,6 @@ def summarize(report: Report) -> None:
             dense = standard.get(f"{point['data']}/{point['layers']}/1", {})
             if "top1" in point and "top1" in dense:
                 point["top1_vs_standard"] = point["top1"] - dense["top1"]
-
-
-def _few(splits: Splits) -> Splits:
-    return Splits(*(part.subset(torch.arange(min(_QUICK, len(part)))) for part in splits))
 
 
 def measure(args: argparse.Namespace, stop: StopWanted) -> Report:

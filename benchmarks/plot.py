@@ -33,6 +33,7 @@ def plot(path: Path, report: Report) -> None:
         "output_layer": _draw_parts,
         "break_even": _draw_by_rows,
         "scaling": _draw_by_rows,
+        "width": _draw_width,
         "kernels": _draw_kernels,
         "time_to_accuracy": _draw_accuracy,
     }
@@ -87,6 +88,22 @@ def _draw_by_rows(axes: Axes, report: Report) -> None:
     axes.set_title(
         f"{settings['dim']} features, batch {settings['batch']}, {settings['optimizer']}"
     )
+    axes.legend()
+
+
+def _draw_width(axes: Axes, report: Report) -> None:
+    """Multiplications against neurons."""
+    for name, result in report["contenders"].items():
+        rows = [int(rows) for rows in result["by_rows"]]
+        work = [figures["multiplications"] for figures in result["by_rows"].values()]
+        slope = f", neurons^{result['work_exponent']:.2f}" if "work_exponent" in result else ""
+        axes.plot(rows, work, marker="o", label=name + slope)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("hidden neurons")
+    axes.set_ylabel("multiplications a sample and training step")
+    settings = report["settings"]
+    axes.set_title(f"{settings['data']}, {settings['active']} active neurons")
     axes.legend()
 
 
