@@ -16,7 +16,7 @@ from hashdl.config import HashConfig  # noqa: E402
 from hashdl.conversion import convert, revert  # noqa: E402
 from hashdl.info import build_info, has_extension  # noqa: E402
 from hashdl.nn import HashFeedForward, HashLinear, HashMLP, HashSoftmaxWithLoss  # noqa: E402
-from hashdl.tuning import Advice, LayerAdvice, advise  # noqa: E402
+from hashdl.tuning import Advice, LayerAdvice, TuneResult, advise, tune  # noqa: E402
 
 __version__ = "0.1.0"
 
@@ -28,6 +28,7 @@ __all__ = [
     "HashMLP",
     "HashSoftmaxWithLoss",
     "LayerAdvice",
+    "TuneResult",
     "advise",
     "build_info",
     "convert",
@@ -38,6 +39,7 @@ __all__ = [
     "ops",
     "optim",
     "revert",
+    "tune",
 ]
 
 

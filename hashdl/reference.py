@@ -93,6 +93,147 @@ def mark_rows_(dirty: Tensor, rows: Tensor, bits: int) -> None:
     dirty[rows[rows >= 0].long()] = bits
 
 
+# ---- digits and structured projections ----------------------------------------------------------
+
+DIGIT_BITS = 3
+_LOWEST = torch.finfo(torch.float32).min
+
+
+def slots_of(bits: int) -> list[int]:
+    """Slots of each digit of a code: digits of 3 bits, and one of the bits that are left.
+
+    Examples:
+        >>> slots_of(10)
+        [8, 8, 8, 2]
+    """
+    rest = bits % DIGIT_BITS
+    return [2**DIGIT_BITS] * (bits // DIGIT_BITS) + ([2**rest] if rest else [])
+
+
+def _digits(projections: Tensor, bits: int) -> tuple[Tensor, ...]:
+    """The slots (M, L, m) of each digit."""
+    slots, (M, width) = slots_of(bits), projections.shape
+    codes = projections.reshape(M, width // sum(slots), sum(slots))
+    return torch.split(codes, slots, dim=2)
+
+
+def pack_digits(projections: Tensor, bits: int) -> Tensor:
+    """Oracle of :func:`hashdl.ops.pack_digits`."""
+    _check_finite(projections, "pack_digits")
+    digits = [
+        slots.argmax(2) << DIGIT_BITS * i for i, slots in enumerate(_digits(projections, bits))
+    ]
+    return torch.stack(digits).sum(0).to(torch.int32)
+
+
+def _ranked_digits(projections: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Costs and flips (B, L, digits, 8) of each digit's values, the own one first.
+
+    Values that a shorter digit does not have cost NaN.
+    """
+    costs, flips = [], []
+    for i, slots in enumerate(_digits(projections, bits)):
+        values, order = slots.sort(dim=2, descending=True, stable=True)
+        lacks = values[..., :1] - values
+        missing = 2**DIGIT_BITS - slots.shape[2]
+        costs.append(torch.nn.functional.pad(lacks, (0, missing), value=torch.nan))
+        flip = (order ^ order[..., :1]) << DIGIT_BITS * i
+        flips.append(torch.nn.functional.pad(flip, (0, missing)))
+    gaps, ranked = torch.stack(costs, 2), torch.stack(flips, 2)
+    cheapest = gaps[..., 1].argsort(dim=2, stable=True)[..., None].expand_as(gaps)
+    return gaps.gather(2, cheapest).square(), ranked.gather(2, cheapest)
+
+
+def probe_digits(projections: Tensor, bits: int, probes: int) -> Tensor:
+    """Oracle of :func:`hashdl.ops.probe_digits`."""
+    _check_finite(projections, "probe_digits", " (is the input finite?)")
+    probes = min(probes, 2**bits)
+    costs, flips = _ranked_digits(projections, bits)
+    # The P cheapest changes lie within the first P - 1 digits and their P cheapest values.
+    digits, values = min(costs.shape[2], probes - 1), min(2**DIGIT_BITS, probes)
+    total = costs.new_zeros(*costs.shape[:2], 1)
+    flip = torch.zeros_like(total, dtype=torch.int64)
+    for i in range(digits):  # the first digit varies fastest
+        more = costs[:, :, i, :values, None]
+        more = torch.where(torch.arange(values, device=more.device)[:, None] > 0, more, 0)
+        total = (total[:, :, None] + more).flatten(2)
+        flip = (flip[:, :, None] ^ flips[:, :, i, :values, None]).flatten(2)
+    total[..., 0] = -1  # the own code first whatever the costs; NaN sorts last
+    cheapest = total.argsort(dim=2, stable=True)[..., :probes]
+    own = pack_digits(projections, bits)[..., None]
+    return own ^ flip.gather(2, cheapest).to(torch.int32)
+
+
+def densified_projections(vectors: Tensor, functions: Tensor) -> Tensor:
+    """Oracle of :func:`hashdl.ops.densified_projections`."""
+    op, begins, attempts = "densified_projections", functions[0], functions[1:]
+    marked = bool(((begins == 1) | (begins == 0)).all() & (begins[:1] == 1).all())
+    _check(marked, op, "functions", "the first row: wanted 1 where a digit begins, else 0")
+    _check_ids(attempts, 0, vectors.shape[1], op, "functions")
+    finite = bool(torch.isfinite(vectors).all())
+    _check(finite, op, "vectors", "got NaN or infinity, wanted finite values")
+    M, C = vectors.shape[0], functions.shape[1]
+    projections = torch.zeros((M, C), device=vectors.device)
+    if projections.numel() == 0:
+        return projections
+    # Zeros count as lowest, so that any other coordinate wins.
+    values = torch.where(vectors == 0, _LOWEST, vectors)
+    largest, top = values.max(1, keepdim=True)
+    firsts = begins.nonzero().flatten().tolist()
+    for first, end in zip(firsts, [*firsts[1:], C], strict=True):
+        place, slots = slice(first, end), end - first
+        tried = values[:, attempts[:, place].flatten().long()].reshape(M, -1, slots)
+        some = (tried > _LOWEST).any(2)
+        chosen = tried[torch.arange(M, device=vectors.device), some.to(torch.int8).argmax(1)]
+        # Where no attempt meets anything, the largest coordinate tells the slot.
+        slot = _draw_below(_mix(attempts[0, first].long()), top, slots)
+        last = torch.full_like(chosen, _LOWEST).scatter(1, slot, largest)
+        projections[:, place] = torch.where(some.any(1, keepdim=True), chosen, last)
+    return projections.masked_fill((vectors == 0).all(1, keepdim=True), 0)
+
+
+_ROUNDS = 3
+
+
+def _signs(key: int, n: int, device: torch.device) -> Tensor:
+    """The sign flips (3, n) of one block: a bit of a random number each."""
+    words = torch.arange(-(-n // 64), device=device)
+    bits = torch.arange(64, device=device)
+    rounds = [
+        (_stream_keys(key, torch.tensor([step]), words)[:, None] >> bits) & 1
+        for step in range(_ROUNDS)
+    ]
+    return 1 - 2 * torch.stack(rounds).flatten(1)[:, :n].float()
+
+
+def _walsh_hadamard(x: Tensor) -> Tensor:
+    """The transform of each row of x (M, n), n a power of two."""
+    n, h = x.shape[1], 1
+    while h < n:
+        a, b = x[:, : n // 2], x[:, n // 2 :]
+        x, h = torch.stack([a + b, a - b], 2).flatten(1), 2 * h
+    return x
+
+
+def hadamard_projections(vectors: Tensor, functions: Tensor) -> Tensor:
+    """Oracle of :func:`hashdl.ops.hadamard_projections`."""
+    M, D = vectors.shape
+    n = 1 << (max(D, 1) - 1).bit_length()
+    keys, coordinates = functions
+    low, high = (int(end) for end in coordinates.aminmax()) if coordinates.numel() else (0, 0)
+    what = f"got coordinates from {low} to {high}, wanted 0 to {n - 1}"
+    _check(low >= 0 and high < n, "hadamard_projections", "functions", what)
+    padded = torch.nn.functional.pad(vectors, (0, n - D))
+    projections = vectors.new_empty((M, keys.shape[0]))
+    for key in keys.unique().tolist():
+        x = padded
+        for signs in _signs(key, n, vectors.device):
+            x = _walsh_hadamard(x * signs)
+        of_block = keys == key
+        projections[:, of_block] = x[:, coordinates[of_block].long()] / n
+    return projections
+
+
 # ---- look-up -----------------------------------------------------------------------------------
 
 _INPUT = " (is the input finite?)"
@@ -188,7 +329,7 @@ def sketch_scores(
     sketch_queries: Tensor, sketches: Tensor, norms: Tensor, candidates: Tensor
 ) -> Tensor:
     """Oracle of :func:`hashdl.ops.sketch_scores`."""
-    N, W = sketches.shape
+    N = sketches.shape[0]
     _check_ids(candidates, -1, N, "sketch_scores", "candidates")
     scores = torch.zeros(candidates.shape, device=candidates.device)
     if N == 0:
@@ -197,7 +338,7 @@ def sketch_scores(
     for b in range(candidates.shape[0]):  # a sample at a time: (B, C, S) may not fit
         ids = candidates[b].clamp_min(0).long()
         bits = (sketches[ids].unsqueeze(-1) >> places) & 1
-        signs = (2 * bits - 1).reshape(-1, 32 * W).to(sketch_queries.dtype)
+        signs = (2 * bits - 1).flatten(1).to(sketch_queries.dtype)
         scores[b] = norms[ids] * (signs @ sketch_queries[b])
     return scores.masked_fill(candidates < 0, 0)
 

@@ -13,8 +13,8 @@ constexpr auto kNotFinite = "got NaN or infinity, wanted finite values (is the i
 
 Tensor probe_signs(const Tensor& projections, int64_t bits, int64_t probes) {
   constexpr auto op = "probe_signs";
-  check_sign_projections(projections, bits, op);
   check_bits(bits, op);
+  check_sign_projections(projections, bits, op);
   check(probes >= 1, op, "probes", "got " + std::to_string(probes) + ", wanted 1 or more");
   const int64_t B = projections.size(0), L = projections.size(1) / bits;
   const int64_t P = std::min(probes, int64_t{1} << bits);
@@ -37,13 +37,15 @@ Tensor probe_signs(const Tensor& projections, int64_t bits, int64_t probes) {
 
 Tensor best_columns(const Tensor& scores, int64_t groups, int64_t count) {
   constexpr auto op = "best_columns";
+  check(groups >= 1, op, "groups", "got " + std::to_string(groups) + ", wanted 1 or more");
+  check(count >= 1, op, "count", "got " + std::to_string(count) + ", wanted 1 or more");
   check_dtype(scores, ScalarType::Float, op, "scores");
   check_shape(scores, {-1, -1}, op, "scores");
-  check(groups >= 1 && scores.size(1) > 0 && scores.size(1) % groups == 0, op, "scores",
+  check(scores.size(1) % groups == 0, op, "scores",
         "got shape " + shape_string(scores) +
             ", wanted (*, multiple of groups = " + std::to_string(groups) + ")");
+  check(scores.size(1) > 0, op, "scores", "got no columns");
   const int64_t M = scores.size(0), W = scores.size(1) / groups, P = std::min(count, W);
-  check(count >= 1, op, "count", "got " + std::to_string(count) + ", wanted 1 or more");
   const Tensor source = as_contiguous(scores);
   const Tensor columns = empty(source, {M, groups, P}, ScalarType::Int);
   const bool finite = parallel_all(M * groups, 16, [&](int64_t begin, int64_t end) {

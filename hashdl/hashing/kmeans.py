@@ -26,6 +26,8 @@ _FIRST_ROUNDS, _ROUNDS = 6, 1
 _LIGHT, _HEAVY = 0.2, 2.0
 # Half of a split bucket goes to each side: how far the two centroids are turned apart.
 _APART = 0.05
+# Scores of rows and centroids that are held at once.
+_SCORES = 1 << 22
 
 
 class KMeans(Family):
@@ -95,11 +97,18 @@ def _normalized(vectors: Tensor) -> Tensor:
 
 def _nearest(rows: Tensor, directions: Tensor) -> Tensor:
     """For each direction (a column) the row that lies nearest to it."""
-    return (_normalized(rows) @ directions).argmax(0)
+    rows = _normalized(rows)
+    some = directions.split(_at_once(rows.shape[0]), dim=1)
+    return torch.cat([(rows @ chunk).argmax(0) for chunk in some])
 
 
 def _assign(rows: Tensor, centroids: Tensor) -> Tensor:
-    return ops.best_columns(rows @ centroids.t(), groups=1, count=1).flatten()
+    scores = (chunk @ centroids.t() for chunk in rows.split(_at_once(centroids.shape[0])))
+    return torch.cat([ops.best_columns(s, groups=1, count=1) for s in scores]).flatten()
+
+
+def _at_once(others: int) -> int:
+    return max(_SCORES // others, 1)
 
 
 def _means(rows: Tensor, codes: Tensor, before: Tensor) -> Tensor:
@@ -110,7 +119,8 @@ def _means(rows: Tensor, codes: Tensor, before: Tensor) -> Tensor:
     mean_load = rows.shape[0] / before.shape[0]
     light = (loads < _LIGHT * mean_load).nonzero().squeeze(1)
     order = loads.argsort(descending=True, stable=True)
-    heavy = order[: min(light.numel(), int((loads > _HEAVY * mean_load).sum()))]
+    most = max(_HEAVY * mean_load, 1)  # one row is no load to split
+    heavy = order[: min(light.numel(), int((loads > most).sum()))]
     light = light[: heavy.numel()]
     # Apart along the coordinates of the given-up centroid: any direction that is there to hand.
     aside = _APART * before[light]

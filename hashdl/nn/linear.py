@@ -16,6 +16,9 @@ from hashdl.profiling import part
 from hashdl.selection import find_best, select_active, select_from_active
 from hashdl.tables import HashTables
 
+# Inputs at a time that a moment is renewed by: as many as are looked at of a larger batch.
+_OBSERVED = 64
+
 
 class HashLinear(nn.Linear):
     r"""A linear layer that hashes its rows and computes only those that the input meets.
@@ -248,6 +251,22 @@ class HashLinear(nn.Linear):
             return
         self.tables.invalidate()
         self.tables.refresh(self.weight, self.bias, training=False)
+
+    @torch.no_grad()
+    def calibrate(self, inputs: Tensor) -> None:
+        """Rehash all rows, balanced by these inputs.
+
+        Training sees to that by itself, as inputs come; a layer that was trained elsewhere should
+        be shown some before it is asked: more than d of them.
+
+        Args:
+            inputs: a sample of what the layer is given, (\\*, d).
+        """
+        if self.tables is None:
+            return
+        for chunk in self._flat(inputs).split(_OBSERVED):
+            self.tables.observe(chunk, training=True)
+        self.rehash()
 
     def stats(self) -> dict[str, Any]:
         """What the layer's hashing costs and how its buckets are filled.

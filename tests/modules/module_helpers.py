@@ -32,9 +32,9 @@ def inputs(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 1) -> Te
 
 
 def is_balanced(layer: HashLinear) -> bool:
-    """Whether rows and queries meet planes of their own."""
+    """Whether rows and queries meet functions of their own."""
     assert layer.tables is not None
-    return not torch.equal(layer.tables.planes, layer.tables.query_planes)
+    return not torch.equal(layer.tables.functions, layer.tables.query_functions)
 
 
 def assert_same_history(one: HashLinear, other: HashLinear) -> None:

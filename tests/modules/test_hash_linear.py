@@ -189,10 +189,10 @@ def test_sketch_selection_keeps_the_candidates_of_the_highest_scores() -> None:
     x = inputs(5)
     rows = layer.active(x)
     found = layer.tables.lookup(x)
-    scores = layer.tables.sketch_scores(found).masked_fill(found.candidates < 0, -torch.inf)
+    scores = layer.tables.sketch_scores(x, found).masked_fill(found < 0, -torch.inf)
     lowest_kept = scores.topk(20).values[:, -1:]
     for sample in range(5):
-        kept = torch.isin(found.candidates[sample], rows[sample])
+        kept = torch.isin(found[sample], rows[sample])
         assert (scores[sample][kept] >= lowest_kept[sample]).all()
         assert kept.sum() == 20
 

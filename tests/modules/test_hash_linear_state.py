@@ -285,8 +285,11 @@ def test_buffers_are_hash_state_and_parameters_are_linears() -> None:
     assert set(buffers) == {
         f"tables.{name}"
         for name in (
-            *("planes", "next_query_planes", "center", "codes", "squares", "dirty"),
-            *("query_planes", "offsets", "rows", "sketches", "norms", "moment", "step", "state"),
+            *("functions", "next_query_functions", "center", "codes", "dirty"),
+            *("sketch_planes", "next_query_sketch_planes", "next_sketches", "next_norms"),
+            *("query_functions", "offsets", "rows"),
+            *("query_sketch_planes", "sketches", "norms"),
+            *("moment", "maps", "scale", "step", "state"),
         )
     }
     assert not set(buffers) & set(layer.state_dict())

@@ -199,7 +199,7 @@ def active_sets(
         shared_labels = set(shared[: int(n_labels)].tolist())
         shared_draws = set(shared[int(n_labels) :].tolist()) - {-1}
         left_out = None if config.log_q else shared
-    candidates = tables.lookup(x).candidates
+    candidates = tables.lookup(x, has_bias=linear.bias is not None)
     logits = all_logits(head, x).gather(1, candidates.clamp_min(0).long()).float()
     sizes = tables.sizes
     rows = ops.select(

@@ -9,7 +9,8 @@ import torch
 from module_helpers import D, N, assert_same_history, inputs, is_balanced, make_layer
 
 import hashdl
-from hashdl.hashing import centering, simhash
+from hashdl.hashing import centering
+from hashdl.hashing.functions import project_rows
 from hashdl.schedule import next_rehash
 from hashdl.tables import HashTables
 
@@ -114,8 +115,8 @@ def test_touched_rows_are_hashed_against_the_centre_of_the_last_full_rehash() ->
     layer(inputs(1))
 
     def codes(center: torch.Tensor) -> torch.Tensor:
-        planes = layer.tables.planes.view(torch.float32)
-        projections = simhash.project_rows(layer.weight, layer.bias, center, planes)
+        planes = layer.tables.functions.view(torch.float32)
+        projections = project_rows(layer.weight, layer.bias, center, planes)
         return hashdl.ops.pack_signs(projections.detach(), layer.tables.sizes.K).t()
 
     assert torch.equal(layer.tables.codes, codes(old_center))

@@ -82,6 +82,57 @@ def pack_signs_args(M: int = 5, L: int = 3, bits: int = 4) -> Args:
     return randn(M, L * bits), bits
 
 
+def digit_values(M: int, L: int, bits: int, *, coarse: bool = False) -> Tensor:
+    """Values (M, L S) of the slots of L codes; ``coarse``: many are equal."""
+    values = randn(M, L * sum(reference.slots_of(bits)), seed=18)
+    return values.round() if coarse else values
+
+
+def pack_digits_args(M: int = 5, L: int = 3, bits: int = 7, coarse: bool = False) -> Args:
+    return digit_values(M, L, bits, coarse=coarse), bits
+
+
+def probe_digits_args(
+    B: int = 5,
+    L: int = 3,
+    bits: int = 7,
+    probes: int = 6,
+    coarse: bool = False,
+    lowest: bool = False,
+) -> Args:
+    """``lowest``: half of the slots are empty, so that costs leave float32."""
+    values = digit_values(B, L, bits, coarse=coarse)
+    if lowest:
+        values[:, ::2] = torch.finfo(torch.float32).min
+    return values, bits, probes
+
+
+def sparse_vectors(M: int, D: int, share: float, *, seed: int = 19) -> Tensor:
+    """float32 (M, D) of which a share is not zero; the last vector is zero."""
+    vectors = randn(M, D, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    vectors[torch.rand(M, D, generator=generator) >= share] = 0
+    vectors[-1:] = 0
+    return vectors
+
+
+def densified_projections_args(
+    M: int = 9, D: int = 13, C: int = 20, T: int = 3, share: float = 0.2
+) -> Args:
+    generator = torch.Generator().manual_seed(20)
+    coordinates = torch.randint(max(D, 1), (T, C if D else 0), generator=generator)
+    begins = torch.tensor([column % 7 in (0, 3) for column in range(coordinates.shape[1])])
+    return sparse_vectors(M, D, share), torch.cat([begins[None], coordinates]).int()
+
+
+def hadamard_projections_args(M: int = 5, D: int = 13, C: int = 40, block: int = 16) -> Args:
+    """``block`` functions have a key in common."""
+    n = 1 << (max(D, 1) - 1).bit_length()
+    keys = torch.arange(C, dtype=torch.int32) // block - 1
+    coordinates = torch.arange(C, dtype=torch.int32) * 5 % n
+    return randn(M, D, seed=21), torch.stack([keys, coordinates])
+
+
 def build_tables_args(N: int = 30, L: int = 3, bits: int = 3) -> Args:
     generator = torch.Generator().manual_seed(1)
     codes = torch.randint(2**bits, (L, N), dtype=torch.int32, generator=generator)
@@ -90,6 +141,22 @@ def build_tables_args(N: int = 30, L: int = 3, bits: int = 3) -> Args:
 
 def mark_rows__args(B: int = 4, A: int = 5, N: int = 40, bits: int = 3) -> Args:
     return torch.full((N,), 128, dtype=torch.uint8), row_ids(B, A, N), bits
+
+
+def probe_signs_args(
+    B: int = 4, L: int = 3, bits: int = 4, probes: int = 3, coarse: bool = False
+) -> Args:
+    """``coarse`` rounds the projections: equal magnitudes, and zeros."""
+    projections = randn(B, L * bits, seed=2)
+    return projections.round() if coarse else projections, bits, probes
+
+
+def best_columns_args(
+    M: int = 4, groups: int = 3, width: int = 9, count: int = 3, coarse: bool = False
+) -> Args:
+    """``coarse`` rounds the scores: many are equal."""
+    scores = randn(M, groups * width, seed=2)
+    return scores.round() if coarse else scores, groups, count
 
 
 def lookup_args(
@@ -102,32 +169,33 @@ def lookup_args(
     candidates: int = 20,
     seed: int = 0,
     step: int = 0,
-    coarse: bool = False,
+    missing: float = 0.0,
 ) -> Args:
-    """``coarse`` rounds the projections: equal magnitudes, and zeros."""
-    projections = randn(B, L * bits, seed=2)
-    projections = projections.round() if coarse else projections
+    """``missing`` is the share of the probes that are -1."""
+    buckets = reference.probe_signs(*probe_signs_args(B, L, bits, probes))
+    gone = torch.rand(buckets.shape, generator=torch.Generator().manual_seed(3)) < missing
     offsets, rows = reference.build_tables(*build_tables_args(N, L, bits))
-    return projections, offsets, rows, bits, probes, cap, candidates, seed, step_of(step)
+    buckets = buckets.masked_fill(gone, -1)
+    return buckets, offsets, rows, cap, candidates, seed, step_of(step)
 
 
 def sketch_scores_args(
     B: int = 4,
     C: int = 12,
-    L: int = 3,
+    W: int = 3,
     N: int = 40,
-    bits: int = 5,
     padding: float = 0.2,
-    garbage: bool = False,
 ) -> Args:
-    """``garbage``: codes of 32 bits, which no table has."""
-    generator = torch.Generator().manual_seed(9)
-    low, high = (-(2**31), 2**31) if garbage else (0, 2**bits)
-    queries, codes = (
-        torch.randint(low, high, (count, L), generator=generator).to(torch.int32)
-        for count in (B, N)
-    )
-    return queries, codes, randn(N, seed=12).abs(), row_ids(B, C, N, padding=padding, seed=10), bits
+    """``W`` words of 32 sign bits a row."""
+    sketches = sign_bits(N, W)
+    candidates = row_ids(B, C, N, padding=padding, seed=10)
+    return randn(B, 32 * W, seed=9), sketches, randn(N, seed=12).abs(), candidates
+
+
+def sign_bits(N: int, W: int) -> Tensor:
+    """int32 (N, W): any 32 bits."""
+    generator = torch.Generator().manual_seed(8)
+    return torch.randint(-(2**31), 2**31, (N, W), generator=generator).to(torch.int32)
 
 
 def score_kinds(B: int, C: int) -> dict[str, Tensor | None]:
@@ -177,14 +245,17 @@ def find_active_args(
 ) -> Args:
     """Small integers as weights and inputs: outputs are exact, and many are equal."""
     lookup = lookup_args(B, N, L, bits, candidates=candidates)
-    codes = build_tables_args(N, L, bits)[0].t().contiguous()
+    sketch: Args = (None, None, None)
+    if selection == "sketch":
+        queries = randn(B, 64, seed=8).mul(2).round()
+        sketch = queries, sign_bits(N, 2), randn(N, seed=6).abs()
     x, weight = randn(B, d, seed=3).mul(2).round(), randn(N, d, seed=4).mul(2).round()
     labels = row_ids(B, M, N, seed=4) if M else None
     shared = row_ids(1, T, N, seed=5)[0] if T else None
     return (
-        *(*lookup[:3], codes, randn(N, seed=6).abs(), x.to(dtype), weight.to(dtype)),
+        *(*lookup[:3], *sketch, x.to(dtype), weight.to(dtype)),
         *(randn(N, seed=7).round().to(dtype) if bias else None, labels, shared),
-        *(*lookup[3:7], selection, 2, active, random, *lookup[7:]),
+        *(*lookup[3:5], selection, 2, active, random, *lookup[5:]),
     )
 
 
@@ -448,6 +519,7 @@ def refresh_tables__args(
         "weight": randn(N, d),
         "bias": randn(N, seed=1) if bias else None,
         "family": config.family,
+        "transform": config.transform or "",
         "bits": bits,
         "seed": config.seed,
         "center_rows": config.center,
@@ -473,8 +545,14 @@ def _with_buffers(name: str, tables: HashTables, given: dict[str, Any]) -> Args:
 
 OPS = (
     "pack_signs",
+    "pack_digits",
+    "probe_digits",
+    "densified_projections",
+    "hadamard_projections",
     "build_tables",
     "mark_rows_",
+    "probe_signs",
+    "best_columns",
     "lookup",
     "sketch_scores",
     "select",

@@ -79,13 +79,14 @@ def wrong_rank(op: str, argument: str) -> list[Bad]:
     return shapes(op, argument, deeper=lambda t: t.unsqueeze(0), scalar=lambda t: t.new_ones(()))
 
 
-def wrong_size(op: str, argument: str, *dims: int) -> list[Bad]:
+def wrong_size(op: str, argument: str, *dims: int, blamed: str = "") -> list[Bad]:
     return [
         Bad(
             op,
             argument,
             f"size{dim}",
             lambda t, dim=dim: torch.cat([t, t[:, :1] if dim else t[:1]], dim),
+            blamed=blamed,
         )
         for dim in dims
     ]
@@ -117,8 +118,8 @@ def not_finite(op: str, argument: str) -> list[Bad]:
     ]
 
 
-def bits(op: str) -> list[Bad]:
-    return numbers(op, "bits", 0, -1, 25, 2**40)
+def bits(op: str, most: int = 24) -> list[Bad]:
+    return numbers(op, "bits", 0, -1, most + 1, 2**40)
 
 
 def step(op: str) -> list[Bad]:
@@ -193,43 +194,78 @@ def update(op: str, *states: str) -> list[Bad]:
 
 
 CASES = [
-    *bits("pack_signs"),
+    *bits("pack_signs", most=32),
     Bad("pack_signs", "bits", "does-not-divide", value(5), blamed="projections"),
     *float32_only("pack_signs", "projections"),
     *wrong_rank("pack_signs", "projections"),
     *not_finite("pack_signs", "projections"),
+    *bits("pack_digits"),
+    Bad("pack_digits", "bits", "does-not-divide", value(5), blamed="projections"),
+    *float32_only("pack_digits", "projections"),
+    *wrong_rank("pack_digits", "projections"),
+    *not_finite("pack_digits", "projections"),
+    *bits("probe_digits"),
+    Bad("probe_digits", "bits", "does-not-divide", value(5), blamed="projections"),
+    *float32_only("probe_digits", "projections"),
+    *wrong_rank("probe_digits", "projections"),
+    *not_finite("probe_digits", "projections"),
+    *numbers("probe_digits", "probes", 0, -1),
+    *float32_only("densified_projections", "vectors"),
+    *wrong_rank("densified_projections", "vectors"),
+    *not_finite("densified_projections", "vectors"),
+    *ids("densified_projections", "functions", 13, padding=False),
+    *shapes("densified_projections", "functions", no_attempt=lambda t: t[:1]),
+    *(
+        Bad("densified_projections", "functions", text, with_value(*change), needs_values=True)
+        for text, change in {"first-column": (0, 0), "2-begins": (3, 2)}.items()
+    ),
+    *float32_only("hadamard_projections", "vectors"),
+    *wrong_rank("hadamard_projections", "vectors"),
+    *ids("hadamard_projections", "functions", 16, padding=False),
+    *wrong_size("hadamard_projections", "functions", 0),
     *bits("build_tables"),
     *ids("build_tables", "codes", 2**3, padding=False),
     *shapes("mark_rows_", "dirty", int32=Tensor.int, bool=Tensor.bool, strided=samples.strided),
     *wrong_rank("mark_rows_", "dirty"),
     *(bad for bad in ids("mark_rows_", "rows", 40) if bad.text not in ("deeper", "scalar")),
     *numbers("mark_rows_", "bits", -1, 256),
-    *float32_only("lookup", "projections"),
-    *wrong_rank("lookup", "projections"),
-    *wrong_size("lookup", "projections", 1),
-    *not_finite("lookup", "projections"),
+    *bits("probe_signs"),
+    Bad("probe_signs", "bits", "does-not-divide", value(5), blamed="projections"),
+    *numbers("probe_signs", "probes", 0, -1),
+    *float32_only("probe_signs", "projections"),
+    *wrong_rank("probe_signs", "projections"),
+    *not_finite("probe_signs", "projections"),
+    *float32_only("best_columns", "scores"),
+    *wrong_rank("best_columns", "scores"),
+    *not_finite("best_columns", "scores"),
+    *shapes("best_columns", "scores", empty=lambda t: t[:, :0]),
+    *numbers("best_columns", "groups", 0, -1),
+    Bad("best_columns", "groups", "does-not-divide", value(5), blamed="scores"),
+    *numbers("best_columns", "count", 0, -1),
+    *ids("lookup", "buckets", 2**4),
+    *wrong_size("lookup", "buckets", 1),
     *shapes("lookup", "offsets", int64=Tensor.long),
     *wrong_rank("lookup", "offsets"),
-    *wrong_size("lookup", "offsets", 0, 1),
+    *wrong_size("lookup", "offsets", 0),
+    *shapes("lookup", "offsets", empty=lambda t: t[:, :0]),
+    Bad("lookup", "offsets", "few", lambda t: t[:, :3], blamed="buckets", needs_values=True),
     *shapes("lookup", "rows", int64=Tensor.long),
     *wrong_rank("lookup", "rows"),
-    *bits("lookup"),
-    Bad("lookup", "bits", "other", value(3), blamed="offsets"),
-    *numbers("lookup", "probes", 0, -1),
     *numbers("lookup", "cap", 0, -1),
     *numbers("lookup", "candidates", -1),
     *step("lookup"),
-    *shapes("sketch_scores", "queries", int64=Tensor.long, float=Tensor.float),
-    *wrong_rank("sketch_scores", "queries"),
-    *shapes("sketch_scores", "codes", int64=Tensor.long, float=Tensor.float),
-    *wrong_rank("sketch_scores", "codes"),
-    *wrong_size("sketch_scores", "codes", 1),
+    *float32_only("sketch_scores", "sketch_queries"),
+    *wrong_rank("sketch_scores", "sketch_queries"),
+    *wrong_size("sketch_scores", "sketch_queries", 0, 1),
+    *shapes("sketch_scores", "sketches", int64=Tensor.long, float=Tensor.float),
+    *wrong_rank("sketch_scores", "sketches"),
+    *wrong_size("sketch_scores", "sketches", 0, blamed="norms"),
+    *wrong_size("sketch_scores", "sketches", 1, blamed="sketch_queries"),
     *float32_only("sketch_scores", "norms"),
     *wrong_rank("sketch_scores", "norms"),
     *wrong_size("sketch_scores", "norms", 0),
-    *bits("sketch_scores"),
     *ids("sketch_scores", "candidates", 40),
-    *wrong_size("sketch_scores", "candidates", 0),
+    *wrong_size("sketch_scores", "candidates", 0, blamed="sketch_queries"),
     *ids("select", "candidates", 40),
     *float32_only("select", "scores"),
     *wrong_rank("select", "scores"),

@@ -8,7 +8,7 @@ import ops_samples as samples
 import pytest
 import torch
 
-from hashdl.config import SELECTIONS
+from hashdl.ops import SELECTIONS
 
 SHAPES: list[dict[str, Any]] = [
     {},
@@ -64,19 +64,46 @@ def test_opcheck(selection: str) -> None:
     torch.library.opcheck(torch.ops.hashdl.find_active.default, args)
 
 
+@pytest.mark.parametrize("call", [samples.kernel, samples.fallback])
 @pytest.mark.parametrize(
-    ("place", "bad", "match"),
+    ("argument", "bad", "match"),
     [
-        (0, torch.full((4, 12), torch.nan), "find_active: projections: got NaN"),
-        (2, torch.full((3, 60), 60, dtype=torch.int32), "find_active: table_rows: got"),
-        (3, torch.zeros(60, 2, dtype=torch.int32), "find_active: codes: got shape"),
-        (5, torch.zeros(4, 6), "find_active: x: got shape"),
-        (8, torch.full((4, 1), 60, dtype=torch.int32), "labels: got ids"),
-        (14, "best", "find_active: selection: got 'best'"),
+        ("buckets", torch.full((4, 3, 3), 16).int(), "buckets: got a bucket outside -1 to 15"),
+        ("buckets", torch.zeros(4, 2, 3).int(), "buckets: got shape"),
+        ("table_rows", torch.full((3, 60), 60).int(), "table_rows: got"),
+        *((name, None, "sketches: got None") for name in ("sketch_queries", "sketches", "norms")),
+        ("sketch_queries", torch.zeros(4, 32), "sketch_queries: got shape"),
+        ("sketches", torch.zeros(59, 2).int(), "sketches: got 59 rows, wanted 60|norms: got shape"),
+        ("norms", torch.zeros(59), "norms: got shape"),
+        ("x", torch.zeros(4, 6), "x: got shape"),
+        ("labels", torch.full((4, 1), 60).int(), "labels: got ids"),
+        ("selection", "best", "selection: got 'best'"),
     ],
 )
-def test_bad_input_is_refused(place: int, bad: Any, match: str) -> None:
-    args = list(samples.find_active_args())
-    args[place] = bad
-    with pytest.raises(RuntimeError, match=match):
-        torch.ops.hashdl.find_active(*args)
+def test_bad_input_is_refused(argument: str, bad: Any, match: str, call: samples.Path) -> None:
+    given = samples.sample_dict("find_active", selection="sketch") | {argument: bad}
+    with pytest.raises(RuntimeError, match=f"hashdl::find_active: ({match})"):
+        call("find_active")(*given.values())
+
+
+def test_sketches_of_another_layer_are_refused() -> None:
+    """They would fit each other, and be read beyond their end."""
+    given = samples.sample_dict("find_active", selection="sketch")
+    given |= {"sketches": given["sketches"][:59], "norms": given["norms"][:59]}
+    with pytest.raises(RuntimeError, match="find_active: sketches: got 59 rows, wanted 60"):
+        samples.kernel("find_active")(*given.values())
+
+
+@pytest.mark.parametrize("selection", [name for name in SELECTIONS if name != "sketch"])
+def test_without_sketch_selection_no_sketch_is_looked_at(selection: str) -> None:
+    given = samples.sample_dict("find_active", selection=selection)
+    nothing = torch.zeros(0, 0)
+    other = given | {
+        "sketch_queries": nothing,
+        "sketches": nothing.int(),
+        "norms": nothing[0:0, 0:0],
+    }
+    call = samples.kernel("find_active")
+    samples.assert_same_bits(
+        samples.run(call, tuple(given.values()))[:2], list(call(*other.values()))
+    )

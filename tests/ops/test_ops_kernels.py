@@ -17,6 +17,47 @@ PLAIN: dict[str, list[dict[str, Any]]] = {
         {"M": 3, "L": 2, "bits": 24},
         {"M": 700, "L": 7, "bits": 5},
         {"M": 9, "L": 5, "bits": 17},
+        {"M": 9, "L": 3, "bits": 32},
+    ],
+    "pack_digits": [
+        {},
+        {"M": 0},
+        {"L": 0},
+        *({"bits": bits} for bits in (1, 2, 3, 4, 24)),
+        {"M": 300, "L": 7, "coarse": True},
+    ],
+    "probe_digits": [
+        {},
+        {"B": 0},
+        {"L": 0},
+        {"probes": 1},
+        {"bits": 1, "probes": 2},
+        {"bits": 2, "probes": 100},  # more than there are buckets
+        {"bits": 3, "probes": 8},
+        {"bits": 7, "probes": 128},
+        {"bits": 7, "probes": 128, "coarse": True},
+        {"bits": 8, "probes": 40, "lowest": True},
+        {"bits": 24, "probes": 5},
+        {"B": 90, "bits": 11, "probes": 16, "coarse": True},
+    ],
+    "densified_projections": [
+        {},
+        {"M": 0},
+        {"D": 0},
+        {"D": 1},
+        {"C": 0},
+        {"C": 1},
+        {"T": 1},
+        *({"share": share} for share in (0.0, 0.05, 1.0)),
+        {"M": 200, "D": 300, "share": 0.02, "T": 8, "C": 100},
+    ],
+    "hadamard_projections": [
+        {},
+        {"M": 0},
+        {"C": 0},
+        *({"D": D} for D in (0, 1, 2, 3, 8, 64, 65, 200)),
+        {"C": 7, "block": 1},
+        {"M": 90, "D": 130, "C": 300, "block": 100},
     ],
     "build_tables": [
         {},
@@ -30,6 +71,33 @@ PLAIN: dict[str, list[dict[str, Any]]] = {
         {"N": 50_000, "L": 2, "bits": 9},  # in parts
     ],
     "mark_rows_": [{}, {"B": 0}, {"N": 1}, {"bits": 255}, {"B": 50, "A": 30}],  # repeats
+    "probe_signs": [
+        {},
+        {"B": 0},
+        {"L": 0},
+        {"L": 1, "bits": 1},
+        {"probes": 1},
+        {"bits": 1, "probes": 2},
+        {"probes": 16},
+        {"probes": 16, "coarse": True},
+        {"bits": 3, "probes": 100},  # more than there are buckets
+        {"bits": 9, "probes": 12, "coarse": True},
+        {"bits": 24, "probes": 9},
+        {"B": 70, "L": 9, "bits": 7, "probes": 20, "coarse": True},
+    ],
+    "best_columns": [
+        {},
+        {"M": 0},
+        {"groups": 1},
+        {"width": 1},
+        {"count": 1},
+        {"count": 9},
+        {"count": 100},  # more than there are columns
+        *({"width": width, "count": 5} for width in (15, 16, 17, 64, 65, 200)),
+        *({"width": width, "count": 1} for width in (16, 64, 129)),
+        *({"width": width, "count": 20, "coarse": True} for width in (16, 64, 129)),
+        {"M": 70, "groups": 9, "width": 128, "count": 3, "coarse": True},
+    ],
     "lookup": [
         {},
         {"B": 0},
@@ -41,9 +109,8 @@ PLAIN: dict[str, list[dict[str, Any]]] = {
         {"candidates": 200, "probes": 8},  # more than can be found
         {"bits": 1, "probes": 2},
         {"bits": 4, "probes": 16},
-        {"bits": 4, "probes": 16, "coarse": True},
-        {"bits": 3, "probes": 100},  # more than there are buckets
-        {"bits": 9, "probes": 12, "coarse": True},
+        {"missing": 0.5, "probes": 8},
+        {"missing": 1.0},
         {"N": 300, "bits": 2, "cap": 1},
         {"N": 300, "bits": 2, "cap": 7, "probes": 4, "candidates": 40},
         {"N": 300, "bits": 2, "cap": 7, "probes": 4, "seed": -(2**63), "step": 2**62},
@@ -56,13 +123,10 @@ PLAIN: dict[str, list[dict[str, Any]]] = {
         {"C": 1},
         {"N": 0},  # all padding
         {"N": 1},
-        *({"L": L} for L in (1, 2, 8, 17)),
-        {"bits": 1},
-        {"bits": 24, "L": 9},
-        {"garbage": True},
+        *({"W": W} for W in (0, 1, 2, 8, 17)),
         {"padding": 0.0},
         {"padding": 1.0},
-        {"B": 30, "C": 90, "L": 9, "N": 500},  # candidates beyond what is fetched ahead
+        {"B": 30, "C": 90, "W": 9, "N": 500},  # candidates beyond what is fetched ahead
     ],
     "select": [
         {},
@@ -205,10 +269,16 @@ UPDATES: list[dict[str, Any]] = [
 # Large enough that every parallel loop is split, whatever its grain.
 LARGE: dict[str, dict[str, Any]] = {
     "pack_signs": {"M": 1000},
+    "pack_digits": {"M": 300},
+    "probe_digits": {"B": 60},
+    "densified_projections": {"M": 100},
+    "hadamard_projections": {"M": 100},
     "build_tables": {"N": 50_000, "L": 2},
     "mark_rows_": {"B": 50, "A": 30},
+    "probe_signs": {"B": 100, "probes": 8},
+    "best_columns": {"M": 100, "width": 70},
     "lookup": {"B": 30, "N": 400, "bits": 3, "cap": 9, "probes": 4},
-    "sketch_scores": {"B": 30, "C": 90, "L": 9, "N": 500},
+    "sketch_scores": {"B": 30, "C": 90, "W": 9, "N": 500},
     "select": {"B": 50, "random": 5},
     "shared_rows": {"B": 100, "count": 30},
     "gather_linear": {"B": 30, "A": 20, "N": 100, "d": 67},

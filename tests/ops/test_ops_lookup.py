@@ -14,65 +14,6 @@ from torch import Tensor
 from hashdl import ops
 
 
-def brute_force_probes(projections: Tensor, bits: int) -> list[int]:
-    """All 2^K codes of one table: the query's own, then by what flipping costs.
-
-    Ties go to the set of flips that comes first as a number over the bits by ascending magnitude.
-    """
-    order = projections.abs().argsort(stable=True).tolist()
-    own = int(ops.pack_signs(projections[None], bits)[0, 0])
-    keyed = []
-    for flips in range(1, 2**bits):
-        cost, code = torch.zeros(()), own  # float32, added in ascending order as the op does
-        for k, bit in enumerate(order):
-            if flips >> k & 1:
-                cost, code = cost + projections[bit] ** 2, code ^ (1 << bit)
-        keyed.append((float(cost), flips, code))
-    return [own, *(code for _, _, code in sorted(keyed))]
-
-
-def one_row_a_bucket(bits: int) -> tuple[Tensor, Tensor]:
-    """A table whose row r stands alone in bucket r: what is found are the codes probed."""
-    return ops.build_tables(torch.arange(2**bits, dtype=torch.int32)[None], bits)
-
-
-def probe_sequence(projections: Tensor, bits: int, probes: int) -> list[int]:
-    offsets, rows = one_row_a_bucket(bits)
-    found, hits = ops.lookup(
-        projections[None],
-        offsets,
-        rows,
-        bits=bits,
-        probes=probes,
-        cap=1,
-        candidates=2**bits,
-        seed=0,
-        step=samples.step_of(0),
-    )
-    assert torch.equal(hits, (found >= 0).int())
-    return found[found >= 0].tolist()
-
-
-# Few values, so that magnitudes tie; their squares leave float32 at both ends.
-coordinates = st.sampled_from([0.0, -0.0, 1.0, -1.0, 0.5, -2.0, 1e-30, 1e30, -1e30]) | st.floats(
-    -10, 10, width=32
-)
-
-
-@given(st.lists(coordinates, min_size=1, max_size=6), st.integers(1, 70))
-@samples.few_examples
-def test_probes_go_by_cost(values: list[float], probes: int) -> None:
-    projections = torch.tensor(values)
-    expected = brute_force_probes(projections, len(values))[:probes]
-    assert probe_sequence(projections, len(values), probes) == expected
-
-
-def test_probes_flip_the_least_certain_bits_first() -> None:
-    projections = torch.tensor([3.0, -1.0, 2.0])  # own code 0b101; costs 9, 1, 4
-    flips = [code ^ 0b101 for code in probe_sequence(projections, 3, 8)]
-    assert flips == [0b000, 0b010, 0b100, 0b110, 0b001, 0b011, 0b101, 0b111]
-
-
 @given(
     st.integers(0, 1000),
     st.integers(1, 4),
@@ -87,20 +28,21 @@ def test_candidates_stand_in_probed_buckets(
     L, N = 3, 40
     codes, _ = samples.build_tables_args(N, L, bits)
     offsets, rows = ops.build_tables(codes, bits)
-    projections = samples.randn(2, L * bits, seed=seed).round(decimals=1)
+    P = min(probes, 2**bits)
+    order = torch.rand(2, L, 2**bits, generator=torch.Generator().manual_seed(seed)).argsort()
+    buckets = order[..., :P].int()
+    buckets[:, 1, P // 2 :] = -1  # as of a family that has fewer to give
     found, hits = ops.lookup(
-        projections,
+        buckets,
         offsets,
         rows,
-        bits=bits,
-        probes=probes,
         cap=cap,
         candidates=candidates,
         seed=seed,
         step=samples.step_of(0),
     )
     for b in range(2):
-        probed = [brute_force_probes(p, bits)[:probes] for p in projections[b].reshape(L, bits)]
+        probed = buckets[b].tolist()
         # How often each row can be met: once for each table whose probed buckets hold it.
         present = Counter(
             row for table in range(L) for row in range(N) if int(codes[table, row]) in probed[table]
@@ -121,11 +63,9 @@ def full_bucket(size: int, *, cap: int, B: int, seed: int = 0, step: int = 0) ->
     """What B samples find in a table with all its rows in one bucket."""
     offsets, rows = ops.build_tables(torch.zeros(1, size, dtype=torch.int32), 1)
     found, _ = ops.lookup(
-        torch.full((B, 1), -1.0),
+        torch.zeros(B, 1, 1, dtype=torch.int32),
         offsets,
         rows,
-        bits=1,
-        probes=1,
         cap=cap,
         candidates=cap,
         seed=seed,
@@ -158,11 +98,9 @@ def test_first_probes_of_all_tables_come_before_the_second() -> None:
     codes = samples.int32([[0, 1], [1, 0]])  # row 1 is in the query's bucket of table 1 only
     offsets, rows = ops.build_tables(codes, 1)
     found, hits = ops.lookup(
-        torch.tensor([[-1.0, -1.0]]),
+        samples.int32([[[0, 1], [0, 1]]]),
         offsets,
         rows,
-        bits=1,
-        probes=2,
         cap=5,
         candidates=2,
         seed=0,

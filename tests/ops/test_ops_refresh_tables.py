@@ -11,7 +11,8 @@ from torch import Tensor
 
 from hashdl import ops
 from hashdl.config import HashConfig
-from hashdl.hashing import FAMILIES, balancing, centering
+from hashdl.hashing import FAMILIES, balancing, centering, sketching
+from hashdl.hashing.functions import project_rows
 from hashdl.rehash import State
 from hashdl.tables import HashTables
 
@@ -34,23 +35,36 @@ def test_first_refresh_hashes_every_row(training: bool, bias: bool) -> None:
     given = samples.sample_dict("refresh_tables_", bias=bias, training=training)
     refresh(given)
     weight, some_bias, bits = given["weight"], given["bias"], given["bits"]
-    family = FAMILIES[given["family"]]
-    planes = family.make_planes(weight.shape[1], given["planes"].shape[1], given["seed"])
+    planes = plain_planes(given)
     if not bias:
         planes[-1] = 0
     center = centering.row_mean(weight, some_bias)
-    projections = family.project_rows(weight, some_bias, center, planes)
-    codes = ops.pack_signs(projections, bits)
-    for name in ("planes", "query_planes"):
+    codes = ops.pack_signs(project_rows(weight, some_bias, center, planes), bits)
+    for name in ("functions", "query_functions"):
         assert torch.equal(given[name].view(torch.float32), planes)
     assert torch.equal(given["center"].view(torch.float32), center)
     assert torch.equal(given["codes"], codes.t())
-    assert torch.equal(given["sketches"], codes)
-    lengths = projections.square().mean(1).sqrt()
-    torch.testing.assert_close(given["norms"].view(torch.float32), lengths)
+    assert_sketches_fit(given, center)
     expected = list(ops.build_tables(codes.t(), bits))
     samples.assert_same_bits([given["offsets"], given["rows"]], expected)
     assert int(given["step"]) == int(training)
+
+
+def sketch_planes_of(given: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """That the maps and the seed make, for rows and for queries."""
+    D, S = given["sketch_planes"].shape
+    return sketching.planes(given["maps"].view(torch.float32), D, S, given["seed"])
+
+
+def assert_sketches_fit(given: dict[str, Any], center: Tensor) -> None:
+    """Planes, sketches and lengths of all rows, as they are, are those of one set of functions."""
+    planes, query_planes = sketch_planes_of(given)
+    assert torch.equal(given["sketch_planes"].view(torch.float32), planes)
+    assert torch.equal(given["query_sketch_planes"].view(torch.float32), query_planes)
+    projections = project_rows(given["weight"], given["bias"], center, planes)
+    assert torch.equal(given["sketches"], ops.pack_signs(projections, 32))
+    lengths = projections.square().mean(1).sqrt()
+    torch.testing.assert_close(given["norms"].view(torch.float32), lengths)
 
 
 def test_without_centring_rows_are_hashed_as_they_are() -> None:
@@ -125,14 +139,12 @@ def observe(given: dict[str, Any], count: int, *, training: bool = True) -> None
 
 
 def planes_of(given: dict[str, Any]) -> list[Tensor]:
-    return [given[name].view(torch.float32).clone() for name in ("planes", "query_planes")]
+    return [given[name].view(torch.float32).clone() for name in ("functions", "query_functions")]
 
 
 def plain_planes(given: dict[str, Any]) -> Tensor:
-    planes = given["planes"]
-    return FAMILIES[given["family"]].make_planes(
-        planes.shape[0] - 1, planes.shape[1], given["seed"]
-    )
+    D, L = given["functions"].shape[0], given["codes"].shape[0]
+    return FAMILIES[given["family"]].make(D, L, given["bits"], given["seed"])
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -141,15 +153,16 @@ def test_after_enough_queries_rows_and_queries_have_planes_of_their_own(training
     refresh(given)
     weight, bias = given["weight"], given["bias"]
     center = centering.row_mean(weight, bias)
-    wanted = balancing.balanced_planes(
-        plain_planes(given),
-        given["moment"].view(torch.float32),
-        balancing.row_moment(weight, bias, center),
+    maps = balancing.maps(
+        given["moment"].view(torch.float32), balancing.row_moment(weight, bias, center)
     )
-    samples.assert_same_bits(planes_of(given), list(wanted))
+    assert torch.equal(given["maps"].view(torch.float32), maps)
+    wanted = [map @ plain_planes(given) for map in maps]
+    samples.assert_same_bits(planes_of(given), wanted)
     assert not torch.equal(*wanted)
-    projections = FAMILIES[given["family"]].project_rows(weight, bias, center, wanted[0])
+    projections = project_rows(weight, bias, center, wanted[0])
     assert torch.equal(given["codes"].t(), ops.pack_signs(projections, given["bits"]))
+    assert_sketches_fit(given, center)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -194,15 +207,16 @@ def test_touched_rows_are_hashed_with_the_balanced_planes() -> None:
     given["dirty"][4] = 1
     refresh(given)  # the fourth
     kept = dict(zip(BUFFERS, before, strict=True))
-    for name in ("planes", "query_planes", "center"):
+    for name in ("functions", "query_functions", "center", "maps", "sketch_planes"):
         assert torch.equal(given[name], kept[name])
     for name in ("sketches", "norms"):
         changed = (given[name] != kept[name]).reshape(30, -1).any(1)
         assert changed.nonzero().flatten().tolist() == [4]
-    center, planes = (given[name].view(torch.float32) for name in ("center", "planes"))
-    row = given["weight"][4:5], given["bias"][4:5]
-    projections = FAMILIES[given["family"]].project_rows(*row, center, planes)
-    assert torch.equal(given["sketches"][4:5], ops.pack_signs(projections, given["bits"]))
+    row = given["weight"][4:5], given["bias"][4:5], given["center"].view(torch.float32)
+    projections = project_rows(*row, given["functions"].view(torch.float32))
+    assert torch.equal(given["codes"][:, 4:5].t(), ops.pack_signs(projections, given["bits"]))
+    projections = project_rows(*row, given["sketch_planes"].view(torch.float32))
+    assert torch.equal(given["sketches"][4:5], ops.pack_signs(projections, 32))
 
 
 def test_a_moment_of_zero_leaves_the_planes_as_they_are() -> None:
@@ -215,6 +229,7 @@ def test_a_moment_of_zero_leaves_the_planes_as_they_are() -> None:
 def test_without_balancing_there_is_no_moment_and_one_kind_of_planes() -> None:
     given = samples.sample_dict("refresh_tables_", balance=False, queries=20)
     assert given["moment"].shape == (0, 0)
+    assert given["maps"].shape == (2, 0, 0)
     refresh(given)
     samples.assert_same_bits(planes_of(given), [plain_planes(given)] * 2)
 

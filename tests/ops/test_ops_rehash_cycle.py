@@ -12,14 +12,18 @@ import torch
 from torch import Tensor
 
 from hashdl import ops, rehash
-from hashdl.hashing import FAMILIES
+from hashdl.hashing import functions
+from hashdl.hashing.functions import project_rows
 from hashdl.rehash import State, groups_of
 
 N, L, BITS, EVERY = 90, 20, 3, 40
 GROUPS = groups_of(L)
 # What look-ups meet.
-IN_FORCE = ("query_planes", "offsets", "rows", "sketches", "norms")
-FUNCTIONS = ("planes", "next_query_planes", "center")
+IN_FORCE = ("query_functions", "offsets", "rows", "query_sketch_planes", "sketches", "norms")
+FUNCTIONS = (
+    *("functions", "next_query_functions", "center", "maps"),
+    *("sketch_planes", "next_query_sketch_planes"),
+)
 
 Given = dict[str, Any]
 
@@ -64,7 +68,7 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> Counter[range]:
     hash_rows = rehash._hash_rows
 
     def spy(*args: Any) -> None:
-        *_, group, _, codes, _ = args
+        *_, group, codes = args
         counts[group] += codes.shape[1]
         hash_rows(*args)
 
@@ -114,12 +118,19 @@ def change(given: Given, row: int) -> None:
     given["dirty"][row] = rehash.dirty_bits(L)
 
 
-def codes_of(given: Given, functions: dict[str, Tensor]) -> Tensor:
+def _signs(given: Given, planes: Tensor, center: Tensor, bits: int) -> Tensor:
+    planes, center = (tensor.view(torch.float32) for tensor in (planes, center))
+    return ops.pack_signs(project_rows(given["weight"], given["bias"], center, planes), bits)
+
+
+def codes_of(given: Given, met: dict[str, Tensor]) -> Tensor:
     """Codes (L, N) of the rows as they are."""
-    planes, center = (functions[name].view(torch.float32) for name in ("planes", "center"))
-    family = FAMILIES[given["family"]]
-    projections = family.project_rows(given["weight"], given["bias"], center, planes)
-    return ops.pack_signs(projections, given["bits"]).t()
+    return _signs(given, met["functions"], met["center"], given["bits"]).t()
+
+
+def sketches_of(given: Given, met: dict[str, Tensor]) -> Tensor:
+    """Sketches (N, W) of the rows as they are."""
+    return _signs(given, met["sketch_planes"], met["center"], 32)
 
 
 def codes_in_force(given: Given) -> Tensor:
@@ -223,14 +234,13 @@ def test_at_every_step_each_table_fits_the_planes_that_queries_meet() -> None:
     mixed = 0
     turn_queries(given)
     for now in steps(given, 5 * EVERY):
-        if not torch.equal(given["planes"], known[-1]["planes"]):
+        if not torch.equal(given["functions"], known[-1]["functions"]):
             known.append(kept(given, FUNCTIONS))
-        expected = [(f["next_query_planes"], codes_of(given, f)) for f in known]
+        expected = [(f["next_query_functions"], codes_of(given, f)) for f in known]
         actual, ages = codes_in_force(given), set()
-        assert torch.equal(given["sketches"], actual.t())
         for table in range(L):
             columns = slice(table * BITS, (table + 1) * BITS)
-            met = given["query_planes"][:, columns]
+            met = given["query_functions"][:, columns]
             fits = [i for i, (q, _) in enumerate(expected) if torch.equal(met, q[:, columns])]
             assert len(fits) == 1
             codes = expected[fits[0]][1][table]
@@ -241,6 +251,11 @@ def test_at_every_step_each_table_fits_the_planes_that_queries_meet() -> None:
                 [given["offsets"][table], given["rows"][table]], [built[0][0], built[1][0]]
             )
         mixed += len(ages) > 1
+        met = given["query_sketch_planes"]
+        same = [i for i, f in enumerate(known) if torch.equal(met, f["next_query_sketch_planes"])]
+        assert same == fits  # of the last table
+        sketches = sketches_of(given, known[fits[0]])
+        assert torch.equal(given["sketches"][~touched], sketches[~touched])
         assert max(ages) - min(ages) <= 1
         if now % 9 == 0:
             change(given, now % N)
@@ -336,7 +351,7 @@ def test_functions_of_a_failed_beginning_are_not_taken_for_old_ones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its first slice failed; by the next step too few rows are marked to renew anything."""
-    monkeypatch.setattr(rehash, "_SAMPLE", N // 3)
+    monkeypatch.setattr(functions, "_SAMPLE", N // 3)
     given = new()
     given["dirty"].fill_(rehash.dirty_bits(L))
     given["weight"][::3] += 1

@@ -91,7 +91,7 @@ def assert_same_tables(first: Trainer, second: Trainer) -> None:
         assert histories[0]["moment"].any()
         for name, kept in histories[0].items():
             assert torch.equal(kept, histories[1][name])
-        assert not torch.equal(one.planes, one.query_planes)
+        assert not torch.equal(one.functions, one.query_functions)
 
 
 @pytest.mark.parametrize("head", ["hashed", "sampled", "dense"])

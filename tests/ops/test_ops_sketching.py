@@ -1,0 +1,88 @@
+"""Sketches: orthogonal directions, lengths, and scores that rank as inner products do."""
+
+from __future__ import annotations
+
+import ops_samples as samples
+import pytest
+import torch
+
+from hashdl import ops
+from hashdl.hashing import balancing, sketching
+
+NO_MAPS = torch.zeros(2, 0, 0)
+
+
+@pytest.mark.parametrize(("D", "bits"), [(100, 64), (64, 64), (20, 96), (7, 32), (1, 32)])
+def test_as_many_directions_as_coordinates_are_orthogonal(D: int, bits: int) -> None:
+    rows, queries = sketching.planes(NO_MAPS, D, bits, seed=0)
+    assert rows.shape == (D, bits)
+    assert torch.equal(rows, queries)
+    for block in rows.split(D, dim=1):
+        torch.testing.assert_close(block.t() @ block, torch.eye(block.shape[1]))
+
+
+def test_directions_follow_the_seed() -> None:
+    one, same, other = (sketching.planes(NO_MAPS, 9, 32, seed)[0] for seed in (1, 1, 2))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    blocks = one.split(9, dim=1)
+    assert not torch.equal(blocks[0], blocks[1])
+
+
+def test_directions_point_anywhere() -> None:
+    """Without the signs that QR chooses: no coordinate is mostly positive or negative."""
+    drawn = torch.cat([sketching.planes(NO_MAPS, 4, 32, seed)[0] for seed in range(60)], 1)
+    assert drawn.mean(1).abs().max() < 0.05
+    torch.testing.assert_close(drawn.square().mean(1), torch.full((4,), 0.25))
+
+
+def test_balanced_directions_meet_rows_and_queries_as_the_maps_do() -> None:
+    D = 8
+    moments = (
+        samples.uneven(50, D, seed=seed).t() @ samples.uneven(50, D, seed=seed) for seed in (1, 2)
+    )
+    maps = balancing.maps(*moments)
+    plain, _ = sketching.planes(NO_MAPS, D, 64, seed=3)
+    rows, queries = sketching.planes(maps, D, 64, seed=3)
+    v = samples.randn(10, D)
+    torch.testing.assert_close(v @ rows, (v @ maps[0]) @ plain, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(v @ queries, (v @ maps[1]) @ plain, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("D", "bits"), [(32, 32), (8, 64), (1, 32)])
+def test_lengths_are_those_of_the_vectors(D: int, bits: int) -> None:
+    """Up to one factor, the same for all rows."""
+    vectors = samples.randn(20, D)
+    planes, _ = sketching.planes(NO_MAPS, D, bits, seed=0)
+    lengths = sketching.lengths(vectors @ planes) * D**0.5
+    torch.testing.assert_close(lengths, vectors.norm(dim=1))
+
+
+@pytest.mark.usefixtures("threads")
+def test_planes_do_not_depend_on_threads() -> None:
+    results = []
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        maps = samples.randn(2, 300, 300)
+        results.append(list(sketching.planes(maps, 300, 256, seed=0)))
+    samples.assert_same_bits(*results)
+
+
+def test_scores_estimate_inner_products() -> None:
+    """Proportional to them, the better the more bits."""
+    D, N, B = 24, 400, 30
+    rows, queries = samples.randn(N, D) * torch.linspace(0.2, 2, N)[:, None], samples.randn(B, D)
+    every = torch.arange(N).int().expand(B, N)
+    wanted = (queries @ rows.t()).flatten()
+    correlations = []
+    for bits in (32, 128, 512):
+        planes, _ = sketching.planes(NO_MAPS, D, bits, seed=0)
+        projections = rows @ planes
+        sketches = ops.pack_signs(projections, 32)
+        scores = ops.sketch_scores(
+            queries @ planes, sketches, sketching.lengths(projections), every
+        )
+        correlations.append(float(torch.corrcoef(torch.stack([scores.flatten(), wanted]))[0, 1]))
+    assert correlations == sorted(correlations)
+    assert correlations[0] > 0.7
+    assert correlations[2] > 0.97
