@@ -146,7 +146,7 @@ def _ranked_digits(projections: Tensor, bits: int) -> tuple[Tensor, Tensor]:
 
 def probe_digits(projections: Tensor, bits: int, probes: int) -> Tensor:
     """Oracle of :func:`hashdl.ops.probe_digits`."""
-    _check_finite(projections, "probe_digits", " (is the input finite?)")
+    _check_finite(projections, "probe_digits", hint=_INPUT)
     probes = min(probes, 2**bits)
     costs, flips = _ranked_digits(projections, bits)
     # The P cheapest changes lie within the first P - 1 digits and their P cheapest values.
@@ -170,8 +170,7 @@ def densified_projections(vectors: Tensor, functions: Tensor) -> Tensor:
     marked = bool(((begins == 1) | (begins == 0)).all() & (begins[:1] == 1).all())
     _check(marked, op, "functions", "the first row: wanted 1 where a digit begins, else 0")
     _check_ids(attempts, 0, vectors.shape[1], op, "functions")
-    finite = bool(torch.isfinite(vectors).all())
-    _check(finite, op, "vectors", "got NaN or infinity, wanted finite values")
+    _check_finite(vectors, op, "vectors")
     M, C = vectors.shape[0], functions.shape[1]
     projections = torch.zeros((M, C), device=vectors.device)
     if projections.numel() == 0:
