@@ -44,6 +44,17 @@ def tables_of(report: Report) -> list[Figures]:
             *(_parts_by_rows(name, result) for name, result in report["contenders"].items()),
         ],
         "kernels": lambda: [_kernels(report)],
+        "gpu": lambda: [
+            _by_rows(report, "step_ms", "ms a step at {:,} rows"),
+            _by_rows(report, "peak_mb", "peak MB at {:,} rows"),
+            _bandwidths(report),
+        ],
+        "width": lambda: [
+            _by_rows(report, "multiplications", "multiplications at {:,} neurons"),
+            _by_rows(report, "step_ms", "ms a step at {:,} neurons"),
+            _by_rows(report, "top1", "top-1 at {:,} neurons", "{:.4f}"),
+        ],
+        "kdd2017": lambda: _hidden_layers(report),
         "time_to_accuracy": lambda: [_accuracies(report), _parts(report)],
     }
     return [figures for figures in makers[report["settings"]["benchmark"]]() if figures.rows]
@@ -55,6 +66,11 @@ def sentences_of(report: Report) -> list[str]:
     for name, result in report["contenders"].items():
         if "exponent" in result:
             lines.append(f"{name}: step time grows as rows^{result['exponent']:.2f}")
+        if "work_exponent" in result:
+            lines.append(
+                f"{name}: multiplications grow as rows^{result['work_exponent']:.2f}, by which "
+                f"10^9 rows would take {result['work_at_1e9']:,.0f} a sample"
+            )
         if "break_even_rows" in result:
             lines.append(f"{name}: {_break_even(result)}")
     machine, goal = report["machine"], report.get("goal", {}).get("accuracy")
@@ -126,12 +142,12 @@ def _part_columns(corner: str, parts: Mapping[str, Mapping[str, float]]) -> Figu
     return Figures([corner, *figures.titles[1:]], figures.rows)
 
 
-def _by_rows(report: Report, key: str, title: str) -> Figures:
+def _by_rows(report: Report, key: str, title: str, pattern: str = "{:,.2f}") -> Figures:
     """A row a contender, a column a number of rows."""
     by_name = {name: result["by_rows"] for name, result in report["contenders"].items()}
     sizes = list(dict.fromkeys(rows for by_rows in by_name.values() for rows in by_rows))
     cells = [
-        [name, *(cell(by_rows.get(rows, {}).get(key), "{:,.2f}") for rows in sizes)]
+        [name, *(cell(by_rows.get(rows, {}).get(key), pattern) for rows in sizes)]
         for name, by_rows in by_name.items()
     ]
     return Figures(["", *(title.format(int(rows)) for rows in sizes)], cells)
@@ -154,6 +170,18 @@ def _kernels(report: Report) -> Figures:
     )
 
 
+def _bandwidths(report: Report) -> Figures:
+    return _columns(
+        report.get("kernels", {}),
+        (
+            ("MB moved", "mb", "{:.1f}"),
+            ("ms", "ms", "{:.3f}"),
+            ("GB/s", "gb_a_second", "{:,.0f}"),
+            ("of a copy", "share_of_copy", "{:.0%}"),
+        ),
+    )
+
+
 def _accuracies(report: Report) -> Figures:
     metric = report.get("goal", {}).get("metric", "top1")
     return _columns(
@@ -170,3 +198,27 @@ def _accuracies(report: Report) -> Figures:
             ("runs that reached it", "reached", "{}"),
         ),
     )
+
+
+def _hidden_layers(report: Report) -> list[Figures]:
+    """A table a data set and depth: a row a method and share."""
+    tables: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for name, result in report["contenders"].items():
+        for point in result["points"].values():
+            if "top1" in point:
+                title = f"{point['data']}, {point['layers']} hidden layers"
+                tables.setdefault(title, {})[f"{name} {point['share']:.0%}"] = point
+    columns = (
+        ("rate", "lr", "{:g}"),
+        ("top-1", "top1", "{:.4f}"),
+        ("±", "top1_std", "{:.4f}"),
+        ("of dense", "top1_vs_standard", "{:+.4f}"),
+        ("multiplications, training", "train_share", "{:.1%}"),
+        ("multiplications, test", "test_share", "{:.1%}"),
+        ("ms a step", "step_ms", "{:.2f}"),
+    )
+    made = []
+    for title, points in tables.items():
+        figures = _columns(points, columns)
+        made.append(Figures([title, *figures.titles[1:]], figures.rows))
+    return made

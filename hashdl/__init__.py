@@ -15,17 +15,20 @@ from hashdl import functional, metrics, ops, optim  # noqa: E402
 from hashdl.config import HashConfig  # noqa: E402
 from hashdl.conversion import convert, revert  # noqa: E402
 from hashdl.info import build_info, has_extension  # noqa: E402
-from hashdl.nn import HashLinear, HashSoftmaxWithLoss  # noqa: E402
-from hashdl.tuning import Advice, LayerAdvice, advise  # noqa: E402
+from hashdl.nn import HashFeedForward, HashLinear, HashMLP, HashSoftmaxWithLoss  # noqa: E402
+from hashdl.tuning import Advice, LayerAdvice, TuneResult, advise, tune  # noqa: E402
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Advice",
     "HashConfig",
+    "HashFeedForward",
     "HashLinear",
+    "HashMLP",
     "HashSoftmaxWithLoss",
     "LayerAdvice",
+    "TuneResult",
     "advise",
     "build_info",
     "convert",
@@ -36,6 +39,7 @@ __all__ = [
     "ops",
     "optim",
     "revert",
+    "tune",
 ]
 
 

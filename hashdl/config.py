@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 
 from hashdl.hashing import FAMILIES
+from hashdl.hashing.transforms import TRANSFORMS
 from hashdl.ops import MAX_BITS, SELECTIONS
 
 # Of the default schedule: steps from one rehash to the next, and rows hashed in each of them.
@@ -22,6 +23,9 @@ class HashConfig:
     Args:
         family: hash family of the tables, see docs/families.md. Default: ``"simhash"`` (signed
             random projections).
+        transform: ``"simple"``, ``"sign_alsh"`` or ``"l2_alsh"``: makes of inner products angles or
+            distances, by more coordinates (:mod:`hashdl.hashing.transforms`). Mostly balancing
+            does better. Default: ``None``.
         bits: ``K``, bits of a code, 1 to 24; a table has :math:`2^K` buckets.
             Default: ``None``, about ``log2(N) - 2``, so that a bucket holds about 4 rows; for
             ``"kmeans"`` half of ``log2(N)``: as many centroids as rows in a bucket.
@@ -86,6 +90,7 @@ class HashConfig:
     """
 
     family: str = "simhash"
+    transform: str | None = None
     bits: int | None = None
     tables: int = 16
     probes: int = 4
@@ -109,6 +114,8 @@ class HashConfig:
 
     def __post_init__(self) -> None:
         self._check("family", self.family in FAMILIES, f"one of {sorted(FAMILIES)}")
+        known = self.transform is None or self.transform in TRANSFORMS
+        self._check("transform", known, f"None or one of {sorted(TRANSFORMS)}")
         self._check("selection", self.selection in SELECTIONS, f"one of {list(SELECTIONS)}")
         if self.bits is not None:
             self._check_int("bits", 1)

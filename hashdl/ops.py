@@ -51,6 +51,11 @@ def _op(schema: str, checks: Callable[..., None]) -> Callable[[Callable[..., Any
     return register
 
 
+def has_cuda_kernel(name: str) -> bool:
+    """Whether an op has a compiled kernel for CUDA tensors."""
+    return torch._C._dispatch_has_kernel_for_dispatch_key(f"hashdl::{name}", "CUDA")
+
+
 def _count_versions(name: str) -> None:
     """Have an op count up ``_version`` of what it mutates, as torch's in-place ops do.
 
@@ -206,6 +211,178 @@ def pack_signs(projections: Tensor, bits: int) -> Tensor:
     """
     codes: Tensor = _ops.pack_signs(projections, bits)
     return codes
+
+
+# ---- pack_digits, probe_digits -----------------------------------------------------------------
+
+
+def _check_digits(projections: Tensor, bits: int, op: str) -> int:
+    """L, the codes of a row."""
+    _check_bits(bits, op)
+    _check_dtype(projections, torch.float32, op, "projections")
+    _check_shape(projections, (None, None), op, "projections")
+    slots, width = sum(reference.slots_of(bits)), projections.shape[1]
+    wanted = f"wanted (*, multiple of {slots}), the slots of {bits} bits"
+    what = f"got shape {tuple(projections.shape)}, {wanted}"
+    _check(width % slots == 0, op, "projections", what)
+    return width // slots
+
+
+def _check_pack_digits(projections: Tensor, bits: int) -> None:
+    _check_digits(projections, bits, "pack_digits")
+
+
+@_op("pack_digits(Tensor projections, int bits) -> Tensor", _check_pack_digits)
+def _(projections: Tensor, bits: int) -> Tensor:
+    L = _check_digits(projections, bits, "pack_digits")
+    return projections.new_empty((projections.shape[0], L), dtype=torch.int32)
+
+
+def pack_digits(projections: Tensor, bits: int) -> Tensor:
+    r"""Codes from digits: :math:`c = \sum_i 8^i \arg\max_s p_{is}`.
+
+    A code has :math:`\lfloor K/3 \rfloor` digits of 3 bits, each the slot of 8 that holds the
+    largest value (ties: the lowest such slot), and one of the r bits that are left, with
+    :math:`2^r` slots: S slots together.
+
+    Args:
+        projections: float32 (M, L S), the slots' values; NaN and infinities are refused.
+        bits: K, 1 to 24.
+
+    Returns:
+        codes: int32 (M, L).
+
+    Examples:
+        >>> pack_digits(torch.tensor([[0.0, 5.0, 1.0, 0.0]]), 2)
+        tensor([[1]], dtype=torch.int32)
+    """
+    codes: Tensor = _ops.pack_digits(projections, bits)
+    return codes
+
+
+def _check_probe_digits(projections: Tensor, bits: int, probes: int) -> None:
+    _check_digits(projections, bits, "probe_digits")
+    _check_at_least(probes, 1, "probe_digits", "probes")
+
+
+@_op("probe_digits(Tensor projections, int bits, int probes) -> Tensor", _check_probe_digits)
+def _(projections: Tensor, bits: int, probes: int) -> Tensor:
+    L = _check_digits(projections, bits, "probe_digits")
+    shape = (projections.shape[0], L, min(probes, 2**bits))
+    return projections.new_empty(shape, dtype=torch.int32)
+
+
+def probe_digits(projections: Tensor, *, bits: int, probes: int) -> Tensor:
+    """The codes most like those of :func:`pack_digits`: query-directed multiprobe for digits.
+
+    Probe 0 is the own code. In the others some digits name another slot, each at the cost of the
+    square of what its value lacks of the largest one; cheapest sums first, as Lv et al. (VLDB
+    2007, section 4.3) do it for hyperplanes.
+
+    Args:
+        projections: float32 (B, L S), see :func:`pack_digits`.
+        bits: K, 1 to 24.
+        probes: P.
+
+    Returns:
+        buckets: int32 (B, L, min(P, 2^K)), distinct in a table.
+
+    Examples:
+        >>> probe_digits(torch.tensor([[0.0, 5.0, 1.0, 0.5]]), bits=2, probes=3)
+        tensor([[[1, 2, 3]]], dtype=torch.int32)
+    """
+    buckets: Tensor = _ops.probe_digits(projections, bits, probes)
+    return buckets
+
+
+# ---- densified_projections ---------------------------------------------------------------------
+
+
+def _check_densified_projections(vectors: Tensor, functions: Tensor) -> None:
+    op = "densified_projections"
+    _check_dtype(vectors, torch.float32, op, "vectors")
+    _check_shape(vectors, (None, None), op, "vectors")
+    _check_ids(functions, (None, None), op, "functions")
+    what = f"got shape {tuple(functions.shape)}, wanted two rows or more"
+    _check(functions.shape[0] >= 2, op, "functions", what)
+
+
+@_op(
+    "densified_projections(Tensor vectors, Tensor functions) -> Tensor",
+    _check_densified_projections,
+)
+def _(vectors: Tensor, functions: Tensor) -> Tensor:
+    return vectors.new_empty((vectors.shape[0], functions.shape[1]))
+
+
+def densified_projections(vectors: Tensor, functions: Tensor) -> Tensor:
+    """Slots' values of digits, for sparse vectors: a digit whose slots are all zero borrows.
+
+    Each row of ``functions`` after the first is an attempt: the coordinates that the slots hold.
+    The first attempt counts that meets a coordinate which is not zero; its zeros become the lowest
+    float32, so that any other coordinate wins. Where no attempt meets any, the vector's largest
+    coordinate alone gets a slot, by a random function of its place. Vectors of zeros give zeros.
+    (Densified WTA: Chen and Shrivastava, UAI 2018, section 4.)
+
+    Args:
+        vectors: float32 (M, D); NaN and infinities are refused.
+        functions: int32 (1 + T, C): first 1 where the slots of a digit begin, else 0; then the
+            coordinates at each of T attempts, in [0, D).
+
+    Returns:
+        projections: float32 (M, C), for :func:`pack_digits`.
+
+    Examples:
+        >>> functions = torch.tensor([[1, 0], [0, 1], [2, 0]], dtype=torch.int32)
+        >>> densified_projections(torch.tensor([[0.0, 0.0, 7.0], [1.0, 2.0, 3.0]]), functions)
+        tensor([[ 7.0000e+00, -3.4028e+38],
+                [ 1.0000e+00,  2.0000e+00]])
+    """
+    projections: Tensor = _ops.densified_projections(vectors, functions)
+    return projections
+
+
+# ---- hadamard_projections ----------------------------------------------------------------------
+
+
+def _check_hadamard_projections(vectors: Tensor, functions: Tensor) -> None:
+    op = "hadamard_projections"
+    _check_dtype(vectors, torch.float32, op, "vectors")
+    _check_shape(vectors, (None, None), op, "vectors")
+    _check_ids(functions, (2, None), op, "functions")
+
+
+@_op(
+    "hadamard_projections(Tensor vectors, Tensor functions) -> Tensor", _check_hadamard_projections
+)
+def _(vectors: Tensor, functions: Tensor) -> Tensor:
+    return vectors.new_empty((vectors.shape[0], functions.shape[1]))
+
+
+def hadamard_projections(vectors: Tensor, functions: Tensor) -> Tensor:
+    r"""Structured random projections, in :math:`O(n \log n)` for n of them.
+
+    .. math:: p = \frac{1}{n} \left[ H D_3 H D_2 H D_1 v \right]_{f}
+
+    with v padded with zeros to n coordinates, a power of two; H the Walsh-Hadamard transform, and
+    :math:`D_i` random signs (Andoni et al., NeurIPS 2015, section 5). Functions of one block, those
+    side by side with one key, share the signs. The mean square of a block's n projections is
+    :math:`|v|^2`.
+
+    Args:
+        vectors: float32 (M, D).
+        functions: int32 (2, C): key of the signs; coordinate of the transform, in [0, n).
+
+    Returns:
+        projections: float32 (M, C).
+
+    Examples:
+        >>> functions = torch.tensor([[5, 5], [0, 1]], dtype=torch.int32)
+        >>> hadamard_projections(torch.tensor([[3.0, 4.0]]), functions).norm(dim=1) / 2**0.5
+        tensor([5.])
+    """
+    projections: Tensor = _ops.hadamard_projections(vectors, functions)
+    return projections
 
 
 # ---- build_tables ------------------------------------------------------------------------------
@@ -820,6 +997,14 @@ def _check_gather_linear_backward(
         _check_shape(extra_bias, (E,), op, "extra_bias")
 
 
+def _touched_rows(weight: Tensor, rows: Tensor, extra_rows: Tensor | None) -> Any:
+    """How many rows the backward pass answers with: what the CUDA kernels have room for, or U."""
+    if weight.device.type == "cuda" and has_cuda_kernel("gather_linear_backward"):
+        pairs = rows.numel() + (0 if extra_rows is None else extra_rows.numel())
+        return min(weight.shape[0], pairs)
+    return torch.library.get_ctx().new_dynamic_size()
+
+
 @_op(
     "gather_linear_backward(Tensor grad_z, Tensor x, Tensor weight, Tensor rows, "
     "Tensor? extra_rows, Tensor? extra_grad, Tensor? extra_bias) "
@@ -835,7 +1020,7 @@ def _(
     extra_grad: Tensor | None,
     extra_bias: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    U = torch.library.get_ctx().new_dynamic_size()
+    U = _touched_rows(weight, rows, extra_rows)
     return (
         x.new_empty(x.shape),
         rows.new_empty((U,)),
@@ -866,7 +1051,9 @@ def gather_linear_backward(
 
     Returns:
         grad_x: (B, d), without the part of the extra rows.
-        touched: int32 (U,), the distinct rows, ascending.
+        touched: int32 (U,), the distinct rows, ascending. The CUDA kernels answer with
+            min(N, B A + E) entries, so that the host need not wait to learn U: the last row comes
+            again and again, with gradients of 0 (row 0, where nothing at all is touched).
         grad_weight: (U, d).
         grad_bias: (U,).
     """
@@ -906,6 +1093,158 @@ def scatter_rows(values: Tensor, rows: Tensor, *, n_rows: int, fill: float = 0.0
     """
     out: Tensor = _ops.scatter_rows(values, rows, n_rows, fill)
     return out
+
+
+# ---- combine_rows ------------------------------------------------------------------------------
+
+
+def _check_combine_rows(values: Tensor, weight: Tensor, rows: Tensor) -> None:
+    op = "combine_rows"
+    _check_floating(weight, op, "weight")
+    _check_shape(weight, (None, None), op, "weight")
+    _check_ids(rows, (None, None), op, "rows")
+    _check_dtype(values, weight.dtype, op, "values")
+    _check_shape(values, tuple(rows.shape), op, "values")
+
+
+@_op("combine_rows(Tensor values, Tensor weight, Tensor rows) -> Tensor", _check_combine_rows)
+def _(values: Tensor, weight: Tensor, rows: Tensor) -> Tensor:
+    return weight.new_empty((rows.shape[0], weight.shape[1]))
+
+
+def combine_rows(values: Tensor, weight: Tensor, rows: Tensor) -> Tensor:
+    r"""Weighted sums of some rows: a linear layer with active inputs, on its transposed weight.
+
+    .. math:: y_b = \sum_a v_{ba} \, w_{r_{ba}}
+
+    Not differentiable: :func:`hashdl.functional.active_columns` is.
+
+    Args:
+        values: (B, A) of the weight's dtype.
+        weight: (N, d), float32, float64, bfloat16 or float16.
+        rows: int32 (B, A), -1 = none.
+
+    Returns:
+        y: (B, d).
+
+    Examples:
+        >>> weight, rows = torch.eye(3), torch.tensor([[2, 0, -1]], dtype=torch.int32)
+        >>> combine_rows(torch.tensor([[5.0, 7.0, 9.0]]), weight, rows)
+        tensor([[7., 0., 5.]])
+    """
+    y: Tensor = _ops.combine_rows(values, weight, rows)
+    return y
+
+
+# ---- gather_sparse_linear ----------------------------------------------------------------------
+
+
+def _check_sparse_layer(
+    op: str, values: Tensor, columns: Tensor, weight: Tensor, rows: Tensor
+) -> None:
+    _check_floating(weight, op, "weight")
+    _check_shape(weight, (None, None), op, "weight")
+    _check_ids(columns, (None, None), op, "columns")
+    _check_dtype(values, weight.dtype, op, "values")
+    _check_shape(values, tuple(columns.shape), op, "values")
+    _check_ids(rows, (columns.shape[0], None), op, "rows")
+
+
+def _check_gather_sparse_linear(
+    values: Tensor, columns: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor
+) -> None:
+    _check_sparse_layer("gather_sparse_linear", values, columns, weight, rows)
+    _check_bias("gather_sparse_linear", weight, bias)
+
+
+@_op(
+    "gather_sparse_linear(Tensor values, Tensor columns, Tensor weight, Tensor? bias, "
+    "Tensor rows) -> Tensor",
+    _check_gather_sparse_linear,
+)
+def _(values: Tensor, columns: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor) -> Tensor:
+    return values.new_empty(rows.shape)
+
+
+def gather_sparse_linear(
+    values: Tensor, columns: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor
+) -> Tensor:
+    r"""Outputs of some rows of a linear layer, from the inputs that are not zero alone.
+
+    .. math:: z_{ba} = \sum_i v_{bi} \, W_{r_{ba} c_{bi}} + b_{r_{ba}}
+
+    Not differentiable: :func:`hashdl.functional.active_sparse_linear` is.
+
+    Args:
+        values: (B, I) of the weight's dtype, the inputs of each sample that are not zero.
+        columns: int32 (B, I), which inputs these are, -1 = none; what repeats is added up.
+        weight: (N, d), float32, float64, bfloat16 or float16.
+        bias: (N,), or None.
+        rows: int32 (B, A).
+
+    Returns:
+        z: (B, A), 0 at padding.
+
+    Examples:
+        >>> values, columns = torch.tensor([[3.0, 9.0]]), torch.tensor([[1, -1]], dtype=torch.int32)
+        >>> weight, rows = torch.tensor([[1.0, 2.0]]), torch.tensor([[0]], dtype=torch.int32)
+        >>> gather_sparse_linear(values, columns, weight, None, rows)
+        tensor([[6.]])
+    """
+    z: Tensor = _ops.gather_sparse_linear(values, columns, weight, bias, rows)
+    return z
+
+
+def _check_gather_sparse_linear_backward(
+    grad_z: Tensor, values: Tensor, columns: Tensor, weight: Tensor, rows: Tensor
+) -> None:
+    op = "gather_sparse_linear_backward"
+    _check_sparse_layer(op, values, columns, weight, rows)
+    _check_dtype(grad_z, weight.dtype, op, "grad_z")
+    _check_shape(grad_z, tuple(rows.shape), op, "grad_z")
+
+
+@_op(
+    "gather_sparse_linear_backward(Tensor grad_z, Tensor values, Tensor columns, Tensor weight, "
+    "Tensor rows) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    _check_gather_sparse_linear_backward,
+)
+def _(
+    grad_z: Tensor, values: Tensor, columns: Tensor, weight: Tensor, rows: Tensor
+) -> tuple[Tensor, ...]:
+    context = torch.library.get_ctx()
+    U, E = context.new_dynamic_size(), context.new_dynamic_size()
+    return (
+        *(values.new_empty(values.shape), rows.new_empty((U,)), weight.new_empty((U,))),
+        *(rows.new_empty((U + 1,), dtype=torch.int64), rows.new_empty((E,))),
+        weight.new_empty((E,)),
+    )
+
+
+def gather_sparse_linear_backward(
+    grad_z: Tensor, values: Tensor, columns: Tensor, weight: Tensor, rows: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of :func:`gather_sparse_linear`, compact: only entries that some sample meets.
+
+    Args:
+        grad_z: (B, A).
+        values: (B, I).
+        columns: int32 (B, I).
+        weight: (N, d).
+        rows: int32 (B, A).
+
+    Returns:
+        grad_values: (B, I), 0 at padding.
+        touched: int32 (U,), the distinct rows, ascending.
+        grad_bias: (U,).
+        starts: int64 (U + 1,): row ``touched[u]`` has the entries from starts[u] to starts[u + 1].
+        entry_columns: int32 (E,), ascending within a row.
+        grad_weight: (E,), of these entries.
+    """
+    gradients: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor] = (
+        _ops.gather_sparse_linear_backward(grad_z, values, columns, weight, rows)
+    )
+    return gradients
 
 
 # ---- active_log_prob ---------------------------------------------------------------------------
@@ -1131,7 +1470,7 @@ def sgd_rows_(
     Args:
         weight: (N, d) or (N,), contiguous.
         momentum_buffer: of the weight's shape, float32 (float64 for float64), or None.
-        rows: int32 (U,), distinct.
+        rows: int32 (U,), distinct; an entry with the row of the one before is padding, and skipped.
         grad: (U, d) or (U,), of these rows.
         lr: learning rate.
         momentum: factor on the buffer, applied when a row is touched.
@@ -1179,7 +1518,7 @@ def adagrad_rows_(
         weight: (N, d) or (N,), contiguous.
         sum: sums of squares, of the weight's shape; or (N,) for a 2-d weight: row-wise, the mean
             of the squares of the row is added.
-        rows: int32 (U,), distinct.
+        rows: int32 (U,), distinct; an entry with the row of the one before is padding, and skipped.
         grad: (U, d) or (U,).
         lr: learning rate.
         eps: added to the root.
@@ -1242,7 +1581,7 @@ def adam_rows_(
         weight: (N, d) or (N,), contiguous.
         exp_avg: of the weight's shape, float32 (float64 for float64).
         exp_avg_sq: likewise; or (N,) for a 2-d weight: row-wise, the mean over the row.
-        rows: int32 (U,), distinct.
+        rows: int32 (U,), distinct; an entry with the row of the one before is padding, and skipped.
         grad: (U, d) or (U,).
         lr: learning rate.
         betas: decay of the two averages.

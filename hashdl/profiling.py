@@ -12,12 +12,13 @@ PREFIX = "hashdl."
 
 
 def part(name: str) -> AbstractContextManager[object]:
-    """A range called ``hashdl.NAME`` in a profile; nothing in a compiled graph.
+    """A range called ``hashdl.NAME`` in a profile; nothing without one, or in a compiled graph.
 
     Examples:
         >>> with part("look-up"):
         ...     pass
     """
-    if torch.compiler.is_compiling():
+    # Asked first: a range that nobody records costs as much as a small op.
+    if torch.compiler.is_compiling() or not torch._C._autograd._profiler_enabled():
         return nullcontext()
     return record_function(PREFIX + name)

@@ -93,6 +93,146 @@ def mark_rows_(dirty: Tensor, rows: Tensor, bits: int) -> None:
     dirty[rows[rows >= 0].long()] = bits
 
 
+# ---- digits and structured projections ----------------------------------------------------------
+
+DIGIT_BITS = 3
+_LOWEST = torch.finfo(torch.float32).min
+
+
+def slots_of(bits: int) -> list[int]:
+    """Slots of each digit of a code: digits of 3 bits, and one of the bits that are left.
+
+    Examples:
+        >>> slots_of(10)
+        [8, 8, 8, 2]
+    """
+    rest = bits % DIGIT_BITS
+    return [2**DIGIT_BITS] * (bits // DIGIT_BITS) + ([2**rest] if rest else [])
+
+
+def _digits(projections: Tensor, bits: int) -> tuple[Tensor, ...]:
+    """The slots (M, L, m) of each digit."""
+    slots, (M, width) = slots_of(bits), projections.shape
+    codes = projections.reshape(M, width // sum(slots), sum(slots))
+    return torch.split(codes, slots, dim=2)
+
+
+def pack_digits(projections: Tensor, bits: int) -> Tensor:
+    """Oracle of :func:`hashdl.ops.pack_digits`."""
+    _check_finite(projections, "pack_digits")
+    digits = [
+        slots.argmax(2) << DIGIT_BITS * i for i, slots in enumerate(_digits(projections, bits))
+    ]
+    return torch.stack(digits).sum(0).to(torch.int32)
+
+
+def _ranked_digits(projections: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Costs and flips (B, L, digits, 8) of each digit's values, the own one first.
+
+    Values that a shorter digit does not have cost NaN.
+    """
+    costs, flips = [], []
+    for i, slots in enumerate(_digits(projections, bits)):
+        values, order = slots.sort(dim=2, descending=True, stable=True)
+        lacks = values[..., :1] - values
+        missing = 2**DIGIT_BITS - slots.shape[2]
+        costs.append(torch.nn.functional.pad(lacks, (0, missing), value=torch.nan))
+        flip = (order ^ order[..., :1]) << DIGIT_BITS * i
+        flips.append(torch.nn.functional.pad(flip, (0, missing)))
+    gaps, ranked = torch.stack(costs, 2), torch.stack(flips, 2)
+    cheapest = gaps[..., 1].argsort(dim=2, stable=True)[..., None].expand_as(gaps)
+    return gaps.gather(2, cheapest).square(), ranked.gather(2, cheapest)
+
+
+def probe_digits(projections: Tensor, bits: int, probes: int) -> Tensor:
+    """Oracle of :func:`hashdl.ops.probe_digits`."""
+    _check_finite(projections, "probe_digits", hint=_INPUT)
+    probes = min(probes, 2**bits)
+    costs, flips = _ranked_digits(projections, bits)
+    # The P cheapest changes lie within the first P - 1 digits and their P cheapest values.
+    digits, values = min(costs.shape[2], probes - 1), min(2**DIGIT_BITS, probes)
+    total = costs.new_zeros(*costs.shape[:2], 1)
+    flip = torch.zeros_like(total, dtype=torch.int64)
+    for i in range(digits):  # the first digit varies fastest
+        more = costs[:, :, i, :values, None]
+        more = torch.where(torch.arange(values, device=more.device)[:, None] > 0, more, 0)
+        total = (total[:, :, None] + more).flatten(2)
+        flip = (flip[:, :, None] ^ flips[:, :, i, :values, None]).flatten(2)
+    total[..., 0] = -1  # the own code first whatever the costs; NaN sorts last
+    cheapest = total.argsort(dim=2, stable=True)[..., :probes]
+    own = pack_digits(projections, bits)[..., None]
+    return own ^ flip.gather(2, cheapest).to(torch.int32)
+
+
+def densified_projections(vectors: Tensor, functions: Tensor) -> Tensor:
+    """Oracle of :func:`hashdl.ops.densified_projections`."""
+    op, begins, attempts = "densified_projections", functions[0], functions[1:]
+    marked = bool(((begins == 1) | (begins == 0)).all() & (begins[:1] == 1).all())
+    _check(marked, op, "functions", "the first row: wanted 1 where a digit begins, else 0")
+    _check_ids(attempts, 0, vectors.shape[1], op, "functions")
+    _check_finite(vectors, op, "vectors")
+    M, C = vectors.shape[0], functions.shape[1]
+    projections = torch.zeros((M, C), device=vectors.device)
+    if projections.numel() == 0:
+        return projections
+    # Zeros count as lowest, so that any other coordinate wins.
+    values = torch.where(vectors == 0, _LOWEST, vectors)
+    largest, top = values.max(1, keepdim=True)
+    firsts = begins.nonzero().flatten().tolist()
+    for first, end in zip(firsts, [*firsts[1:], C], strict=True):
+        place, slots = slice(first, end), end - first
+        tried = values[:, attempts[:, place].flatten().long()].reshape(M, -1, slots)
+        some = (tried > _LOWEST).any(2)
+        chosen = tried[torch.arange(M, device=vectors.device), some.to(torch.int8).argmax(1)]
+        # Where no attempt meets anything, the largest coordinate tells the slot.
+        slot = _draw_below(_mix(attempts[0, first].long()), top, slots)
+        last = torch.full_like(chosen, _LOWEST).scatter(1, slot, largest)
+        projections[:, place] = torch.where(some.any(1, keepdim=True), chosen, last)
+    return projections.masked_fill((vectors == 0).all(1, keepdim=True), 0)
+
+
+_ROUNDS = 3
+
+
+def _signs(key: int, n: int, device: torch.device) -> Tensor:
+    """The sign flips (3, n) of one block: a bit of a random number each."""
+    words = torch.arange(-(-n // 64), device=device)
+    bits = torch.arange(64, device=device)
+    rounds = [
+        (_stream_keys(key, torch.tensor([step]), words)[:, None] >> bits) & 1
+        for step in range(_ROUNDS)
+    ]
+    return 1 - 2 * torch.stack(rounds).flatten(1)[:, :n].float()
+
+
+def _walsh_hadamard(x: Tensor) -> Tensor:
+    """The transform of each row of x (M, n), n a power of two."""
+    n, h = x.shape[1], 1
+    while h < n:
+        a, b = x[:, : n // 2], x[:, n // 2 :]
+        x, h = torch.stack([a + b, a - b], 2).flatten(1), 2 * h
+    return x
+
+
+def hadamard_projections(vectors: Tensor, functions: Tensor) -> Tensor:
+    """Oracle of :func:`hashdl.ops.hadamard_projections`."""
+    M, D = vectors.shape
+    n = 1 << (max(D, 1) - 1).bit_length()
+    keys, coordinates = functions
+    low, high = (int(end) for end in coordinates.aminmax()) if coordinates.numel() else (0, 0)
+    what = f"got coordinates from {low} to {high}, wanted 0 to {n - 1}"
+    _check(low >= 0 and high < n, "hadamard_projections", "functions", what)
+    padded = torch.nn.functional.pad(vectors, (0, n - D))
+    projections = vectors.new_empty((M, keys.shape[0]))
+    for key in keys.unique().tolist():
+        x = padded
+        for signs in _signs(key, n, vectors.device):
+            x = _walsh_hadamard(x * signs)
+        of_block = keys == key
+        projections[:, of_block] = x[:, coordinates[of_block].long()] / n
+    return projections
+
+
 # ---- look-up -----------------------------------------------------------------------------------
 
 _INPUT = " (is the input finite?)"
@@ -380,6 +520,70 @@ def scatter_rows(values: Tensor, rows: Tensor, n_rows: int, fill: float) -> Tens
     return out
 
 
+def combine_rows(values: Tensor, weight: Tensor, rows: Tensor) -> Tensor:
+    """Oracle of :func:`hashdl.ops.combine_rows`."""
+    _check_ids(rows, -1, weight.shape[0], "combine_rows", "rows")
+    wide = accumulator(weight.dtype)
+    sample, column = (rows >= 0).nonzero(as_tuple=True)
+    parts = values[sample, column, None].to(wide) * weight[rows[sample, column].long()].to(wide)
+    out = weight.new_zeros((rows.shape[0], weight.shape[1]), dtype=wide)
+    return out.index_add_(0, sample, parts).to(weight.dtype)
+
+
+# ---- from active inputs to active outputs ------------------------------------------------------
+
+
+def _spread(values: Tensor, columns: Tensor, d: int) -> Tensor:
+    """Dense inputs (B, d), in the dtype that sums are made in."""
+    sample, place = (columns >= 0).nonzero(as_tuple=True)
+    at = (sample, columns[sample, place].long())
+    x = values.new_zeros((values.shape[0], d), dtype=accumulator(values.dtype))
+    return x.index_put_(at, values[sample, place].to(x.dtype), accumulate=True)
+
+
+def gather_sparse_linear(
+    values: Tensor, columns: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor
+) -> Tensor:
+    """Oracle of :func:`hashdl.ops.gather_sparse_linear`."""
+    op, (N, d) = "gather_sparse_linear", weight.shape
+    _check_ids(columns, -1, d, op, "columns")
+    _check_ids(rows, -1, N, op, "rows")
+    x = _spread(values, columns, d)
+    wide_bias = None if bias is None else bias.to(x.dtype)
+    return gather_linear(x, weight.to(x.dtype), wide_bias, rows).to(weight.dtype)
+
+
+def gather_sparse_linear_backward(
+    grad_z: Tensor, values: Tensor, columns: Tensor, weight: Tensor, rows: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Oracle of :func:`hashdl.ops.gather_sparse_linear_backward`."""
+    op, (N, d), wide = "gather_sparse_linear_backward", weight.shape, accumulator(weight.dtype)
+    _check_ids(columns, -1, d, op, "columns")
+    _check_ids(rows, -1, N, op, "rows")
+    x = _spread(values, columns, d)
+    layer = (x, weight.to(wide), rows, None, None, None)
+    grad_x, touched, _, grad_bias = gather_linear_backward(grad_z.to(wide), *layer)
+    grad_values = (
+        grad_x.gather(1, columns.clamp_min(0).long()) if d else grad_x.new_zeros(values.shape)
+    )
+    grad_values = grad_values.masked_fill(columns < 0, 0)
+
+    # Every (sample, row, input) that is no padding, by its place in the weight.
+    b, a, i = ((rows >= 0).unsqueeze(2) & (columns >= 0).unsqueeze(1)).nonzero(as_tuple=True)
+    places, inverse = (rows[b, a].long() * d + columns[b, i]).unique(return_inverse=True)
+    grad_weight = weight.new_zeros(places.shape, dtype=wide)
+    grad_weight.index_add_(0, inverse, grad_z[b, a].to(wide) * values[b, i].to(wide))
+    entry_rows = places // max(d, 1)
+    starts = torch.searchsorted(entry_rows, touched.long())
+    starts = torch.cat([starts, starts.new_tensor([places.numel()])])
+    entry_columns = (places - entry_rows * d).to(torch.int32)
+    dtype = weight.dtype
+    return (
+        *(grad_values.to(dtype), touched, grad_bias.to(dtype)),
+        *(starts, entry_columns, grad_weight.to(dtype)),
+    )
+
+
 # ---- log probabilities of labels ---------------------------------------------------------------
 
 
@@ -448,6 +652,14 @@ def active_log_prob_backward(
 # ---- row optimizers ----------------------------------------------------------------------------
 
 
+def _touched(rows: Tensor, grad: Tensor, n_rows: int, op: str) -> tuple[Tensor, Tensor]:
+    """Row numbers and their gradients, without padding: an entry with the row of the one before."""
+    _check_ids(rows, 0, n_rows, op, "rows")
+    first = torch.ones_like(rows, dtype=torch.bool)
+    first[1:] = rows[1:] != rows[:-1]
+    return rows[first].long(), grad[first]
+
+
 def _per_row(state: Tensor, like: Tensor) -> Tensor:
     """A row's scalar state as a column beside (U, d)."""
     return state.unsqueeze(-1) if state.dim() < like.dim() else state
@@ -470,8 +682,7 @@ def sgd_rows_(
     weight_decay: float,
 ) -> None:
     """Oracle of :func:`hashdl.ops.sgd_rows_`."""
-    _check_ids(rows, 0, weight.shape[0], "sgd_rows_", "rows")
-    ids = rows.long()
+    ids, grad = _touched(rows, grad, weight.shape[0], "sgd_rows_")
     w = weight[ids].to(accumulator(weight.dtype))
     g = grad.to(w.dtype) + weight_decay * w
     if momentum_buffer is not None:
@@ -491,8 +702,7 @@ def adagrad_rows_(
     weight_decay: float,
 ) -> None:
     """Oracle of :func:`hashdl.ops.adagrad_rows_`."""
-    _check_ids(rows, 0, weight.shape[0], "adagrad_rows_", "rows")
-    ids = rows.long()
+    ids, grad = _touched(rows, grad, weight.shape[0], "adagrad_rows_")
     w = weight[ids].to(sum.dtype)
     g = grad.to(w.dtype) + weight_decay * w
     total = sum[ids] + _mean_square(g, sum)
@@ -515,8 +725,7 @@ def adam_rows_(
     step: int,
 ) -> None:
     """Oracle of :func:`hashdl.ops.adam_rows_`."""
-    _check_ids(rows, 0, weight.shape[0], "adam_rows_", "rows")
-    ids = rows.long()
+    ids, grad = _touched(rows, grad, weight.shape[0], "adam_rows_")
     w = weight[ids].to(exp_avg.dtype)
     g = grad.to(w.dtype)
     if decoupled:

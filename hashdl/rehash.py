@@ -28,7 +28,7 @@ from torch import Tensor
 
 from hashdl import ops
 from hashdl.hashing import sketching
-from hashdl.hashing.functions import Functions, Scheme, project_rows
+from hashdl.hashing.functions import Functions, Scheme
 from hashdl.precision import own_dtype
 from hashdl.schedule import next_rehash
 
@@ -66,7 +66,8 @@ class State:
         built: 1 once there are tables, of the weight at ``pointer``.
         due: training step at which the cycle ends, and the next one begins.
         rehashes: cycles so far, the first building of the tables among them.
-        version: with ``pointer``, :func:`_key` of weight and bias when all rows were hashed last.
+        version: with ``pointer``, :func:`weight_key` of weight and bias when all rows were hashed
+            last.
         pointer: see ``version``.
         seen: queries that their moment is estimated from.
         balanced: 1 once the planes are balanced.
@@ -118,6 +119,7 @@ class Buffers(NamedTuple):
     moment: Tensor
     maps: Tensor
     center: Tensor
+    scale: Tensor
     codes: Tensor
     sketches: Tensor
     next_sketches: Tensor
@@ -134,6 +136,7 @@ class _Settings(NamedTuple):
     """The rest of the op's arguments."""
 
     family: str
+    transform: str
     bits: int
     center_rows: bool
     seed: int
@@ -251,9 +254,7 @@ def _sketch_rows(
 ) -> None:
     """Write sketches int32 (M, W) and lengths float32 (M,) of M rows."""
     for chunk, weight, bias in rows.chunks(planes.shape[1]):
-        projections = project_rows(weight, bias, center, planes)
-        sketches[chunk] = ops.pack_signs(projections, 32)
-        norms[chunk] = sketching.lengths(projections)
+        sketches[chunk], norms[chunk] = sketching.sketch(weight, bias, planes, center)
 
 
 # ---- the tables of one layer ---------------------------------------------------------------------
@@ -275,7 +276,9 @@ class _Rehash:
         self.weight, self.bias, self.buffers, self.given = weight, bias, buffers, given
         L, N = buffers.codes.shape
         self.groups, self.cycle = groups_of(L), _Cycle(N, L)
-        self.scheme = Scheme(given.family, given.bits, L, given.center_rows, given.seed)
+        self.scheme = Scheme(
+            given.family, given.transform, given.bits, L, given.center_rows, given.seed
+        )
         self.dtype = self.scheme.kind.dtype
         self.sketched = buffers.sketches.numel() > 0
 
@@ -284,7 +287,7 @@ class _Rehash:
         """Those of the cycle."""
         b = self.buffers
         made = (b.functions.view(self.dtype), b.next_query_functions.view(self.dtype))
-        return Functions(*made, b.center.view(torch.float32), b.maps.view(torch.float32))
+        return Functions(*made, *(t.view(torch.float32) for t in (b.center, b.maps, b.scale)))
 
     def new_functions(self, balance: bool, codes: Tensor | None) -> Functions:
         b = self.buffers
@@ -297,7 +300,7 @@ class _Rehash:
 
     def set_functions(self, functions: Functions) -> None:
         b = self.buffers
-        places = (b.functions, b.next_query_functions, b.center, b.maps)
+        places = (b.functions, b.next_query_functions, b.center, b.maps, b.scale)
         for place, fresh in zip(places, functions, strict=True):
             place.copy_(fresh.contiguous().view(torch.int32))
         if self.sketched:
@@ -406,7 +409,7 @@ class _Rehash:
 # only as it runs.
 
 
-def _key(weight: Tensor, bias: Tensor | None) -> tuple[int, int]:
+def weight_key(weight: Tensor, bias: Tensor | None) -> tuple[int, int]:
     """Sums that change when weight or bias is written in place, or replaced."""
     tensors = [weight] if bias is None else [weight, bias]
     versions = [0 if tensor.is_inference() else tensor._version for tensor in tensors]
@@ -423,7 +426,7 @@ def _refresh_tables_(weight: Tensor, bias: Tensor | None, *rest: Any) -> None:
     count = len(Buffers._fields)
     buffers, given = Buffers(*rest[:count]), _Settings(*rest[count:])
     now, training = int(buffers.step), given.training
-    state, key = State.of(buffers.state), _key(weight, bias)
+    state, key = State.of(buffers.state), weight_key(weight, bias)
     before = state.values()
     balance = enough(state.seen, buffers.moment)
     stale = not state.built or state.pointer != key[1]
@@ -456,7 +459,9 @@ def _schema() -> str:
         f"Tensor {name}" if name == "moment" else f"Tensor({next(letters)}!) {name}"
         for name in Buffers._fields
     ]
-    settings = "str family, int bits, bool center_rows, int seed, int every, float growth"
+    settings = (
+        "str family, str transform, int bits, bool center_rows, int seed, int every, float growth"
+    )
     arguments = ["Tensor weight", "Tensor? bias", *buffers, settings, "bool training"]
     return f"refresh_tables_({', '.join(arguments)}) -> ()"
 

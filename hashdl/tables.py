@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from hashdl.hashing import balancing
 from hashdl.hashing.functions import Scheme, project_queries
 from hashdl.precision import own_dtype
 from hashdl.profiling import part
-from hashdl.rehash import Buffers, State, dirty_bits, enough
+from hashdl.rehash import Buffers, State, dirty_bits, enough, weight_key
 
 # Features up to which layers are balanced by default: eigenvectors take time of order d^3.
 _MOST_BALANCED = 1024
@@ -56,6 +56,7 @@ class HashTables(nn.Module):
     moment: Tensor
     maps: Tensor
     center: Tensor
+    scale: Tensor
     codes: Tensor
     sketches: Tensor
     next_sketches: Tensor
@@ -79,12 +80,14 @@ class HashTables(nn.Module):
         self.sizes = config.sizes(n_rows)
         self.rehash_every = config.rehash_interval(n_rows)
         K, L = self.sizes.K, self.sizes.L
+        self._known_fresh: tuple[int, ...] = ()
 
         def buffer(name: str, shape: tuple[int, ...], dtype: torch.dtype = torch.int32) -> None:
             zeros = torch.zeros(shape, dtype=dtype, device=device)
             self.register_buffer(name, zeros, persistent=False)
 
-        self.scheme = Scheme(config.family, K, L, config.center, config.seed)
+        how = (config.family, config.transform or "")
+        self.scheme = Scheme(*how, K, L, config.center, config.seed)
         functions = self.scheme.shape(features)
         D = features + 1
         E = D if self._balances(features) else 0
@@ -94,6 +97,7 @@ class HashTables(nn.Module):
         buffer("functions", functions)
         buffer("next_query_functions", functions)
         buffer("center", (D,))
+        buffer("scale", (1,))  # largest length of a row
         buffer("codes", (L, n_rows))  # of the rows as hashed last
         buffer("sketch_planes", (D, S))
         buffer("next_query_sketch_planes", (D, S))
@@ -147,6 +151,8 @@ class HashTables(nn.Module):
                 if the weight or bias has changed since they were.
             queries: (B, d), to be observed first: they may make balancing due.
         """
+        if not training and self._known_fresh == self._freshness(weight, bias) != ():
+            return
         if queries is not None:
             self.observe(queries, training=training)
         self._follow(weight.device)
@@ -156,6 +162,7 @@ class HashTables(nn.Module):
                 None if bias is None else bias.detach(),
                 *(getattr(self, name) for name in Buffers._fields),
                 self.config.family,
+                self.scheme.transform,
                 self.sizes.K,
                 self.config.center,
                 self.config.seed,
@@ -163,6 +170,19 @@ class HashTables(nn.Module):
                 self.config.rehash_growth,
                 training,
             )
+        self._known_fresh = () if training else self._freshness(weight, bias)
+
+    def _freshness(self, weight: Tensor, bias: Tensor | None) -> tuple[int, ...]:
+        """What stays as it is while an evaluation finds nothing to do; () where it cannot tell.
+
+        A look at it costs far less than the op, which matters to a single query.
+        """
+        if torch.compiler.is_compiling() or self.state.is_inference() or self.state.is_meta:
+            return ()
+        undecided = self.moment.numel() > 0 and self._known_fresh == ()
+        if undecided and not enough(int(self.state[_SEEN]), self.moment):
+            return ()
+        return (*weight_key(weight, bias), self.state.data_ptr(), self.state._version)
 
     def _follow(self, device: torch.device) -> None:
         """Go where the weight is, which may have been assigned to the layer."""
@@ -191,6 +211,23 @@ class HashTables(nn.Module):
         self.state.zero_()
         self.state[_KEPT] = schedule[1:]
         self.moment.copy_(history["moment"])
+
+    def take(self, buffers: Mapping[str, Tensor], weight: Tensor, bias: Tensor | None) -> None:
+        """Go on with the buffers of other tables, which are of this weight and up to date.
+
+        Raises:
+            ValueError: they are not those of such tables; nothing has changed then.
+        """
+        own = dict(self.named_buffers())
+        for name, buffer in own.items():
+            given = buffers.get(name)
+            if given is None or (given.shape, given.dtype) != (buffer.shape, buffer.dtype):
+                raise ValueError(f"hashdl.HashTables: buffer {name}: got none of its shape")
+        for name, buffer in own.items():
+            buffer.copy_(buffers[name])
+        state = State.of(self.state)
+        state.version, state.pointer = weight_key(weight, bias)
+        state.write(self.state)
 
     def probe(self, x: Tensor, *, has_bias: bool = True) -> Tensor:
         """Buckets int32 (B, L, P) that the queries x (B, d) probe, most likely first; -1 = none."""

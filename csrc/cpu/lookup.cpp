@@ -7,7 +7,7 @@
 namespace hashdl::cpu {
 
 Finder::Finder(const Lookup& args)
-    : args_(args), queries_(kInFlight, Query(args.P * args.L)), found_(args.C) {}
+    : args_(args), queries_(kInFlight, Query(args.P * args.L)), probed_(args.P) {}
 
 LookupChecks Finder::run(int64_t begin, int64_t end) {
   // Three samples are in work: while that of sample b is collected, the rows of b + 1 and the
@@ -71,7 +71,9 @@ void Finder::collect(int64_t b) {
   candidates_ = args_.candidates + b * args_.C;
   hits_ = args_.hits + b * args_.C;
   count_ = 0;
-  found_.clear();
+  if (args_.L == 1 && buckets_differ(b)) return copy(b);
+  if (!found_) found_.emplace(args_.C);
+  found_->clear();
   std::fill(hits_, hits_ + args_.C, 0);
   for (const Bucket& bucket : queries_[b % kInFlight]) {
     const int32_t before_end = std::min(bucket.read, bucket.size - bucket.start);
@@ -81,13 +83,44 @@ void Finder::collect(int64_t b) {
   std::fill(candidates_ + count_, candidates_ + args_.C, -1);
 }
 
+/// Whether a sample probes no bucket of table 0 twice.
+bool Finder::buckets_differ(int64_t b) {
+  int32_t count = 0;
+  probed_.clear();
+  for (int64_t p = 0; p < args_.P; ++p) {
+    const int32_t code = bucket(b, 0, p);
+    if (code < 0) continue;
+    if (probed_.number(code, count) != count) return false;
+    ++count;
+  }
+  return true;
+}
+
+/// The buckets of one table hold no row twice: nothing to look for.
+void Finder::copy(int64_t b) {
+  for (const Bucket& bucket : queries_[b % kInFlight]) {
+    const int32_t before_end = std::min(bucket.read, bucket.size - bucket.start);
+    append(bucket.rows + bucket.start, before_end);
+    append(bucket.rows, bucket.read - before_end);
+  }
+  std::fill(hits_, hits_ + count_, 1);
+  std::fill(hits_ + count_, hits_ + args_.C, 0);
+  std::fill(candidates_ + count_, candidates_ + args_.C, -1);
+}
+
+void Finder::append(const int32_t* rows, int32_t count) {
+  const int32_t fitting = std::min(count, static_cast<int32_t>(args_.C) - count_);
+  std::copy(rows, rows + fitting, candidates_ + count_);
+  count_ += fitting;
+}
+
 void Finder::add(int32_t row) {
   if (count_ == args_.C) {
-    const int32_t number = found_.find(row);
+    const int32_t number = found_->find(row);
     if (number >= 0) ++hits_[number];
     return;
   }
-  const int32_t number = found_.number(row, count_);
+  const int32_t number = found_->number(row, count_);
   candidates_[number] = row;
   ++hits_[number];
   count_ += number == count_;

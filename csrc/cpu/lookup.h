@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "cpu/row_set.h"
@@ -53,11 +54,15 @@ class Finder {
   void locate(int64_t b);  ///< the buckets; asks for their rows
   Bucket locate(int64_t l, int32_t code, uint64_t key, int64_t i);
   void collect(int64_t b);  ///< distinct rows
+  bool buckets_differ(int64_t b);
+  void copy(int64_t b);  ///< all rows, where one table is all there is
+  void append(const int32_t* rows, int32_t count);
   void add(int32_t row);
 
   const Lookup& args_;
   std::vector<Query> queries_;  ///< sample b's is the (b % kInFlight)-th
-  RowMap found_;
+  RowMap probed_;
+  std::optional<RowMap> found_;  ///< made when first needed
   LookupChecks checks_{true, true};
   int32_t* candidates_ = nullptr;
   int32_t* hits_ = nullptr;

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from hashdl.hashing.dwta import DWTA
 from hashdl.hashing.family import Family
 from hashdl.hashing.kmeans import KMeans
+from hashdl.hashing.learned import LearnedSimHash
+from hashdl.hashing.minhash import MinHash
 from hashdl.hashing.simhash import SimHash
+from hashdl.hashing.simhash_hadamard import HadamardSimHash
+from hashdl.hashing.simhash_sparse import SparseSimHash
+from hashdl.hashing.wta import WTA
 
 #: What ``HashConfig.family`` may be.
 FAMILIES: dict[str, Family] = {}
@@ -21,5 +27,9 @@ def register(family: Family) -> None:
     FAMILIES[family.name] = family
 
 
-for _family in (SimHash(), KMeans()):
+for _family in (
+    *(SimHash(), SparseSimHash(), HadamardSimHash()),
+    *(WTA(), DWTA(), MinHash()),
+    *(KMeans(), LearnedSimHash()),
+):
     register(_family)

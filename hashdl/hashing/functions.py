@@ -21,6 +21,7 @@ from torch import Tensor
 from hashdl.hashing import balancing, centering
 from hashdl.hashing.families import FAMILIES
 from hashdl.hashing.family import Family
+from hashdl.hashing.transforms import TRANSFORMS
 
 # Rows that centre, moments and learned functions follow from: so many tell them well enough.
 _SAMPLE = 1 << 14
@@ -35,12 +36,14 @@ class Functions(NamedTuple):
         center: float32 (D,), subtracted from rows.
         maps: float32 (2, D, D), for rows and queries: coordinates in which their second moments
             are equal; (2, 0, 0) where nothing is balanced.
+        scale: float32 (1,), the largest length of a row, for a transform.
     """
 
     rows: Tensor
     queries: Tensor
     center: Tensor
     maps: Tensor
+    scale: Tensor
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class Scheme:
 
     Args:
         family: name of the hash family.
+        transform: name of a transform, or an empty string.
         bits: K.
         tables: L.
         center_rows: subtract the mean of the rows.
@@ -56,6 +60,7 @@ class Scheme:
     """
 
     family: str
+    transform: str
     bits: int
     tables: int
     center_rows: bool
@@ -69,11 +74,14 @@ class Scheme:
     @property
     def folds(self) -> bool:
         """Whether functions meet rows and queries as they are."""
-        return self.kind.linear
+        return self.kind.linear and not self.transform
 
     def shape(self, features: int) -> tuple[int, int]:
         """Of the functions of a layer with so many inputs."""
-        return self.kind.shape(features + 1, self.tables, self.bits)
+        return self.kind.shape(self._coordinates(features), self.tables, self.bits)
+
+    def _coordinates(self, features: int) -> int:
+        return features + 1 + (TRANSFORMS[self.transform].extra if self.transform else 0)
 
     def new(
         self,
@@ -97,7 +105,7 @@ class Scheme:
         """
         every = max(1, weight.shape[0] // max(_SAMPLE, self.kind.sample(self.bits)))
         rows, some_bias = weight[::every], None if bias is None else bias[::every]
-        D = weight.shape[1] + 1
+        D, coordinates = weight.shape[1] + 1, self._coordinates(weight.shape[1])
         center = torch.zeros(D, device=weight.device)
         if self.center_rows:
             center = centering.row_mean(rows, some_bias)
@@ -110,20 +118,25 @@ class Scheme:
             maps = balancing.unit_maps(maps.shape[1], maps.device)
         if not bool(center.isfinite().all()):
             raise ValueError("rows are not finite")
-        made = self.kind.make(D, self.tables, self.bits, self.seed).to(weight.device)
+        made = self.kind.make(coordinates, self.tables, self.bits, self.seed).to(weight.device)
         if bias is None and self.folds:
             made[-1] = 0  # (x, 1) against (w, 0): the 1 would turn queries off their rows
-        if self.kind.learns:
+        scale = torch.ones(1, device=weight.device)
+        if self.kind.learns or self.transform:
             vectors = _mapped(_vectors(rows, some_bias, center), maps[0])
             if not bool(vectors.isfinite().all()):
                 raise ValueError("rows are not finite")
+            if self.transform:
+                scale.fill_(TRANSFORMS[self.transform].scale(vectors))
+                vectors = TRANSFORMS[self.transform].rows(vectors, float(scale))
+        if self.kind.learns:
             some_codes = None if codes is None else codes[:, ::every].t()
             with balancing.one_thread():
                 made = self.kind.fit(made, vectors, some_codes, self.bits)
         if not self.folds or maps.shape[1] == 0:
-            return Functions(made, made, center, maps)
+            return Functions(made, made, center, maps, scale)
         with balancing.one_thread():
-            return Functions(maps[0] @ made, maps[1] @ made, center, maps)
+            return Functions(maps[0] @ made, maps[1] @ made, center, maps, scale)
 
     def columns(self, functions: Tensor, tables: range) -> Tensor:
         """The functions of some tables."""
@@ -138,6 +151,8 @@ class Scheme:
         if self.folds:
             return project_rows(weight, bias, functions.center, some)
         vectors = _mapped(_vectors(weight, bias, functions.center), functions.maps[0])
+        if self.transform:
+            vectors = TRANSFORMS[self.transform].rows(vectors, float(functions.scale))
         return self.kind.project(vectors, some)
 
     def project_queries(
@@ -147,8 +162,10 @@ class Scheme:
         if self.folds:
             return project_queries(x, queries)
         last = x.new_full((x.shape[0], 1), float(has_bias))
-        vectors = torch.cat([x, last], 1).float()
-        return self.kind.project(_mapped(vectors, maps[1]), queries)
+        vectors = _mapped(torch.cat([x, last], 1).float(), maps[1])
+        if self.transform:
+            vectors = TRANSFORMS[self.transform].queries(vectors)
+        return self.kind.project(vectors, queries)
 
 
 def project_queries(x: Tensor, planes: Tensor) -> Tensor:

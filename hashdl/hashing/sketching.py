@@ -10,7 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hashdl import ops
 from hashdl.hashing.balancing import one_thread
+from hashdl.hashing.functions import project_rows
 
 
 def planes(maps: Tensor, D: int, bits: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -39,6 +41,17 @@ def _orthogonal(D: int, count: int, generator: torch.Generator) -> Tensor:
     return directions
 
 
-def lengths(projections: Tensor) -> Tensor:
-    """Lengths (M,) of vectors in the balanced coordinates, from projections (M, bits)."""
-    return projections.square().mean(1).sqrt()
+def sketch(
+    weight: Tensor, bias: Tensor | None, planes: Tensor, center: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Sketches int32 (M, bits / 32) and lengths float32 (M,) of rows, in balanced coordinates.
+
+    Args:
+        weight: (M, d).
+        bias: (M,), or None.
+        planes: float32 (d + 1, bits), of :func:`planes`, for rows.
+        center: float32 (d + 1,).
+    """
+    projections = project_rows(weight, bias, center, planes)
+    sketches = ops.pack_signs(projections, 32)
+    return sketches, projections.square_().mean(1).sqrt_()

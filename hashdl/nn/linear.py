@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hashdl import index
 from hashdl.config import HashConfig
 from hashdl.costs import dense_by_auto
-from hashdl.functional import active_linear, scatter_rows
+from hashdl.functional import active_linear, active_sparse_linear, scatter_rows
 from hashdl.huge_pages import prefer_huge_pages
 from hashdl.profiling import part
-from hashdl.selection import find_best, select_active
+from hashdl.selection import find_best, select_active, select_from_active
 from hashdl.tables import HashTables
+
+# Inputs at a time that a moment is renewed by: as many as are looked at of a larger batch.
+_OBSERVED = 64
 
 
 class HashLinear(nn.Linear):
@@ -177,6 +182,47 @@ class HashLinear(nn.Linear):
         shape = (*input.shape[:-1], flat.shape[-1])
         return flat.reshape(shape), values.reshape(shape)
 
+    def sparse_to_sparse(
+        self, columns: Tensor, values: Tensor, rows: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Active rows and their outputs, from the inputs that are not zero alone.
+
+        What :meth:`sparse_forward` answers for the dense input, at active times active
+        multiplications, forward and backward. With ``config.sparse_grad`` the weight's gradient
+        holds the entries met.
+
+        Args:
+            columns: which inputs are not zero, distinct within a sample, -1 = none.
+            values: their values.
+            rows: as for :meth:`sparse_forward`.
+
+        Shape:
+            - columns: int32 :math:`(*, I)`, values: :math:`(*, I)`; rows: integer :math:`(*, A)`
+            - Output: int32 rows :math:`(*, A)` and values :math:`(*, A)`, 0 at padding
+        """
+        flat_values = values.reshape(-1, values.shape[-1])
+        flat_columns = columns.reshape(-1, columns.shape[-1])
+        x = scatter_rows(flat_values, flat_columns, self.in_features)
+        if rows is None and self.tables is None:
+            flat = self._all_rows(x)
+            z = F.linear(x, self.weight, self.bias)
+        else:
+            active = (flat_values, flat_columns)
+            flat = (
+                self._rows_from_active(x, active)
+                if rows is None
+                else self._given_rows(values, rows)
+            )
+            with part("forward"):
+                z = active_sparse_linear(
+                    *(flat_values, flat_columns, self.weight, self.bias, flat),
+                    sparse_grad=self.config.sparse_grad,
+                )
+        if self.training and self.tables is not None:
+            self.tables.mark(flat)
+        shape = (*values.shape[:-1], flat.shape[-1])
+        return flat.reshape(shape), z.reshape(shape)
+
     @torch.no_grad()
     def topk(self, input: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """The k largest outputs among the candidates that the tables find.
@@ -207,6 +253,64 @@ class HashLinear(nn.Linear):
             return
         self.tables.invalidate()
         self.tables.refresh(self.weight, self.bias, training=False)
+
+    @torch.no_grad()
+    def calibrate(self, inputs: Tensor) -> None:
+        """Rehash all rows, balanced by these inputs.
+
+        Training sees to that by itself, as inputs come; a layer that was trained elsewhere should
+        be shown some before it is asked: more than d of them.
+
+        Args:
+            inputs: a sample of what the layer is given, (\\*, d).
+        """
+        if self.tables is None:
+            return
+        for chunk in self._flat(inputs).split(_OBSERVED):
+            self.tables.observe(chunk, training=True)
+        self.rehash()
+
+    def save_index(self, path: str | os.PathLike[str]) -> None:
+        """Write the tables to a file, brought up to date: what :meth:`load_index` reads.
+
+        ``state_dict`` holds parameters alone, from which tables are built anew. An index keeps
+        these very tables: codes that were learned, balancing by queries that were seen.
+
+        Args:
+            path: the file; an interrupted save leaves what was there.
+
+        Raises:
+            ValueError: the layer has no tables: every row is active.
+
+        Examples:
+            >>> import tempfile
+            >>> layer = HashLinear(8, 500).eval()
+            >>> other = HashLinear(8, 500, config=layer.config).eval()
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     layer.save_index(folder + "/index.pt")
+            ...     _ = other.load_state_dict(layer.state_dict())
+            ...     other.load_index(folder + "/index.pt")
+        """
+        tables = self._tables_for("save_index")
+        tables.refresh(self.weight, self.bias, training=False)
+        index.save(path, tables, self.weight, self.bias)
+
+    def load_index(self, path: str | os.PathLike[str]) -> None:
+        """Read tables that :meth:`save_index` wrote, of a layer with the same weights.
+
+        Args:
+            path: the file.
+
+        Raises:
+            ValueError: the layer has no tables; or the file is no index, or one of another version,
+                configuration, size or weight: nothing has changed then.
+        """
+        index.load(path, self._tables_for("load_index"), self.weight, self.bias)
+
+    def _tables_for(self, method: str) -> HashTables:
+        if self.tables is None:
+            raise ValueError(f"HashLinear.{method}: the layer has no tables: every row is active")
+        return self.tables
 
     def stats(self) -> dict[str, Any]:
         """What the layer's hashing costs and how its buckets are filled.
@@ -273,6 +377,12 @@ class HashLinear(nn.Linear):
         if self.tables is None:
             return self._all_rows(x), None
         return select_active(self.tables, x, self.weight, self.bias, training=self.training)
+
+    def _rows_from_active(self, x: Tensor, active: tuple[Tensor, Tensor]) -> Tensor:
+        """Active rows (B, A) of x (B, d), given as well as the values and columns not zero."""
+        assert self.tables is not None
+        layer = (self.weight, self.bias)
+        return select_from_active(self.tables, x, active, *layer, training=self.training)
 
     def _given_rows(self, input: Tensor, rows: Tensor) -> Tensor:
         """A caller's rows as int32 (B, A)."""

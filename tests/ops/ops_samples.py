@@ -82,6 +82,57 @@ def pack_signs_args(M: int = 5, L: int = 3, bits: int = 4) -> Args:
     return randn(M, L * bits), bits
 
 
+def digit_values(M: int, L: int, bits: int, *, coarse: bool = False) -> Tensor:
+    """Values (M, L S) of the slots of L codes; ``coarse``: many are equal."""
+    values = randn(M, L * sum(reference.slots_of(bits)), seed=18)
+    return values.round() if coarse else values
+
+
+def pack_digits_args(M: int = 5, L: int = 3, bits: int = 7, coarse: bool = False) -> Args:
+    return digit_values(M, L, bits, coarse=coarse), bits
+
+
+def probe_digits_args(
+    B: int = 5,
+    L: int = 3,
+    bits: int = 7,
+    probes: int = 6,
+    coarse: bool = False,
+    lowest: bool = False,
+) -> Args:
+    """``lowest``: half of the slots are empty, so that costs leave float32."""
+    values = digit_values(B, L, bits, coarse=coarse)
+    if lowest:
+        values[:, ::2] = torch.finfo(torch.float32).min
+    return values, bits, probes
+
+
+def sparse_vectors(M: int, D: int, share: float, *, seed: int = 19) -> Tensor:
+    """float32 (M, D) of which a share is not zero; the last vector is zero."""
+    vectors = randn(M, D, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    vectors[torch.rand(M, D, generator=generator) >= share] = 0
+    vectors[-1:] = 0
+    return vectors
+
+
+def densified_projections_args(
+    M: int = 9, D: int = 13, C: int = 20, T: int = 3, share: float = 0.2
+) -> Args:
+    generator = torch.Generator().manual_seed(20)
+    coordinates = torch.randint(max(D, 1), (T, C if D else 0), generator=generator)
+    begins = torch.tensor([column % 7 in (0, 3) for column in range(coordinates.shape[1])])
+    return sparse_vectors(M, D, share), torch.cat([begins[None], coordinates]).int()
+
+
+def hadamard_projections_args(M: int = 5, D: int = 13, C: int = 40, block: int = 16) -> Args:
+    """``block`` functions have a key in common."""
+    n = 1 << (max(D, 1) - 1).bit_length()
+    keys = torch.arange(C, dtype=torch.int32) // block - 1
+    coordinates = torch.arange(C, dtype=torch.int32) * 5 % n
+    return randn(M, D, seed=21), torch.stack([keys, coordinates])
+
+
 def build_tables_args(N: int = 30, L: int = 3, bits: int = 3) -> Args:
     generator = torch.Generator().manual_seed(1)
     codes = torch.randint(2**bits, (L, N), dtype=torch.int32, generator=generator)
@@ -266,6 +317,74 @@ def scatter_rows_args(
     return randn(B, A, dtype=dtype), row_ids(B, A, N, padding=padding), N, fill
 
 
+def combine_rows_args(
+    B: int = 3,
+    A: int = 6,
+    N: int = 20,
+    d: int = 19,
+    dtype: torch.dtype = torch.float32,
+    padding: float = 0.2,
+) -> Args:
+    rows = row_ids(B, A, N, padding=padding)
+    return randn(B, A, dtype=dtype), randn(N, d, dtype=dtype, seed=1), rows
+
+
+def gather_sparse_linear_args(
+    B: int = 3,
+    inputs: int = 7,
+    A: int = 6,
+    N: int = 20,
+    d: int = 19,
+    dtype: torch.dtype = torch.float32,
+    bias: bool = True,
+    padding: float = 0.2,
+) -> Args:
+    """``inputs`` is I, the active inputs a sample."""
+    values, weight = randn(B, inputs, dtype=dtype), randn(N, d, dtype=dtype, seed=1)
+    columns = row_ids(B, inputs, d, padding=padding, seed=18)
+    some_bias = randn(N, dtype=dtype, seed=2) if bias else None
+    return values, columns, weight, some_bias, row_ids(B, A, N, padding=padding)
+
+
+def gather_sparse_linear_backward_args(
+    B: int = 3, A: int = 6, dtype: torch.dtype = torch.float32, **parameters: Any
+) -> Args:
+    args = gather_sparse_linear_args(B=B, A=A, dtype=dtype, **parameters)
+    values, columns, weight, _, rows = args
+    return randn(B, A, dtype=dtype, seed=6), values, columns, weight, rows
+
+
+def active_sparse_linear_args(
+    sparse_grad: bool = False, requires_grad: bool = False, **parameters: Any
+) -> Args:
+    values, columns, weight, bias, rows = gather_sparse_linear_args(**parameters)
+    for tensor in (values, weight, bias):
+        if tensor is not None:
+            tensor.requires_grad_(requires_grad)
+    return values, columns, weight, bias, rows, sparse_grad
+
+
+def active_columns_args(
+    B: int = 3,
+    inputs: int = 7,
+    N: int = 6,
+    d: int = 19,
+    dtype: torch.dtype = torch.float32,
+    transposed: bool = True,
+    padding: float = 0.2,
+    sparse_grad: bool = False,
+    requires_grad: bool = False,
+) -> Args:
+    """``transposed``: the weight's memory."""
+    values, columns, weight, _, _ = gather_sparse_linear_args(
+        B, inputs, N=N, d=d, dtype=dtype, padding=padding
+    )
+    weight = weight.t().contiguous().t() if transposed else weight
+    for tensor in (values, weight):
+        tensor.requires_grad_(requires_grad)
+    return values, columns, weight, sparse_grad
+
+
 def active_log_prob_args(
     B: int = 4,
     M: int = 2,
@@ -401,6 +520,7 @@ def refresh_tables__args(
         "weight": randn(N, d),
         "bias": randn(N, seed=1) if bias else None,
         "family": config.family,
+        "transform": config.transform or "",
         "bits": bits,
         "seed": config.seed,
         "center_rows": config.center,
@@ -426,6 +546,10 @@ def _with_buffers(name: str, tables: HashTables, given: dict[str, Any]) -> Args:
 
 OPS = (
     "pack_signs",
+    "pack_digits",
+    "probe_digits",
+    "densified_projections",
+    "hadamard_projections",
     "build_tables",
     "mark_rows_",
     "probe_signs",
@@ -436,6 +560,9 @@ OPS = (
     "shared_rows",
     "gather_linear",
     "gather_linear_backward",
+    "combine_rows",
+    "gather_sparse_linear",
+    "gather_sparse_linear_backward",
     "scatter_rows",
     "active_log_prob",
     "active_log_prob_backward",

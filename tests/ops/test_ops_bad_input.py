@@ -140,6 +140,19 @@ def layer(op: str, n_rows: int) -> list[Bad]:
     ]
 
 
+def sparse_layer(op: str) -> list[Bad]:
+    return [
+        *floating_only(op, "weight"),
+        *wrong_rank(op, "weight"),
+        *same_dtype(op, "values"),
+        *wrong_rank(op, "values"),
+        *wrong_size(op, "values", 0, 1),
+        *ids(op, "columns", 19),
+        *ids(op, "rows", 20),
+        *wrong_size(op, "rows", 0),
+    ]
+
+
 def active_logits(op: str) -> list[Bad]:
     return [
         *floating_only(op, "z"),
@@ -186,6 +199,30 @@ CASES = [
     *float32_only("pack_signs", "projections"),
     *wrong_rank("pack_signs", "projections"),
     *not_finite("pack_signs", "projections"),
+    *bits("pack_digits"),
+    Bad("pack_digits", "bits", "does-not-divide", value(5), blamed="projections"),
+    *float32_only("pack_digits", "projections"),
+    *wrong_rank("pack_digits", "projections"),
+    *not_finite("pack_digits", "projections"),
+    *bits("probe_digits"),
+    Bad("probe_digits", "bits", "does-not-divide", value(5), blamed="projections"),
+    *float32_only("probe_digits", "projections"),
+    *wrong_rank("probe_digits", "projections"),
+    *not_finite("probe_digits", "projections"),
+    *numbers("probe_digits", "probes", 0, -1),
+    *float32_only("densified_projections", "vectors"),
+    *wrong_rank("densified_projections", "vectors"),
+    *not_finite("densified_projections", "vectors"),
+    *ids("densified_projections", "functions", 13, padding=False),
+    *shapes("densified_projections", "functions", no_attempt=lambda t: t[:1]),
+    *(
+        Bad("densified_projections", "functions", text, with_value(*change), needs_values=True)
+        for text, change in {"first-column": (0, 0), "2-begins": (3, 2)}.items()
+    ),
+    *float32_only("hadamard_projections", "vectors"),
+    *wrong_rank("hadamard_projections", "vectors"),
+    *ids("hadamard_projections", "functions", 16, padding=False),
+    *wrong_size("hadamard_projections", "functions", 0),
     *bits("build_tables"),
     *ids("build_tables", "codes", 2**3, padding=False),
     *shapes("mark_rows_", "dirty", int32=Tensor.int, bool=Tensor.bool, strided=samples.strided),
@@ -262,6 +299,20 @@ CASES = [
     *same_dtype("gather_linear_backward", "extra_bias"),
     *wrong_rank("gather_linear_backward", "extra_bias"),
     *wrong_size("gather_linear_backward", "extra_bias", 0),
+    *floating_only("combine_rows", "weight"),
+    *wrong_rank("combine_rows", "weight"),
+    *same_dtype("combine_rows", "values"),
+    *wrong_rank("combine_rows", "values"),
+    *wrong_size("combine_rows", "values", 0, 1),
+    *ids("combine_rows", "rows", 20),
+    *sparse_layer("gather_sparse_linear"),
+    *same_dtype("gather_sparse_linear", "bias"),
+    *wrong_rank("gather_sparse_linear", "bias"),
+    *wrong_size("gather_sparse_linear", "bias", 0),
+    *sparse_layer("gather_sparse_linear_backward"),
+    *same_dtype("gather_sparse_linear_backward", "grad_z"),
+    *wrong_rank("gather_sparse_linear_backward", "grad_z"),
+    *wrong_size("gather_sparse_linear_backward", "grad_z", 0, 1),
     *floating_only("scatter_rows", "values"),
     *wrong_rank("scatter_rows", "values"),
     *wrong_size("scatter_rows", "values", 0, 1),

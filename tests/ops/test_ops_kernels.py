@@ -19,6 +19,46 @@ PLAIN: dict[str, list[dict[str, Any]]] = {
         {"M": 9, "L": 5, "bits": 17},
         {"M": 9, "L": 3, "bits": 32},
     ],
+    "pack_digits": [
+        {},
+        {"M": 0},
+        {"L": 0},
+        *({"bits": bits} for bits in (1, 2, 3, 4, 24)),
+        {"M": 300, "L": 7, "coarse": True},
+    ],
+    "probe_digits": [
+        {},
+        {"B": 0},
+        {"L": 0},
+        {"probes": 1},
+        {"bits": 1, "probes": 2},
+        {"bits": 2, "probes": 100},  # more than there are buckets
+        {"bits": 3, "probes": 8},
+        {"bits": 7, "probes": 128},
+        {"bits": 7, "probes": 128, "coarse": True},
+        {"bits": 8, "probes": 40, "lowest": True},
+        {"bits": 24, "probes": 5},
+        {"B": 90, "bits": 11, "probes": 16, "coarse": True},
+    ],
+    "densified_projections": [
+        {},
+        {"M": 0},
+        {"D": 0},
+        {"D": 1},
+        {"C": 0},
+        {"C": 1},
+        {"T": 1},
+        *({"share": share} for share in (0.0, 0.05, 1.0)),
+        {"M": 200, "D": 300, "share": 0.02, "T": 8, "C": 100},
+    ],
+    "hadamard_projections": [
+        {},
+        {"M": 0},
+        {"C": 0},
+        *({"D": D} for D in (0, 1, 2, 3, 8, 64, 65, 200)),
+        {"C": 7, "block": 1},
+        {"M": 90, "D": 130, "C": 300, "block": 100},
+    ],
     "build_tables": [
         {},
         {"N": 0},
@@ -137,6 +177,15 @@ LOG_PROBS: list[dict[str, Any]] = [
     {"special": True, "A": 40, "T": None},
     {"B": 30, "M": 6, "A": 60, "T": 150, "N": 2000},
 ]
+SPARSE: list[dict[str, Any]] = [
+    *({"B": 0}, {"A": 0}, {"A": 1}, {"inputs": 0}, {"inputs": 1}, {"A": 0, "inputs": 0}),
+    *({"N": 0}, {"N": 1}, {"d": 0}, {"d": 1}, {"N": 0, "d": 0}),
+    {"padding": 1.0},
+    {"padding": 0.0, "A": 7, "inputs": 16, "d": 16},
+    {"B": 2, "A": 300, "inputs": 40, "N": 500, "d": 70},  # in blocks
+    {"B": 40, "A": 30, "inputs": 33, "N": 90, "d": 130},
+    {"B": 3, "inputs": 20, "d": 9000},  # columns far apart
+]
 LAYERS: dict[str, list[dict[str, Any]]] = {
     "gather_linear": [
         {},
@@ -174,6 +223,15 @@ LAYERS: dict[str, list[dict[str, Any]]] = {
         {"B": 40, "A": 30, "N": 200, "d": 130},
         {"N": 5000, "A": 30},  # ids of more than one digit of the radix sort
     ],
+    "combine_rows": [
+        {},
+        *({"B": 0}, {"A": 0}, {"A": 1}, {"N": 1}, {"N": 0}, {"d": 0}, {"d": 1}, {"d": 16}),
+        {"padding": 1.0},
+        {"B": 1, "A": 30, "N": 50, "d": 1100},  # in blocks
+        {"B": 40, "A": 30, "N": 200, "d": 130},
+    ],
+    "gather_sparse_linear": [{}, {"bias": False}, *SPARSE],
+    "gather_sparse_linear_backward": [{}, *SPARSE],
     "scatter_rows": [
         {},
         {"B": 0},
@@ -211,6 +269,10 @@ UPDATES: list[dict[str, Any]] = [
 # Large enough that every parallel loop is split, whatever its grain.
 LARGE: dict[str, dict[str, Any]] = {
     "pack_signs": {"M": 1000},
+    "pack_digits": {"M": 300},
+    "probe_digits": {"B": 60},
+    "densified_projections": {"M": 100},
+    "hadamard_projections": {"M": 100},
     "build_tables": {"N": 50_000, "L": 2},
     "mark_rows_": {"B": 50, "A": 30},
     "probe_signs": {"B": 100, "probes": 8},
@@ -221,6 +283,9 @@ LARGE: dict[str, dict[str, Any]] = {
     "shared_rows": {"B": 100, "count": 30},
     "gather_linear": {"B": 30, "A": 20, "N": 100, "d": 67},
     "gather_linear_backward": {"B": 30, "A": 20, "N": 200, "d": 67, "extras": 30},
+    "combine_rows": {"B": 30, "A": 20, "N": 100, "d": 1100},
+    "gather_sparse_linear": {"B": 30, "A": 300, "inputs": 20, "N": 400, "d": 67},
+    "gather_sparse_linear_backward": {"B": 30, "A": 40, "inputs": 20, "N": 200, "d": 67},
     "scatter_rows": {"B": 30, "A": 20, "N": 100},
     "active_log_prob": {"B": 30, "A": 60, "T": 90, "N": 500},
     "active_log_prob_backward": {"B": 30, "A": 60, "T": 90, "N": 500},

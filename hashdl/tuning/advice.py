@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import itertools
 import statistics
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -23,12 +21,8 @@ from hashdl.costs import dense_work, hashed_work
 from hashdl.memory import bytes_available
 from hashdl.nn import HashLinear, HashSoftmaxWithLoss
 from hashdl.progress import track
-
-#: One form's step.
-Step = Callable[[], object]
-
-# Read by the rounds; a test puts another one here.
-_clock = time.perf_counter
+from hashdl.tuning.text import figure, in_code, table
+from hashdl.tuning.timing import Step, measure_ms
 
 # Within so much of each other, dense and hashed are called alike: such differences come and go.
 _ALIKE = 1.2
@@ -124,12 +118,12 @@ class Advice:
     def __str__(self) -> str:
         if not self.layers:
             return "no linear layer to give advice on"
-        lines = _table([_HEADINGS, *map(_cells, self.layers)])
+        lines = table([_HEADINGS, *map(_cells, self.layers)], _LEFT)
         lines += ["", "milliseconds a call; ratio: dense / hashed"]
         lines += [f"{layer.name or '(model)'}: {layer.note}" for layer in self.layers]
         if self.to_convert:
             names = "{" + ", ".join(map(repr, self.to_convert)) + "}"
-            config = _in_code((self.config or HashConfig()).replace(sparse_grad=True))
+            config = in_code((self.config or HashConfig()).replace(sparse_grad=True))
             lines += ["", "hashdl.convert(", f"    model, {config},"]
             lines += [f"    filter_fn=lambda module, name: name in {names},", ")"]
         return "\n".join(lines)
@@ -147,39 +141,9 @@ def _cells(layer: LayerAdvice) -> tuple[str, ...]:
     inference = (layer.dense_inference_ms, layer.hashed_inference_ms)
     sizes = (f"{size:,}" for size in (layer.rows, layer.features, layer.samples))
     return (
-        *(layer.name or "(model)", *sizes, *map(_figure, times)),
-        *(*map(_figure, inference), layer.verdict),
+        *(layer.name or "(model)", *sizes, *map(figure, times)),
+        *(*map(figure, inference), layer.verdict),
     )
-
-
-def _figure(value: float | None) -> str:
-    """Three digits that count."""
-    if value is None:
-        return "-"
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines with the columns of cells below each other."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = [
-            cell.ljust(width) if number in _LEFT else cell.rjust(width)
-            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return lines
-
-
-def _in_code(config: HashConfig) -> str:
-    """The call that makes a configuration."""
-    changed = (
-        f"{entry.name}={getattr(config, entry.name)!r}"
-        for entry in dataclasses.fields(config)
-        if getattr(config, entry.name) != entry.default
-    )
-    return f"hashdl.HashConfig({', '.join(changed)})"
 
 
 # ---- advise ------------------------------------------------------------------------------------
@@ -400,34 +364,6 @@ def _watch(module: nn.Module, place: _Place) -> None:
 # ---- timing ------------------------------------------------------------------------------------
 
 
-def _measure_ms(forms: Mapping[str, Step], seconds: float) -> dict[str, float]:
-    """Median milliseconds of steps that take turns: drift of the machine hits all alike.
-
-    Args:
-        forms: what to time, by name.
-        seconds: rounds begin until so many have passed, after a warm-up; there is one at least.
-    """
-    began = _clock()
-    _one_round(forms)  # allocates states, builds tables
-    if _clock() - began < seconds / 4:
-        _one_round(forms)
-    rounds: list[dict[str, float]] = []
-    end = _clock() + seconds
-    while not rounds or _clock() < end:
-        rounds.append(_one_round(forms))
-    return {name: statistics.median(times[name] for times in rounds) for name in forms}
-
-
-def _one_round(forms: Mapping[str, Step]) -> dict[str, float]:
-    """Milliseconds of each step, once."""
-    times = {}
-    for name, step in forms.items():
-        began = _clock()
-        step()
-        times[name] = 1000 * (_clock() - began)
-    return times
-
-
 class _Trial:
     """Copies of a layer, and what a step of each of its forms does.
 
@@ -502,13 +438,13 @@ class _Trial:
     def times(self, seconds: float) -> dict[str, Any]:
         """The milliseconds of a :class:`LayerAdvice`."""
         self._settle()
-        training = _measure_ms(self.training(), _TRAINING_SHARE * seconds)
+        training = measure_ms(self.training(), _TRAINING_SHARE * seconds)
         inference_seconds = (1 - _TRAINING_SHARE) / 2 * seconds
         interval = self.config.rehash_interval(self.hashed.out_features)
-        rehash = _measure_ms(self.rehash(), inference_seconds)["rehash"] / interval
+        rehash = measure_ms(self.rehash(), inference_seconds)["rehash"] / interval
         self.hashed.eval()
         with torch.no_grad():
-            inference = _measure_ms(self.inference(), inference_seconds)
+            inference = measure_ms(self.inference(), inference_seconds)
         drop_in = training.get("drop_in")
         return {
             "dense_ms": training["dense"],

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 import hashdl
-from hashdl import HashConfig, HashLinear, HashSoftmaxWithLoss, advise, tuning
-from hashdl.tuning import Advice, LayerAdvice
+from hashdl import HashConfig, HashLinear, HashSoftmaxWithLoss, advise
+from hashdl.tuning import Advice, LayerAdvice, timing
+from hashdl.tuning import advice as tuning
 
 Times = dict[str, float]
 FAKE = {"dense": 10.0, "hashed": 2.0, "drop_in": 4.0, "rehash": 50.0}
@@ -32,7 +33,7 @@ def times(monkeypatch: pytest.MonkeyPatch) -> Times:
             step()
         return {name: fake[name] for name in forms}
 
-    monkeypatch.setattr(tuning, "_measure_ms", measure)
+    monkeypatch.setattr(tuning, "measure_ms", measure)
     return fake
 
 
@@ -129,7 +130,7 @@ def test_verdicts_of_hashed_layers(
 def test_hashing_that_pays_in_inference_alone(times: Times, monkeypatch: Any) -> None:
     rounds = iter([{"dense": 1.0, "hashed": 9.0, "drop_in": 9.0}, {"rehash": 0.0}])
     answers = itertools.chain(rounds, [{"dense": 9.0, "hashed": 1.0}])
-    monkeypatch.setattr(tuning, "_measure_ms", lambda forms, seconds: next(answers))
+    monkeypatch.setattr(tuning, "measure_ms", lambda forms, seconds: next(answers))
     layer = only(advise(nn.Linear(D, N), inputs(3), config=CONFIG))
     assert layer.verdict == "dense"
     assert "in inference hashed outputs are 9x as fast" in layer.note
@@ -143,7 +144,7 @@ def test_frozen_layers_are_judged_by_inference(times: Times, monkeypatch: Any) -
             {"dense": 9.0, "hashed": 1.0},
         ]
     )
-    monkeypatch.setattr(tuning, "_measure_ms", lambda forms, seconds: next(answers))
+    monkeypatch.setattr(tuning, "measure_ms", lambda forms, seconds: next(answers))
     layer = only(advise(nn.Linear(D, N).requires_grad_(False), inputs(3), config=CONFIG))
     assert layer.verdict == "hash"
     assert "frozen" in layer.note
@@ -382,7 +383,7 @@ def test_steps_take_all_batches_in_turn(times: Times, monkeypatch: pytest.Monkey
                     step()
         return {name: FAKE[name] for name in forms}
 
-    monkeypatch.setattr(tuning, "_measure_ms", measure)
+    monkeypatch.setattr(tuning, "measure_ms", measure)
     batches = [(inputs(2),), inputs(4), inputs(100)]
     layer = only(advise(nn.Linear(D, N), inputs(3), config=CONFIG, batches=batches))
     assert seen == [[3, 2, 4, 3]]
@@ -515,7 +516,7 @@ def test_a_layer_that_runs_out_of_memory(monkeypatch: pytest.MonkeyPatch, error:
     def measure(forms: object, seconds: float) -> Times:
         raise error
 
-    monkeypatch.setattr(tuning, "_measure_ms", measure)
+    monkeypatch.setattr(tuning, "measure_ms", measure)
     layer = only(advise(nn.Linear(D, N), inputs(3), config=CONFIG))
     assert (layer.verdict, layer.note) == ("not measured", "could not be timed: out of memory")
 
@@ -544,7 +545,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     fake = Clock()
-    monkeypatch.setattr(tuning, "_clock", fake)
+    monkeypatch.setattr(timing, "_clock", fake)
     return fake
 
 
@@ -562,7 +563,7 @@ def test_rounds_take_turns_and_the_median_counts(clock: Clock) -> None:
         "a": step("a", iter([9.0, 0.1, 0.5, 0.2, 0.3])),
         "b": step("b", itertools.repeat(0.1)),
     }
-    measured = tuning._measure_ms(forms, seconds=1.0)
+    measured = timing.measure_ms(forms, seconds=1.0)
     # One warm-up, since it took so long; three rounds of 0.2, 0.6 and 0.3 seconds make more than 1.
     assert order == ["a", "b"] * 4
     assert measured == {"a": pytest.approx(200), "b": pytest.approx(100)}
@@ -575,7 +576,7 @@ def test_steps_longer_than_the_time_there_is_are_timed_once(clock: Clock) -> Non
         calls.append(1)
         clock.now += 60
 
-    assert tuning._measure_ms({"slow": step}, seconds=0.1) == {"slow": 60_000}
+    assert timing.measure_ms({"slow": step}, seconds=0.1) == {"slow": 60_000}
     assert len(calls) == 2
 
 

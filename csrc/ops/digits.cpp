@@ -1,0 +1,110 @@
+// Codes of digits: pack_digits, probe_digits and densified_projections.
+#include "cpu/digits.h"
+
+#include "ops/common.h"
+
+namespace hashdl::ops {
+namespace {
+
+/// The number of codes in a row of slots.
+int64_t check_digits(const Tensor& projections, int64_t bits, const char* op) {
+  check_bits(bits, op);
+  check_dtype(projections, ScalarType::Float, op, "projections");
+  check_shape(projections, {-1, -1}, op, "projections");
+  const int64_t slots = cpu::all_slots(bits), width = projections.size(1);
+  check(width % slots == 0, op, "projections",
+        "got shape " + shape_string(projections) + ", wanted (*, multiple of " +
+            std::to_string(slots) + "), the slots of " + std::to_string(bits) + " bits");
+  return width / slots;
+}
+
+Tensor pack_digits(const Tensor& projections, int64_t bits) {
+  constexpr auto op = "pack_digits";
+  const int64_t L = check_digits(projections, bits, op);
+  const int64_t M = projections.size(0), width = projections.size(1);
+  const Tensor source = as_contiguous(projections);
+  const Tensor codes = empty(source, {M, L}, ScalarType::Int);
+  const bool finite = parallel_all(M, 64, [&](int64_t begin, int64_t end) {
+    return cpu::pack_digits(data<float>(source) + begin * width, (end - begin) * L, bits,
+                            mutable_data<int32_t>(codes) + begin * L);
+  });
+  check(finite, op, "projections", "got NaN or infinity, wanted finite values");
+  return codes;
+}
+
+Tensor probe_digits(const Tensor& projections, int64_t bits, int64_t probes) {
+  constexpr auto op = "probe_digits";
+  const int64_t L = check_digits(projections, bits, op), B = projections.size(0);
+  check(probes >= 1, op, "probes", "got " + std::to_string(probes) + ", wanted 1 or more");
+  const int64_t P = std::min(probes, int64_t{1} << bits), slots = cpu::all_slots(bits);
+  const Tensor source = as_contiguous(projections);
+  const Tensor buckets = empty(source, {B, L, P}, ScalarType::Int);
+  const bool finite = parallel_all(B, 8, [&](int64_t begin, int64_t end) {
+    const float* values = data<float>(source);
+    int32_t* out = mutable_data<int32_t>(buckets);
+    std::vector<int32_t> memory(cpu::DigitSequence::bytes(bits, P) / 4);
+    cpu::DigitSequence sequence(bits, P, memory.data());
+    std::vector<int32_t> own((end - begin) * L);
+    const bool ok =
+        cpu::pack_digits(values + begin * L * slots, (end - begin) * L, bits, own.data());
+    for (int64_t i = begin * L; ok && i < end * L; ++i) {
+      sequence.fill(values + i * slots, own[i - begin * L], out + i * P);
+    }
+    return ok;
+  });
+  check(finite, op, "projections",
+        "got NaN or infinity, wanted finite values (is the input finite?)");
+  return buckets;
+}
+
+/// Where each digit's slots end.
+std::vector<int64_t> digit_ends(const int32_t* begins, int64_t C, const char* op) {
+  std::vector<int64_t> ends;
+  for (int64_t c = 0; c < C; ++c) {
+    check(begins[c] == 1 || (begins[c] == 0 && c > 0), op, "functions",
+          "got " + std::to_string(begins[c]) + " in column " + std::to_string(c) +
+              " of the first row, wanted 1 where a digit begins, else 0");
+    if (begins[c] == 1 && c > 0) ends.push_back(c);
+  }
+  if (C > 0) ends.push_back(C);
+  return ends;
+}
+
+Tensor densified_projections(const Tensor& vectors, const Tensor& functions) {
+  constexpr auto op = "densified_projections";
+  check_dtype(vectors, ScalarType::Float, op, "vectors");
+  check_shape(vectors, {-1, -1}, op, "vectors");
+  check_dtype(functions, ScalarType::Int, op, "functions");
+  check_shape(functions, {-1, -1}, op, "functions");
+  const int64_t T = functions.size(0) - 1, C = functions.size(1);
+  check(T >= 1, op, "functions",
+        "got shape " + shape_string(functions) + ", wanted two rows or more");
+  const int64_t M = vectors.size(0), D = vectors.size(1);
+  const Tensor source = as_contiguous(vectors);
+  Tensor all = as_contiguous(functions);
+  const std::vector<int64_t> ends = digit_ends(data<int32_t>(all), C, op);
+  const Tensor coordinates = torch::stable::narrow(all, 0, 1, T);
+  check_rows(coordinates, 0, D, op, "functions");
+  const Tensor projections = empty(source, {M, C}, ScalarType::Float);
+  const cpu::Densified args{data<float>(source),
+                            data<int32_t>(coordinates),
+                            ends.data(),
+                            mutable_data<float>(projections),
+                            D,
+                            T,
+                            C,
+                            static_cast<int64_t>(ends.size())};
+  const bool finite = parallel_all(
+      M, 16, [&](int64_t begin, int64_t end) { return cpu::densify(args, begin, end); });
+  check(finite, op, "vectors", "got NaN or infinity, wanted finite values");
+  return projections;
+}
+
+}  // namespace
+}  // namespace hashdl::ops
+
+STABLE_TORCH_LIBRARY_IMPL(hashdl, CPU, m) {
+  m.impl("pack_digits", TORCH_BOX(&hashdl::ops::pack_digits));
+  m.impl("probe_digits", TORCH_BOX(&hashdl::ops::probe_digits));
+  m.impl("densified_projections", TORCH_BOX(&hashdl::ops::densified_projections));
+}

@@ -1,0 +1,191 @@
+"""Learned hyperplanes: what they find of queries that they were not trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import hashing_helpers as helpers
+import pytest
+import torch
+from torch import Tensor
+
+from hashdl import HashConfig, HashLinear
+from hashdl.hashing import FAMILIES
+from hashdl.hashing.learned import LearnedSimHash, mine, train_planes
+
+D, L, K = 24, 4, 7
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """As rehashing does it; small products on many threads take far longer."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def task(*, queries: int = 400, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows that differ in 8 directions, queries that differ most in 16 others; planes (D, L K)."""
+    rows, x = helpers.randn(800, D, seed=seed), helpers.randn(queries, D, seed=seed + 1)
+    rows[:, 8:] *= 0.1
+    x[:, 8:] *= 1.5
+    return rows, x, FAMILIES["simhash"].make(D, L, K, seed)
+
+
+def retrieved(planes: Tensor, rows: Tensor, queries: Tensor) -> Tensor:
+    """Which rows (Q, M) stand in a bucket of a query."""
+    family = FAMILIES["simhash"]
+    of_rows, of_queries = (family.codes(vectors @ planes, K) for vectors in (rows, queries))
+    return (of_queries[:, None] == of_rows[None]).any(2)
+
+
+def found(planes: Tensor, rows: Tensor, queries: Tensor) -> tuple[float, float]:
+    """Recall of the 10 best rows, and the share of the rows that is met for it."""
+    met = retrieved(planes, rows, queries)
+    best = (queries @ rows.t()).topk(10).indices
+    return float(met.gather(1, best).double().mean()), float(met.double().mean())
+
+
+@pytest.mark.parametrize("seed", [0, 10, 20])
+def test_trained_planes_find_more_of_other_queries_best_rows(seed: int) -> None:
+    rows, x, planes = task(seed=seed)
+    trained = LearnedSimHash().fit(planes, rows, None, K, queries=x[:200])
+    (recall, touched), (plain, by_chance) = (found(p, rows, x[200:]) for p in (trained, planes))
+    assert recall > 2 * plain
+    assert recall / touched > 1.5 * plain / by_chance
+
+
+def test_rows_stand_in_for_queries_that_nobody_gives() -> None:
+    """Where queries are spread as rows are: here long in few directions."""
+    rows = helpers.randn(800, D) * torch.logspace(0.5, -0.5, D)
+    queries = helpers.randn(300, D, seed=5) * torch.logspace(0.5, -0.5, D)
+    planes = FAMILIES["simhash"].make(D, L, K, 0)
+    trained = LearnedSimHash().fit(planes, rows, None, K)
+    (recall, touched), (plain, by_chance) = (found(p, rows, queries) for p in (trained, planes))
+    assert recall > 1.2 * plain
+    assert recall / touched > plain / by_chance
+
+
+def test_one_round_brings_positives_nearer_and_negatives_away() -> None:
+    rows, x, planes = task()
+    positives, negatives = mine(planes, rows, x, K, torch.Generator().manual_seed(0))
+    trained = train_planes(planes, rows, x, positives, negatives, steps=20)
+    for ids, sign in ((positives, 1), (negatives, -1)):
+        share = []
+        for p in (planes, trained):
+            met = retrieved(p, rows, x).gather(1, ids.clamp_min(0))
+            share.append(float(met[ids >= 0].double().mean()))
+        assert sign * (share[1] - share[0]) > 0.1
+
+
+def test_mining_keeps_to_its_word() -> None:
+    rows, x, planes = task()
+    positives, negatives = mine(planes, rows, x, K, torch.Generator().manual_seed(0))
+    met, scores = retrieved(planes, rows, x), x @ rows.t()
+    assert (positives >= 0).all()
+    assert not met.gather(1, positives).any()
+    least = scores.gather(1, positives).min(1).values
+    missed_better = (scores > least[:, None]) & ~met
+    assert (missed_better.sum(1) <= positives.shape[1]).all()
+    real = negatives >= 0
+    assert real.any()
+    assert met.gather(1, negatives.clamp_min(0))[real].all()
+    best = scores.topk(16).indices
+    assert not (negatives[:, :, None] == best[:, None]).any()
+
+
+def test_labels_are_found_though_inner_products_say_nothing_of_them() -> None:
+    """The label is the row whose first coordinates are like the query's next ones."""
+    rows, x, planes = task()
+    labels = (x[:, 8:16] @ rows[:, :8].t()).argmax(1)
+    share = []
+    for given in (None, labels[:200, None]):
+        trained = LearnedSimHash().fit(planes, rows, None, K, queries=x[:200], labels=given)
+        met = retrieved(trained, rows, x[200:])
+        share.append(float(met.gather(1, labels[200:, None]).double().mean()))
+    assert share[1] > 1.5 * share[0]
+
+
+def test_steps_are_adam_on_the_hinge() -> None:
+    """Against autograd and torch's Adam."""
+    rows, x, planes = task(queries=50)
+    positives, negatives = mine(planes, rows, x, K, torch.Generator().manual_seed(0))
+    negatives[::3] = -1
+    units = [torch.nn.functional.normalize(vectors.double(), dim=1) for vectors in (x, rows)]
+    wanted = planes.double().requires_grad_()
+    optimizer = torch.optim.Adam([wanted], lr=0.01)
+    for _ in range(3):
+        signs = [torch.tanh(vectors @ wanted) for vectors in units]
+        agree = signs[0] @ signs[1].t() / planes.shape[1]
+        near, far = (agree.gather(1, ids.clamp_min(0)) for ids in (positives, negatives))
+        pairs = (0.5 - near[:, :, None] + far[:, None]).clamp_min(0)
+        loss = pairs[(positives >= 0)[:, :, None] & (negatives >= 0)[:, None]].mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    got = train_planes(planes, rows, x, positives, negatives, steps=3, lr=0.01)
+    torch.testing.assert_close(got.double(), wanted.detach(), rtol=1e-3, atol=1e-4)
+
+
+def test_training_is_repeatable_and_leaves_its_arguments_alone() -> None:
+    rows, x, planes = task()
+    before = [tensor.clone() for tensor in (rows, x, planes)]
+    one, other = (LearnedSimHash().fit(planes, rows, None, K, queries=x) for _ in range(2))
+    assert torch.equal(one, other)
+    assert not torch.equal(one, planes)
+    for tensor, wanted in zip((rows, x, planes), before, strict=True):
+        assert torch.equal(tensor, wanted)
+    assert not one.requires_grad
+
+
+def test_it_trains_where_gradients_are_off() -> None:
+    rows, x, planes = task()
+    wanted = LearnedSimHash().fit(planes, rows, None, K, queries=x)
+    with torch.no_grad():
+        assert torch.equal(LearnedSimHash().fit(planes, rows, None, K, queries=x), wanted)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 3])
+def test_few_rows_are_enough(rows: int) -> None:
+    vectors, x, planes = task(queries=5)
+    trained = LearnedSimHash().fit(planes, vectors[:rows], None, K, queries=x)
+    assert trained.shape == planes.shape
+    assert trained.isfinite().all()
+
+
+def test_nothing_to_learn_changes_nothing() -> None:
+    rows, x, planes = task(queries=5)
+    none, some = torch.full((5, 2), -1), torch.zeros(5, 2, dtype=torch.int64)
+    for positives, negatives in ((none, some), (some, none), (none[:, :0], some)):
+        assert torch.equal(train_planes(planes, rows, x, positives, negatives), planes)
+
+
+@pytest.mark.parametrize("name", ["positives", "negatives"])
+@pytest.mark.parametrize("wrong", [-2, 800])
+def test_rows_that_are_not_there_are_refused(name: str, wrong: int) -> None:
+    rows, x, planes = task(queries=5)
+    ids = {key: torch.zeros(5, 2, dtype=torch.int64) for key in ("positives", "negatives")}
+    ids[name][3, 1] = wrong
+    with pytest.raises(ValueError, match=f"{name}: got rows from .*, wanted -1 to 799"):
+        train_planes(planes, rows, x, **ids)
+
+
+@pytest.mark.parametrize("name", list(FAMILIES))
+def test_layers_learn_with_every_family(name: str) -> None:
+    """Tables follow the weight through training, and find what they did not begin with."""
+    config = HashConfig(family=name, bits=4, tables=8, active=30, candidates=200, rehash_every=2)
+    layer = HashLinear(D, 200, config=config)
+    with torch.no_grad():
+        layer.weight.copy_(helpers.randn(200, D))
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    for step in range(6):
+        loss = (layer(helpers.randn(16, D, seed=step)) - 1).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    x = helpers.randn(50, D, seed=9)
+    _, best = layer.eval().topk(x, 5)
+    exact = torch.nn.functional.linear(x, layer.weight, layer.bias).topk(5).indices
+    hits = (best[:, :, None] == exact[:, None]).any(2).double().mean()
+    assert hits > 0.5
