@@ -22,7 +22,7 @@ GROUPS = groups_of(L)
 # What look-ups meet.
 IN_FORCE = ("query_functions", "offsets", "rows", "query_sketch_planes", "sketches", "norms")
 FUNCTIONS = (
-    *("functions", "next_query_functions", "center", "maps"),
+    *("functions", "next_query_functions", "center", "maps", "scale"),
     *("sketch_planes", "next_query_sketch_planes"),
 )
 
@@ -444,12 +444,12 @@ def test_functions_of_a_failed_beginning_are_not_taken_for_old_ones(
 
 
 @pytest.mark.usefixtures("threads")
-@pytest.mark.parametrize("family", ["simhash", "kmeans"])
-def test_cycles_do_not_depend_on_threads(family: str) -> None:
+@pytest.mark.parametrize(("family", "n_rows"), [("simhash", 40_000), ("kmeans", 9_000)])
+def test_cycles_do_not_depend_on_threads(family: str, n_rows: int) -> None:
     results = []
     for count in (1, 2):
         torch.set_num_threads(count)
-        given = new(N=40_000, d=20, L=9, bits=6, queries=40, family=family) | {"every": 5}
+        given = new(N=n_rows, d=20, L=9, bits=6, queries=40, family=family) | {"every": 5}
         for now in steps(given, 2 * EVERY):
             given["weight"][now::7].neg_()
             given["dirty"][now::7] = 3
