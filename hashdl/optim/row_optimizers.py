@@ -42,8 +42,7 @@ class _Update(NamedTuple):
     @classmethod
     def of(cls, parameter: Tensor) -> _Update:
         """The update that the parameter's gradient asks for."""
-        assert parameter.grad is not None
-        grad = coalesced(parameter.grad)
+        grad = coalesced(parameter)
         entries = grad.sparse_dim() == 2
         rows = entries_in_memory(grad, parameter) if entries else grad._indices()[0].to(torch.int32)
         return cls(parameter, rows, grad._values(), entries)
