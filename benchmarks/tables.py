@@ -55,6 +55,7 @@ def tables_of(report: Report) -> list[Figures]:
             _by_rows(report, "step_ms", "ms a step at {:,} neurons"),
             _by_rows(report, "top1", "top-1 at {:,} neurons", "{:.4f}"),
         ],
+        "hogwild": lambda: [_workers(report), _met(report)],
         "kdd2017": lambda: _hidden_layers(report),
         "time_to_accuracy": lambda: [_accuracies(report), _parts(report)],
     }
@@ -254,3 +255,23 @@ def _hidden_layers(report: Report) -> list[Figures]:
         figures = _columns(points, columns)
         made.append(Figures([title, *figures.titles[1:]], figures.rows))
     return made
+
+
+def _workers(report: Report) -> Figures:
+    return _columns(
+        report["contenders"],
+        (
+            ("training s", "train_seconds", "{:.1f}"),
+            ("speed-up", "speed_up", "{:.2f}"),
+            ("top-1", "top1", "{:.4f}"),
+            ("overlap of two steps", "overlap", "{:.1%}"),
+        ),
+    )
+
+
+def _met(report: Report) -> Figures:
+    """Share of a step's weights that others would update as well, by number of workers."""
+    met = {name: result["met"] for name, result in report["contenders"].items()}
+    numbers = list(dict.fromkeys(number for by_number in met.values() for number in by_number))
+    figures = _columns(met, [(f"met by {n} workers", n, "{:.1%}") for n in numbers])
+    return Figures(["simulated", *figures.titles[1:]], figures.rows)
