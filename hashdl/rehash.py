@@ -138,6 +138,8 @@ class _Settings(NamedTuple):
     family: str
     transform: str
     bits: int
+    buckets: str
+    capacity: int
     center_rows: bool
     seed: int
     every: int
@@ -388,13 +390,28 @@ class _Rehash:
             _sketch_rows(rows, planes, center, fresh, lengths)
             sketches[rows.picked], norms[rows.picked] = fresh, lengths
 
+    def build(self, tables: range) -> tuple[Tensor, Tensor]:
+        """Offsets and rows of some tables, of their codes as they are."""
+        given, codes = self.given, self.buffers.codes[tables.start : tables.stop]
+        offsets, rows = ops.build_tables(codes, given.bits)
+        if given.buckets == "exact":
+            return offsets, rows
+        return ops.limit_buckets(
+            offsets,
+            rows,
+            capacity=given.capacity,
+            replacement=given.buckets,
+            seed=given.seed,
+            first_table=tables.start,
+        )
+
     def put_in_force(self, table: int) -> None:
         """Build a table of its codes; from now on queries meet the functions of these."""
         b = self.buffers
-        offsets, rows = ops.build_tables(b.codes[table : table + 1], self.given.bits)
+        one = range(table, table + 1)
+        offsets, rows = self.build(one)
         b.offsets[table] = offsets[0]
         b.rows[table] = rows[0]
-        one = range(table, table + 1)
         fresh = self.scheme.columns(b.next_query_functions, one)
         self.scheme.columns(b.query_functions, one).copy_(fresh)
         if self.sketched and table + 1 == len(b.codes):
@@ -460,7 +477,8 @@ def _schema() -> str:
         for name in Buffers._fields
     ]
     settings = (
-        "str family, str transform, int bits, bool center_rows, int seed, int every, float growth"
+        "str family, str transform, int bits, str buckets, int capacity, bool center_rows, "
+        "int seed, int every, float growth"
     )
     arguments = ["Tensor weight", "Tensor? bias", *buffers, settings, "bool training"]
     return f"refresh_tables_({', '.join(arguments)}) -> ()"

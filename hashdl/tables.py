@@ -14,6 +14,7 @@ from hashdl.hashing import balancing
 from hashdl.hashing.functions import Scheme, project_queries
 from hashdl.precision import own_dtype
 from hashdl.profiling import part
+from hashdl.reference import limited_width
 from hashdl.rehash import Buffers, State, dirty_bits, enough, weight_key
 
 # Features up to which layers are balanced by default: eigenvectors take time of order d^3.
@@ -107,7 +108,8 @@ class HashTables(nn.Module):
         # In force, that is, what look-ups meet.
         buffer("query_functions", functions)
         buffer("offsets", (L, 2**K + 1))
-        buffer("rows", (L, n_rows))
+        most = config.bucket_capacity
+        buffer("rows", (L, n_rows if most is None else limited_width(n_rows, 2**K, most)))
         buffer("query_sketch_planes", (D, S))
         buffer("sketches", (M, S // 32))
         buffer("norms", (M,))  # lengths of the rows
@@ -164,6 +166,8 @@ class HashTables(nn.Module):
                 self.config.family,
                 self.scheme.transform,
                 self.sizes.K,
+                self.config.buckets,
+                self.config.bucket_capacity or 0,
                 self.config.center,
                 self.config.seed,
                 self.rehash_every,
@@ -280,9 +284,10 @@ class HashTables(nn.Module):
         """Load of the buckets and progress of the schedule.
 
         Returns:
-            ``buckets`` a table, ``mean_load`` of the buckets that are not empty, ``max_load``,
-            ``empty`` (share of empty buckets), ``gini`` of the loads (0: all equal),
-            ``rehashes`` so far, the first one included, and training ``step``.
+            ``buckets`` a table, ``kept`` (share of the rows that buckets hold), ``mean_load`` of
+            the buckets that are not empty, ``max_load``, ``empty`` (share of empty buckets),
+            ``gini`` of the loads (0: all equal), ``rehashes`` so far, the first one included, and
+            training ``step``.
         """
         loads = self.offsets.diff(dim=1).double().flatten().sort().values
         ranks = torch.arange(1, loads.numel() + 1, dtype=loads.dtype, device=loads.device)
@@ -291,6 +296,7 @@ class HashTables(nn.Module):
         filled = loads[loads > 0]
         return {
             "buckets": 2**self.sizes.K,
+            "kept": float(loads.sum()) / max(self.codes.numel(), 1),
             "mean_load": float(filled.mean()) if filled.numel() else 0.0,
             "max_load": int(loads.max()),
             "empty": float((loads == 0).double().mean()),

@@ -15,7 +15,7 @@ from hashdl.tables import HashTables
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("family", "minhash"),
+        ("family", "nearest"),
         ("bits", 0),
         ("bits", 25),
         ("bits", 4.0),
@@ -23,6 +23,8 @@ from hashdl.tables import HashTables
         ("tables", True),
         ("probes", 0),
         ("cap", 0),
+        ("buckets", "full"),
+        ("capacity", 5),  # with exact buckets
         ("candidates", 0),
         ("active", 0),
         ("active", 0.0),
