@@ -44,6 +44,11 @@ def tables_of(report: Report) -> list[Figures]:
             *(_parts_by_rows(name, result) for name, result in report["contenders"].items()),
         ],
         "kernels": lambda: [_kernels(report)],
+        "gpu": lambda: [
+            _by_rows(report, "step_ms", "ms a step at {:,} rows"),
+            _by_rows(report, "peak_mb", "peak MB at {:,} rows"),
+            _bandwidths(report),
+        ],
         "time_to_accuracy": lambda: [_accuracies(report), _parts(report)],
     }
     return [figures for figures in makers[report["settings"]["benchmark"]]() if figures.rows]
@@ -150,6 +155,18 @@ def _kernels(report: Report) -> Figures:
             ("ideal ms", "ideal_ms", "{:.3f}"),
             ("ms", "ms", "{:.3f}"),
             ("share", "share", "{:.0%}"),
+        ),
+    )
+
+
+def _bandwidths(report: Report) -> Figures:
+    return _columns(
+        report.get("kernels", {}),
+        (
+            ("MB moved", "mb", "{:.1f}"),
+            ("ms", "ms", "{:.3f}"),
+            ("GB/s", "gb_a_second", "{:,.0f}"),
+            ("of a copy", "share_of_copy", "{:.0%}"),
         ),
     )
 

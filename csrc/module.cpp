@@ -1,8 +1,9 @@
-// hashdl._C: what this build is and which instruction set runs. Importing it registers the CPU
-// kernels (the STABLE_TORCH_LIBRARY_IMPL blocks of csrc/ops). No tensor crosses this module.
+// hashdl._C: what this build is and which instruction set runs. Importing it registers the
+// kernels (the HASHDL_KERNELS blocks of csrc/ops). No tensor crosses this module.
 #include <pybind11/pybind11.h>
 
 #include "cpu/simd.h"
+#include "ops/gpu.h"
 
 namespace py = pybind11;
 
@@ -12,7 +13,7 @@ py::dict build_info() {
   py::dict info;
   info["compiler"] = __VERSION__;
   info["cxx_standard"] = static_cast<long>(__cplusplus);
-  info["cuda"] = false;
+  info["cuda"] = hashdl::ops::kCuda;
   info["simd_max"] = hashdl::cpu::simd_level_name(hashdl::cpu::max_simd_level());
   info["simd"] = hashdl::cpu::simd_level_name(hashdl::cpu::simd_level());
   return info;

@@ -51,7 +51,8 @@ def _active_linear(
     z = ops.gather_linear(x, weight, bias, rows) if known is None else known.clone()
     if shared is None:
         return z, x.new_empty((x.shape[0], 0))
-    reference._check_ids(shared, -1, weight.shape[0], "active_linear", "shared")
+    if shared.device.type == "cpu":  # a GPU's own check of indices does not make the host wait
+        reference._check_ids(shared, -1, weight.shape[0], "active_linear", "shared")
     columns = _shared_weight(weight, shared).t()
     with own_dtype(x):
         if bias is None:
@@ -83,12 +84,20 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 
 def _row_gradient(rows: Tensor, grad: Tensor, shape: torch.Size, sparse: bool) -> Tensor:
-    """The gradient of a whole parameter from that of its touched rows (distinct, ascending)."""
-    if not sparse:
-        return grad.new_zeros(shape).index_copy_(0, rows.long(), grad)
-    return torch.sparse_coo_tensor(
-        rows.long().unsqueeze(0), grad, shape, is_coalesced=True, check_invariants=False
-    )
+    """The gradient of a whole parameter from that of its touched rows.
+
+    They are distinct and ascending, but for padding at the end on a GPU: the last row again, with
+    gradients of 0.
+    """
+    padded = rows.device.type != "cpu"
+    if sparse:
+        return torch.sparse_coo_tensor(
+            rows.long().unsqueeze(0), grad, shape, is_coalesced=not padded, check_invariants=False
+        )
+    whole = grad.new_zeros(shape)
+    if padded:
+        return whole.index_add_(0, rows.long(), grad)
+    return whole.index_copy_(0, rows.long(), grad)
 
 
 @once_differentiable

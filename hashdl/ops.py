@@ -53,6 +53,11 @@ def _op(schema: str, checks: Callable[..., None]) -> Callable[[Callable[..., Any
     return register
 
 
+def has_cuda_kernel(name: str) -> bool:
+    """Whether an op has a compiled kernel for CUDA tensors."""
+    return torch._C._dispatch_has_kernel_for_dispatch_key(f"hashdl::{name}", "CUDA")
+
+
 def _count_versions(name: str) -> None:
     """Have an op count up ``_version`` of what it mutates, as torch's in-place ops do.
 
@@ -1064,6 +1069,14 @@ def _check_gather_linear_backward(
         _check_shape(extra_bias, (E,), op, "extra_bias")
 
 
+def _touched_rows(weight: Tensor, rows: Tensor, extra_rows: Tensor | None) -> Any:
+    """How many rows the backward pass answers with: what the CUDA kernels have room for, or U."""
+    if weight.device.type == "cuda" and has_cuda_kernel("gather_linear_backward"):
+        pairs = rows.numel() + (0 if extra_rows is None else extra_rows.numel())
+        return min(weight.shape[0], pairs)
+    return torch.library.get_ctx().new_dynamic_size()
+
+
 @_op(
     "gather_linear_backward(Tensor grad_z, Tensor x, Tensor weight, Tensor rows, "
     "Tensor? extra_rows, Tensor? extra_grad, Tensor? extra_bias) "
@@ -1079,7 +1092,7 @@ def _(
     extra_grad: Tensor | None,
     extra_bias: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    U = torch.library.get_ctx().new_dynamic_size()
+    U = _touched_rows(weight, rows, extra_rows)
     return (
         x.new_empty(x.shape),
         rows.new_empty((U,)),
@@ -1110,7 +1123,9 @@ def gather_linear_backward(
 
     Returns:
         grad_x: (B, d), without the part of the extra rows.
-        touched: int32 (U,), the distinct rows, ascending.
+        touched: int32 (U,), the distinct rows, ascending. The CUDA kernels answer with
+            min(N, B A + E) entries, so that the host need not wait to learn U: the last row comes
+            again and again, with gradients of 0 (row 0, where nothing at all is touched).
         grad_weight: (U, d).
         grad_bias: (U,).
     """
@@ -1375,7 +1390,7 @@ def sgd_rows_(
     Args:
         weight: (N, d) or (N,), contiguous.
         momentum_buffer: of the weight's shape, float32 (float64 for float64), or None.
-        rows: int32 (U,), distinct.
+        rows: int32 (U,), distinct; an entry with the row of the one before is padding, and skipped.
         grad: (U, d) or (U,), of these rows.
         lr: learning rate.
         momentum: factor on the buffer, applied when a row is touched.
@@ -1423,7 +1438,7 @@ def adagrad_rows_(
         weight: (N, d) or (N,), contiguous.
         sum: sums of squares, of the weight's shape; or (N,) for a 2-d weight: row-wise, the mean
             of the squares of the row is added.
-        rows: int32 (U,), distinct.
+        rows: int32 (U,), distinct; an entry with the row of the one before is padding, and skipped.
         grad: (U, d) or (U,).
         lr: learning rate.
         eps: added to the root.
@@ -1486,7 +1501,7 @@ def adam_rows_(
         weight: (N, d) or (N,), contiguous.
         exp_avg: of the weight's shape, float32 (float64 for float64).
         exp_avg_sq: likewise; or (N,) for a 2-d weight: row-wise, the mean over the row.
-        rows: int32 (U,), distinct.
+        rows: int32 (U,), distinct; an entry with the row of the one before is padding, and skipped.
         grad: (U, d) or (U,).
         lr: learning rate.
         betas: decay of the two averages.

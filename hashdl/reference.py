@@ -208,8 +208,7 @@ def densified_projections(vectors: Tensor, functions: Tensor) -> Tensor:
     marked = bool(((begins == 1) | (begins == 0)).all() & (begins[:1] == 1).all())
     _check(marked, op, "functions", "the first row: wanted 1 where a digit begins, else 0")
     _check_ids(attempts, 0, vectors.shape[1], op, "functions")
-    finite = bool(torch.isfinite(vectors).all())
-    _check(finite, op, "vectors", "got NaN or infinity, wanted finite values")
+    _check_finite(vectors, op, "vectors")
     M, C = vectors.shape[0], functions.shape[1]
     projections = torch.zeros((M, C), device=vectors.device)
     if projections.numel() == 0:
@@ -627,6 +626,14 @@ def active_log_prob_backward(
 # ---- row optimizers ----------------------------------------------------------------------------
 
 
+def _touched(rows: Tensor, grad: Tensor, n_rows: int, op: str) -> tuple[Tensor, Tensor]:
+    """Row numbers and their gradients, without padding: an entry with the row of the one before."""
+    _check_ids(rows, 0, n_rows, op, "rows")
+    first = torch.ones_like(rows, dtype=torch.bool)
+    first[1:] = rows[1:] != rows[:-1]
+    return rows[first].long(), grad[first]
+
+
 def _per_row(state: Tensor, like: Tensor) -> Tensor:
     """A row's scalar state as a column beside (U, d)."""
     return state.unsqueeze(-1) if state.dim() < like.dim() else state
@@ -649,8 +656,7 @@ def sgd_rows_(
     weight_decay: float,
 ) -> None:
     """Oracle of :func:`hashdl.ops.sgd_rows_`."""
-    _check_ids(rows, 0, weight.shape[0], "sgd_rows_", "rows")
-    ids = rows.long()
+    ids, grad = _touched(rows, grad, weight.shape[0], "sgd_rows_")
     w = weight[ids].to(accumulator(weight.dtype))
     g = grad.to(w.dtype) + weight_decay * w
     if momentum_buffer is not None:
@@ -670,8 +676,7 @@ def adagrad_rows_(
     weight_decay: float,
 ) -> None:
     """Oracle of :func:`hashdl.ops.adagrad_rows_`."""
-    _check_ids(rows, 0, weight.shape[0], "adagrad_rows_", "rows")
-    ids = rows.long()
+    ids, grad = _touched(rows, grad, weight.shape[0], "adagrad_rows_")
     w = weight[ids].to(sum.dtype)
     g = grad.to(w.dtype) + weight_decay * w
     total = sum[ids] + _mean_square(g, sum)
@@ -694,8 +699,7 @@ def adam_rows_(
     step: int,
 ) -> None:
     """Oracle of :func:`hashdl.ops.adam_rows_`."""
-    _check_ids(rows, 0, weight.shape[0], "adam_rows_", "rows")
-    ids = rows.long()
+    ids, grad = _touched(rows, grad, weight.shape[0], "adam_rows_")
     w = weight[ids].to(exp_avg.dtype)
     g = grad.to(w.dtype)
     if decoupled:

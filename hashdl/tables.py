@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -215,6 +215,23 @@ class HashTables(nn.Module):
         self.state.zero_()
         self.state[_KEPT] = schedule[1:]
         self.moment.copy_(history["moment"])
+
+    def take(self, buffers: Mapping[str, Tensor], weight: Tensor, bias: Tensor | None) -> None:
+        """Go on with the buffers of other tables, which are of this weight and up to date.
+
+        Raises:
+            ValueError: they are not those of such tables; nothing has changed then.
+        """
+        own = dict(self.named_buffers())
+        for name, buffer in own.items():
+            given = buffers.get(name)
+            if given is None or (given.shape, given.dtype) != (buffer.shape, buffer.dtype):
+                raise ValueError(f"hashdl.HashTables: buffer {name}: got none of its shape")
+        for name, buffer in own.items():
+            buffer.copy_(buffers[name])
+        state = State.of(self.state)
+        state.version, state.pointer = weight_key(weight, bias)
+        state.write(self.state)
 
     def probe(self, x: Tensor, *, has_bias: bool = True) -> Tensor:
         """Buckets int32 (B, L, P) that the queries x (B, d) probe, most likely first; -1 = none."""

@@ -86,7 +86,7 @@ void DigitSequence::fill(const float* values, int32_t code, int32_t* out) {
     add(place);
     values += slots;
   }
-  write(code, out, 1);
+  write(code, out);
 }
 
 bool densify(const Densified& args, int64_t begin, int64_t end) {

@@ -32,7 +32,10 @@ bool pack_digits(const float* values, int64_t count, int64_t K, int32_t* codes);
 /// value lacks of the largest one.
 class DigitSequence : BestChanges<kDigitBits> {
  public:
-  DigitSequence(int64_t K, int64_t P) : BestChanges(digits_of(K), P), K_(K) {}
+  /// Bytes of memory, on a boundary of 4, that a sequence works in.
+  static int64_t bytes(int64_t K, int64_t P) { return BestChanges::bytes(digits_of(K), P); }
+
+  DigitSequence(int64_t K, int64_t P, void* memory) : BestChanges(digits_of(K), P, memory), K_(K) {}
 
   /// Writes P codes to out[0], ..., out[P - 1], the own one, `code`, first.
   void fill(const float* values, int32_t code, int32_t* out);

@@ -4,12 +4,21 @@
 
 #include <algorithm>
 #include <bit>
-#include <cmath>
 #include <cstdint>
 #include <functional>
-#include <vector>
+
+#include "cpu/host_device.h"
 
 namespace hashdl::cpu {
+
+/// Rounded before it goes into a sum, on every device.
+HASHDL_HOST_DEVICE inline float rounded_square(float x) {
+#if defined(__CUDA_ARCH__)
+  return __fmul_rn(x, x);
+#else
+  return x * x;
+#endif
+}
 
 /// The cheapest changes of a code, best first. A code has places (bits, or digits), and a place
 /// other values than its own, each at a cost. A change gives some places another value, the one of
@@ -29,17 +38,24 @@ class BestChanges {
     int32_t count;  ///< of the values
   };
 
-  /// The P - 1 cheapest changes lie within so many places, since each place alone is a change.
-  BestChanges(int64_t places, int64_t P) : P_(P), free_(std::min(places, P - 1)) {
-    places_.resize(free_ + 1);
-    heap_.reserve(kRankBits > 1 ? 2 * P + 3 : P + 2);
+  /// Bytes of memory, on a boundary of 4, that the changes of so many places are found in.
+  HASHDL_HOST_DEVICE static int64_t bytes(int64_t places, int64_t P) {
+    const int64_t heap = kRankBits > 1 ? 2 * P + 3 : P + 2;
+    return (free_places(places, P) + 1) * static_cast<int64_t>(sizeof(Place)) +
+           heap * static_cast<int64_t>(sizeof(Change));
   }
 
-  void clear() { count_ = 0; }
+  HASHDL_HOST_DEVICE BestChanges(int64_t places, int64_t P, void* memory)
+      : P_(P),
+        free_(free_places(places, P)),
+        places_(static_cast<Place*>(memory)),
+        heap_(reinterpret_cast<Change*>(places_ + free_ + 1)) {}
+
+  HASHDL_HOST_DEVICE void clear() { count_ = 0; }
 
   /// Keeps those that may be changed, ascending by gap, ties by order of coming: by insertion, for
   /// there are few.
-  void add(const Place& place) {
+  HASHDL_HOST_DEVICE void add(const Place& place) {
     int64_t at = count_;
     if (at == free_ && (at == 0 || places_[at - 1].gap <= place.gap)) return;
     for (; at > 0 && places_[at - 1].gap > place.gap; --at) places_[at] = places_[at - 1];
@@ -47,16 +63,16 @@ class BestChanges {
     count_ = std::min(count_ + 1, free_);
   }
 
-  /// Writes the code and P - 1 changes of it to out[0], out[stride], ...
-  void write(int32_t code, int32_t* out, int64_t stride) {
+  /// Writes the code and P - 1 changes of it.
+  HASHDL_HOST_DEVICE void write(int32_t code, int32_t* out) {
     out[0] = code;
     if (P_ == 1) return;
-    heap_.assign(1, {0, places_[0].values[0].cost, 1});
+    held_ = 0;
+    push({0, places_[0].values[0].cost, 1});
     for (int64_t p = 1; p < P_; ++p) {
-      std::pop_heap(heap_.begin(), heap_.end(), std::greater<>());
-      const Change change = heap_.back();
-      heap_.pop_back();
-      out[p * stride] = code ^ flip_of(change.ranks);
+      std::pop_heap(heap_, heap_ + held_, std::greater<>());
+      const Change change = heap_[--held_];
+      out[p] = code ^ flip_of(change.ranks);
       push_successors(change);
     }
   }
@@ -64,6 +80,11 @@ class BestChanges {
   int64_t P_, free_;
 
  private:
+  /// The P - 1 cheapest changes lie within so many places, since each place alone is a change.
+  HASHDL_HOST_DEVICE static int64_t free_places(int64_t places, int64_t P) {
+    return std::min(places, P - 1);
+  }
+
   /// Ranks of the places, kRankBits each, the first place lowest; 0 = its own value. The costs are
   /// added in ascending order of the places, so that equal changes have equal costs to the bit.
   /// Ordered by cost, then ranks.
@@ -71,12 +92,12 @@ class BestChanges {
     float below;  ///< the cost without the highest place
     float cost;
     uint32_t ranks;
-    bool operator>(const Change& other) const {
+    HASHDL_HOST_DEVICE constexpr bool operator>(const Change& other) const {
       return cost != other.cost ? cost > other.cost : ranks > other.ranks;
     }
   };
 
-  int32_t flip_of(uint32_t ranks) const {
+  HASHDL_HOST_DEVICE int32_t flip_of(uint32_t ranks) const {
     int32_t flip = 0;
     while (ranks != 0) {
       const int at = std::countr_zero(ranks) / kRankBits, shift = at * kRankBits;
@@ -89,7 +110,7 @@ class BestChanges {
   /// "Advance" takes the next value of the highest place, "shift" moves a first value one place up,
   /// "expand" adds the first value of the place above: every change is reached once, from one that
   /// is not dearer.
-  void push_successors(const Change& change) {
+  HASHDL_HOST_DEVICE void push_successors(const Change& change) {
     const int top = (std::bit_width(change.ranks) - 1) / kRankBits, next = top + 1;
     const uint32_t one = uint32_t{1} << (top * kRankBits);
     const uint32_t rank = change.ranks >> (top * kRankBits);
@@ -106,30 +127,34 @@ class BestChanges {
     push({change.cost, change.cost + cost, change.ranks | above});
   }
 
-  void push(const Change& change) {
-    heap_.push_back(change);
-    std::push_heap(heap_.begin(), heap_.end(), std::greater<>());
+  HASHDL_HOST_DEVICE void push(const Change& change) {
+    heap_[held_++] = change;
+    std::push_heap(heap_, heap_ + held_, std::greater<>());
   }
 
-  std::vector<Place> places_;  ///< those that may be changed, and room for one more
-  int64_t count_ = 0;          ///< of these
-  std::vector<Change> heap_;
+  Place* places_;      ///< those that may be changed, and room for one more
+  Change* heap_;       ///< changes to come
+  int64_t count_ = 0;  ///< of the places
+  int64_t held_ = 0;   ///< by the heap
 };
 
 /// The codes that one table is probed at where codes are K sign bits: flipping a bit costs the
 /// square of its projection.
 class ProbeSequence : BestChanges<1> {
  public:
-  ProbeSequence(int64_t K, int64_t P) : BestChanges(K, P), K_(K) {}
+  HASHDL_HOST_DEVICE static int64_t bytes(int64_t K, int64_t P) { return BestChanges::bytes(K, P); }
 
-  /// Writes P codes to out[0], out[stride], ...
-  void fill(const float* projections, int32_t code, int32_t* out, int64_t stride) {
+  HASHDL_HOST_DEVICE ProbeSequence(int64_t K, int64_t P, void* memory)
+      : BestChanges(K, P, memory), K_(K) {}
+
+  /// Writes P codes.
+  HASHDL_HOST_DEVICE void fill(const float* projections, int32_t code, int32_t* out) {
     clear();
     for (int64_t k = 0; k < K_ && P_ > 1; ++k) {
       const float value = projections[k];
-      add({std::fabs(value), {{value * value, 1 << k}}, 1});
+      add({value < 0 ? -value : value, {{rounded_square(value), 1 << k}}, 1});
     }
-    write(code, out, stride);
+    write(code, out);
   }
 
  private:

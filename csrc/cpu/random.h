@@ -1,13 +1,16 @@
 // Counter-based random numbers: a pure function of (seed, step, stream, draw), so that results do
-// not depend on the number of threads. The same function stands in hashdl/reference.py.
+// not depend on the number of threads, nor on the device. The same function stands in
+// hashdl/reference.py.
 #pragma once
 
 #include <cstdint>
 
+#include "cpu/host_device.h"
+
 namespace hashdl::cpu {
 
 /// The finalizer of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
-inline uint64_t mix(uint64_t z) {
+HASHDL_HOST_DEVICE inline uint64_t mix(uint64_t z) {
   z += 0x9e3779b97f4a7c15ULL;
   z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ULL;
   z = (z ^ (z >> 27)) * 0x94d049bb133111ebULL;
@@ -15,13 +18,17 @@ inline uint64_t mix(uint64_t z) {
 }
 
 /// The key of one stream (a sample, a bucket, ...) at one step.
-inline uint64_t stream_key(int64_t seed, int64_t step, int64_t stream) {
+HASHDL_HOST_DEVICE inline uint64_t stream_key(int64_t seed, int64_t step, int64_t stream) {
   return mix(mix(mix(static_cast<uint64_t>(seed)) ^ static_cast<uint64_t>(step)) ^
              static_cast<uint64_t>(stream));
 }
 
+// Streams: the look-up of sample b draws from stream b, selection from kRandomRowsStream + b.
+constexpr int64_t kSharedStream = -1;
+constexpr int64_t kRandomRowsStream = int64_t{1} << 40;
+
 /// Draw number `draw` of the stream: uniform in [0, bound), for bound < 2^31.
-inline int64_t draw_below(uint64_t key, int64_t draw, int64_t bound) {
+HASHDL_HOST_DEVICE inline int64_t draw_below(uint64_t key, int64_t draw, int64_t bound) {
   const uint64_t bits = mix(key ^ static_cast<uint64_t>(draw)) >> 33;  // 31 bits
   return static_cast<int64_t>((bits * static_cast<uint64_t>(bound)) >> 31);
 }

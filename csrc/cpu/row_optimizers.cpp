@@ -1,5 +1,6 @@
 #include "cpu/row_optimizers.h"
 
+#include "cpu/adam_constants.h"
 #include "cpu/vec.h"
 
 namespace hashdl::cpu::HASHDL_SIMD_LEVEL {
@@ -17,6 +18,11 @@ HASHDL_INLINE void prefetch_state(const T* state, const int32_t* rows, int64_t u
   if (state != nullptr && u + kAhead < end) {
     prefetch_row(state + static_cast<int64_t>(rows[u + kAhead]) * d, d);
   }
+}
+
+/// Whether an entry is padding: its row is that of the entry before it.
+HASHDL_INLINE bool repeats(const int32_t* rows, int64_t u) {
+  return u > 0 && rows[u - 1] == rows[u];
 }
 
 /// Mean of the squares of one row's gradient, weight decay included.
@@ -38,6 +44,7 @@ void sgd(const SgdRows<T>& args, int64_t begin, int64_t end) {
   const RowUpdate<T>& up = args.update;
   const A lr = A(up.lr), decay = A(up.weight_decay), momentum = A(args.momentum);
   for (int64_t u = begin; u < end; ++u) {
+    if (repeats(up.rows, u)) continue;
     prefetch_state(up.weight, up.rows, u, end, up.d);
     prefetch_state(args.momentum_buffer, up.rows, u, end, up.d);
     const int64_t row = static_cast<int64_t>(up.rows[u]) * up.d;
@@ -62,6 +69,7 @@ void adagrad(const AdagradRows<T>& args, int64_t begin, int64_t end) {
   const RowUpdate<T>& up = args.update;
   const A lr = A(up.lr), decay = A(up.weight_decay), eps = A(args.eps);
   for (int64_t u = begin; u < end; ++u) {
+    if (repeats(up.rows, u)) continue;
     prefetch_state(up.weight, up.rows, u, end, up.d);
     prefetch_state(args.sum, up.rows, u, end, args.row_wise ? 1 : up.d);
     const int64_t row = up.rows[u];
@@ -84,30 +92,6 @@ void adagrad(const AdagradRows<T>& args, int64_t begin, int64_t end) {
       }
     }
   }
-}
-
-template <typename A>
-struct AdamConstants {
-  A rest1, beta2, rest2, eps, decay, shrink, step_size, correction;  ///< rest: 1 - beta
-};
-
-/// The scalars of one step, computed in double as torch does: 1 - beta and 1 - beta^t cancel in
-/// float.
-template <typename T>
-AdamConstants<Accumulate<T>> adam_constants(const AdamRows<T>& args) {
-  using A = Accumulate<T>;
-  const double t = static_cast<double>(args.step);
-  const double correction1 = 1 - __builtin_pow(args.beta1, t);
-  const double correction2 = 1 - __builtin_pow(args.beta2, t);
-  const double lr = args.update.lr, decay = args.update.weight_decay;
-  return {A(1 - args.beta1),
-          A(args.beta2),
-          A(1 - args.beta2),
-          A(args.eps),
-          A(args.decoupled ? 0 : decay),
-          A(args.decoupled ? 1 - lr * decay : 1),
-          A(lr / correction1),
-          A(1 / __builtin_sqrt(correction2))};
 }
 
 template <typename T>
@@ -144,6 +128,7 @@ void adam(const AdamRows<T>& args, int64_t begin, int64_t end) {
   const RowUpdate<T>& up = args.update;
   const AdamConstants<Accumulate<T>> c = adam_constants(args);
   for (int64_t u = begin; u < end; ++u) {
+    if (repeats(up.rows, u)) continue;
     prefetch_state(up.weight, up.rows, u, end, up.d);
     prefetch_state(args.exp_avg, up.rows, u, end, up.d);
     prefetch_state(args.exp_avg_sq, up.rows, u, end, args.row_wise ? 1 : up.d);

@@ -1,5 +1,6 @@
 // Optimizer steps that touch only the rows with a gradient. weight (N, d); grad (U, d) belongs to
-// the distinct rows `rows` (U). Everything is updated in place, in one pass over each row.
+// the distinct rows `rows` (U); an entry whose row is that of the entry before it is padding, and
+// skipped. Everything is updated in place, in one pass over each row.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +13,7 @@ namespace hashdl::cpu {
 template <typename T>
 struct RowUpdate {
   T* weight;            ///< (N, d), updated
-  const int32_t* rows;  ///< (U), distinct, in [0, N)
+  const int32_t* rows;  ///< (U), in [0, N), distinct but for padding
   const T* grad;        ///< (U, d)
   int64_t d;
   double lr;

@@ -3,26 +3,15 @@
 #include <algorithm>
 #include <array>
 #include <bit>
-#include <cmath>
-#include <limits>
 
 #include "cpu/random.h"
+#include "cpu/score_order.h"
 
 namespace hashdl::cpu {
 namespace {
 
-// Streams of random numbers: the look-up of sample b draws from stream b.
-constexpr int64_t kSharedStream = -1;
-constexpr int64_t kRandomRowsStream = int64_t{1} << 40;
-
 uint64_t rank(float score, int64_t column) {
-  score = std::isnan(score) ? -std::numeric_limits<float>::infinity() : score;
-  // The bits of a float, read as an integer, descend with it: all but the sign of a positive one
-  // are inverted, none of a negative one. No branch, for signs are random.
-  const uint32_t bits = std::bit_cast<uint32_t>(score + 0.0f);  // -0 and 0 are a tie
-  const uint32_t negative = static_cast<uint32_t>(static_cast<int32_t>(bits) >> 31);
-  const uint32_t descending = bits ^ (~negative & 0x7fffffffu);
-  return static_cast<uint64_t>(descending) << 32 | static_cast<uint64_t>(column);
+  return static_cast<uint64_t>(descending_bits(score)) << 32 | static_cast<uint64_t>(column);
 }
 
 int64_t column_of(uint64_t ranked) { return static_cast<int64_t>(ranked & 0xffffffffu); }

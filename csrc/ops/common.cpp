@@ -52,6 +52,16 @@ void check_dtype(const Tensor& tensor, ScalarType dtype, const char* op, const c
         "got dtype " + dtype_string(tensor.scalar_type()) + ", wanted " + dtype_string(dtype));
 }
 
+void check_one_device(const char* op, std::initializer_list<std::optional<Tensor>> tensors) {
+  const Tensor& first = **tensors.begin();
+  for (const std::optional<Tensor>& tensor : tensors) {
+    if (!tensor.has_value()) continue;
+    const bool same = is_cuda(*tensor) == is_cuda(first) &&
+                      tensor->get_device_index() == first.get_device_index();
+    check(same, op, "device", "got tensors on different devices, wanted one");
+  }
+}
+
 void check_floating(const Tensor& tensor, const char* op, const char* argument) {
   const ScalarType dtype = tensor.scalar_type();
   const bool floating = dtype == ScalarType::Float || dtype == ScalarType::Double ||
@@ -82,6 +92,7 @@ void check_sign_projections(const Tensor& projections, int64_t bits, const char*
 
 void check_rows(const Tensor& rows, int64_t lowest, int64_t N, const char* op,
                 const char* argument) {
+  if (is_cuda(rows)) return;
   const int32_t* ids = data<int32_t>(rows);
   const int64_t count = rows.numel();
   if (count == 0) return;
@@ -98,7 +109,7 @@ void check_rows(const Tensor& rows, int64_t lowest, int64_t N, const char* op,
 int64_t read_step(const Tensor& step, const char* op) {
   check_dtype(step, ScalarType::Long, op, "step");
   check(step.numel() == 1, op, "step", "got shape " + shape_string(step) + ", wanted one element");
-  return *data<int64_t>(step);
+  return is_cuda(step) ? 0 : *data<int64_t>(step);
 }
 
 Tensor empty(const Tensor& like, const std::vector<int64_t>& shape, ScalarType dtype) {

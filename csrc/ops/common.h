@@ -11,17 +11,18 @@
 
 #include <atomic>
 #include <cstdint>
+#include <initializer_list>
 #include <optional>
 #include <string>
 #include <tuple>
 #include <vector>
 
 #include "cpu/dtypes.h"
+#include "ops/device.h"
 
 namespace hashdl::ops {
 
 using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 /// "(2, 3)"
 std::string shape_string(const Tensor& tensor);
@@ -35,7 +36,10 @@ void check_shape(const Tensor& tensor, const std::vector<int64_t>& shape, const 
                  const char* argument);
 void check_dtype(const Tensor& tensor, ScalarType dtype, const char* op, const char* argument);
 
-/// float32, float64, bfloat16 or float16, on the CPU.
+/// All on the device of the first, those that are there.
+void check_one_device(const char* op, std::initializer_list<std::optional<Tensor>> tensors);
+
+/// float32, float64, bfloat16 or float16.
 void check_floating(const Tensor& tensor, const char* op, const char* argument);
 
 /// Contiguous, for a tensor that the op writes.
@@ -47,11 +51,11 @@ void check_bits(int64_t bits, const char* op);
 /// float32 (M, L * bits), for codes of 1 to 32 sign bits.
 void check_sign_projections(const Tensor& projections, int64_t bits, const char* op);
 
-/// Every id in [lowest, N).
+/// Every id in [lowest, N). Ids on a GPU are looked at by the kernels.
 void check_rows(const Tensor& rows, int64_t lowest, int64_t N, const char* op,
                 const char* argument);
 
-/// The single int64 of `step`.
+/// The single int64 of `step`; 0 where it stands on a GPU, see step_for_gpu.
 int64_t read_step(const Tensor& step, const char* op);
 
 /// An empty tensor beside `like`, with its device.

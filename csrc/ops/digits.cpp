@@ -42,7 +42,8 @@ Tensor probe_digits(const Tensor& projections, int64_t bits, int64_t probes) {
   const bool finite = parallel_all(B, 8, [&](int64_t begin, int64_t end) {
     const float* values = data<float>(source);
     int32_t* out = mutable_data<int32_t>(buckets);
-    cpu::DigitSequence sequence(bits, P);
+    std::vector<int32_t> memory(cpu::DigitSequence::bytes(bits, P) / 4);
+    cpu::DigitSequence sequence(bits, P, memory.data());
     std::vector<int32_t> own((end - begin) * L);
     const bool ok =
         cpu::pack_digits(values + begin * L * slots, (end - begin) * L, bits, own.data());

@@ -2,6 +2,10 @@
 // cache, and the outputs of the rows selected.
 #include <algorithm>
 
+#include "cuda/gather_linear.h"
+#include "cuda/lookup.h"
+#include "cuda/selection.h"
+#include "cuda/sketch.h"
 #include "ops/gather_linear.h"
 #include "ops/lookup.h"
 #include "ops/selection.h"
@@ -126,6 +130,62 @@ class Worker {
   cpu::LookupChecks checks_{true, true};
 };
 
+/// The outputs of some columns of the rows of all samples.
+template <typename T>
+void forward_on_gpu(const cpu::GatherForward<T>& of_rows, int64_t first, int64_t count, int64_t B,
+                    int64_t N, cuda::Stream stream) {
+  cpu::GatherForward<T> some = of_rows;
+  some.rows += first;
+  some.z += first;
+  some.A = count;
+  cuda::gather_forward(some, B, N, stream);
+}
+
+/// All stages for all samples, one after the other.
+template <typename T>
+void find_on_gpu(const Tensor& on, const Stages<T>& stages, int64_t B, const cuda::Step& step) {
+  const cpu::Lookup& found = stages.lookup;
+  const cpu::Select& select = stages.select;
+  const int64_t N = select.N, best = select.A - select.R, width = select.M + select.A;
+  const auto score = [&](cuda::Stream stream) {
+    switch (stages.selection) {
+      case Selection::exact:
+        cuda::gather_forward(stages.of_candidates, B, N, stream);
+        if constexpr (!std::is_same_v<T, float>) {
+          cuda::widen_scores(stages.of_candidates.z, stages.scores, B * found.C, stream);
+        }
+        break;
+      case Selection::sketch:
+        cuda::sketch_scores(*stages.sketch, B, N, stream);
+        break;
+      case Selection::threshold:
+      case Selection::frequency: {
+        const int64_t least = stages.selection == Selection::threshold ? stages.threshold : 0;
+        cuda::rank_by_hits({found.hits, found.candidates, stages.scores, B * found.C, least},
+                           stream);
+        break;
+      }
+      case Selection::by_discovery:
+        break;
+    }
+  };
+  run_with_scratch(on, [&](cuda::Scratch& scratch, cuda::Stream stream) {
+    cuda::lookup(found, B, step, scratch, stream);
+    if (!scratch.measuring()) score(stream);
+    cuda::select(select, B, step, scratch, stream);
+    if (scratch.measuring()) return;
+    if (stages.selection != Selection::exact) {
+      return cuda::gather_forward(stages.of_rows, B, N, stream);
+    }
+    // The outputs of the best candidates are known; those of labels and draws are not.
+    cuda::reuse_scores<T>({stages.of_candidates.z, select.columns, stages.of_rows.z + select.M, B,
+                           select.C, best, width},
+                          stream);
+    forward_on_gpu(stages.of_rows, 0, select.M, B, N, stream);
+    forward_on_gpu(stages.of_rows, select.M + best, select.R, B, N, stream);
+  });
+}
+
 std::tuple<Tensor, Tensor> find_active(
     const Tensor& buckets, const Tensor& offsets, const Tensor& table_rows,
     const std::optional<Tensor>& sketch_queries, const std::optional<Tensor>& sketches,
@@ -141,6 +201,7 @@ std::tuple<Tensor, Tensor> find_active(
   check_bias(bias, weight, op);
   const int64_t N = weight.size(0), d = weight.size(1);
   check_shape(x, {B, d}, op, "x");
+  check_one_device(op, {buckets, x, weight, bias, labels});
   const Tensor inputs = as_contiguous(x), w = as_contiguous(weight);
   const auto b = as_contiguous(bias);
   std::optional<SketchCall> sketch;
@@ -180,6 +241,11 @@ std::tuple<Tensor, Tensor> find_active(
                            sketch ? &sketch->args : nullptr,
                            mode,
                            threshold};
+    if constexpr (kCuda) {
+      if (is_cuda(w)) {
+        return find_on_gpu(w, stages, B, step_for_gpu(step));
+      }
+    }
     in_range = parallel_all(B, kBlock, [&](int64_t begin, int64_t end) {
       Worker<T> worker(stages);
       bool ok = true;
@@ -198,6 +264,4 @@ std::tuple<Tensor, Tensor> find_active(
 }  // namespace
 }  // namespace hashdl::ops
 
-STABLE_TORCH_LIBRARY_IMPL(hashdl, CPU, m) {
-  m.impl("find_active", TORCH_BOX(&hashdl::ops::find_active));
-}
+HASHDL_KERNELS(m) { m.impl("find_active", TORCH_BOX(&hashdl::ops::find_active)); }

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "cpu/row_groups.h"
+#include "cuda/gather_linear.h"
 
 namespace hashdl::ops {
 
@@ -23,6 +24,9 @@ void check_bias(const std::optional<Tensor>& bias, const Tensor& weight, const c
 
 namespace {
 
+/// Samples a row, on average over all rows, from which on a GPU sorts the pairs by row.
+constexpr int64_t kReuse = 2;
+
 /// Parts of the backward pass to the weight.
 constexpr int64_t kParts = 64;
 
@@ -31,6 +35,7 @@ void check_layer(const Tensor& x, const Tensor& weight, const Tensor& rows, cons
   check_weight_and_input(x, weight, op);
   check_dtype(rows, ScalarType::Int, op, "rows");
   check_shape(rows, {x.size(0), -1}, op, "rows");
+  check_one_device(op, {weight, x, rows});
   check_rows(rows, -1, weight.size(0), op, "rows");
 }
 
@@ -53,6 +58,19 @@ Tensor gather_linear(const Tensor& x, const Tensor& weight, const std::optional<
                                      d,
                                      A,
                                      A};
+    if constexpr (kCuda) {
+      if (is_cuda(w)) {
+        const int64_t N = w.size(0);
+        if (N > 0 && B * A >= kReuse * N) {
+          run_with_scratch(w, [&](cuda::Scratch& scratch, cuda::Stream stream) {
+            cuda::gather_forward_by_row(args, B, N, scratch, stream);
+          });
+        } else {
+          run_on_gpu(w, [&](cuda::Stream stream) { cuda::gather_forward(args, B, N, stream); });
+        }
+        return;
+      }
+    }
     const auto run = cpu::gather_linear_kernels<T>().forward;
     torch::stable::parallel_for(0, B, 1,
                                 [&](int64_t begin, int64_t end) { run(args, begin, end); });
@@ -77,6 +95,54 @@ cpu::RowGroups group_by_row(const int32_t* rows, int64_t P, const int32_t* extra
   grouper.finish_sort();
   each_part(&cpu::RowGrouper::emit);
   return std::move(grouper.groups);
+}
+
+/// The backward pass of checked, contiguous tensors. How many rows are touched the host does not
+/// know: there are outputs for as many as there can be, see cuda/row_groups.h.
+std::tuple<Tensor, Tensor, Tensor, Tensor> backward_on_gpu(
+    const Tensor& grad, const Tensor& x, const Tensor& weight, const Tensor& rows,
+    const std::optional<Tensor>& extra_rows, const std::optional<Tensor>& extra_grad,
+    const std::optional<Tensor>& extra_bias) {
+  const int64_t B = rows.size(0), A = rows.size(1), N = weight.size(0), d = weight.size(1);
+  const int64_t E = extra_rows.has_value() ? extra_rows->numel() : 0;
+  const int64_t G = std::min(N, B * A + E);
+  const Tensor grad_x = empty(x, {B, d}, weight.scalar_type());
+  const Tensor touched = empty(x, {G}, ScalarType::Int);
+  const Tensor grad_weight = empty(x, {G, d}, weight.scalar_type());
+  const Tensor grad_bias = empty(x, {G}, weight.scalar_type());
+  const cuda::GroupRows grouping{data<int32_t>(rows),
+                                 data_or_null<int32_t>(extra_rows),
+                                 mutable_data<int32_t>(touched),
+                                 B * A,
+                                 E,
+                                 G,
+                                 N};
+  dispatch_floating(weight, [&]<typename T>(T) {
+    const cpu::GatherBackwardInput<T> to_input{
+        data<T>(grad), data<T>(weight), data<int32_t>(rows), mutable_data<T>(grad_x), d, A};
+    cpu::GatherBackwardWeight<T> to_weight{data<T>(grad),
+                                           data<T>(x),
+                                           data_or_null<T>(extra_grad),
+                                           data_or_null<T>(extra_bias),
+                                           nullptr,
+                                           nullptr,
+                                           mutable_data<T>(grad_weight),
+                                           mutable_data<T>(grad_bias),
+                                           d,
+                                           A,
+                                           B * A};
+    if constexpr (kCuda) {
+      run_with_scratch(weight, [&](cuda::Scratch& scratch, cuda::Stream stream) {
+        const cuda::RowGroups groups = cuda::group_rows(grouping, scratch, stream);
+        if (scratch.measuring()) return;
+        to_weight.start = groups.start;
+        to_weight.pair = groups.pair;
+        cuda::gather_backward_input(to_input, B, N, stream);
+        cuda::gather_backward_weight(to_weight, G, stream);
+      });
+    }
+  });
+  return {grad_x, touched, grad_weight, grad_bias};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> gather_linear_backward(
@@ -108,7 +174,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> gather_linear_backward(
   }
   check(B * A + E < int64_t{1} << 32, op, "rows", "got 2^32 pairs or more");
 
+  check_one_device(op, {weight, grad_z, extra_rows, extra_grad, extra_bias});
+
   const Tensor grad = as_contiguous(grad_z), inputs = as_contiguous(x), w = as_contiguous(weight);
+  if constexpr (kCuda) {
+    if (is_cuda(w)) return backward_on_gpu(grad, inputs, w, ids, more, more_grad, more_bias);
+  }
   const cpu::RowGroups groups =
       group_by_row(data<int32_t>(ids), B * A, data_or_null<int32_t>(more), E, N);
   const int64_t U = static_cast<int64_t>(groups.row.size());
@@ -156,10 +227,20 @@ Tensor scatter_rows(const Tensor& values, const Tensor& rows, int64_t n_rows, do
   check_shape(values, {B, A}, op, "values");
   check(n_rows >= 0, op, "n_rows", "got " + std::to_string(n_rows) + ", wanted 0 or more");
   const Tensor source = as_contiguous(values), ids = as_contiguous(rows);
+  check_one_device(op, {source, ids});
   check_rows(ids, -1, n_rows, op, "rows");
   Tensor out = empty(source, {B, n_rows}, source.scalar_type());
   torch::stable::fill_(out, fill);
   dispatch_floating(source, [&]<typename T>(T) {
+    if constexpr (kCuda) {
+      if (is_cuda(source)) {
+        run_on_gpu(source, [&](cuda::Stream stream) {
+          cuda::scatter_rows<T>(
+              {data<T>(source), data<int32_t>(ids), mutable_data<T>(out), B, A, n_rows}, stream);
+        });
+        return;
+      }
+    }
     for (int64_t b = 0; b < B; ++b) {
       T* row_out = mutable_data<T>(out) + b * n_rows;
       for (int64_t a = b * A; a < (b + 1) * A; ++a) {
@@ -174,7 +255,7 @@ Tensor scatter_rows(const Tensor& values, const Tensor& rows, int64_t n_rows, do
 }  // namespace
 }  // namespace hashdl::ops
 
-STABLE_TORCH_LIBRARY_IMPL(hashdl, CPU, m) {
+HASHDL_KERNELS(m) {
   m.impl("gather_linear", TORCH_BOX(&hashdl::ops::gather_linear));
   m.impl("gather_linear_backward", TORCH_BOX(&hashdl::ops::gather_linear_backward));
   m.impl("scatter_rows", TORCH_BOX(&hashdl::ops::scatter_rows));

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "cuda/hashing.h"
 #include "ops/common.h"
 
 namespace hashdl::ops {
@@ -14,6 +15,14 @@ Tensor pack_signs(const Tensor& projections, int64_t bits) {
   const int64_t M = projections.size(0), L = projections.size(1) / bits;
   const Tensor source = as_contiguous(projections);
   const Tensor codes = empty(source, {M, L}, ScalarType::Int);
+  if constexpr (kCuda) {
+    if (is_cuda(source)) {
+      run_on_gpu(source, [&](cuda::Stream stream) {
+        cuda::pack_signs({data<float>(source), mutable_data<int32_t>(codes), M, L, bits}, stream);
+      });
+      return codes;
+    }
+  }
   const bool finite = parallel_all(M, 256, [&](int64_t begin, int64_t end) {
     return cpu::pack_signs(data<float>(source), begin, end, L, bits, mutable_data<int32_t>(codes));
   });
@@ -84,6 +93,20 @@ std::tuple<Tensor, Tensor> build_tables(const Tensor& codes, int64_t bits) {
   const Tensor source = as_contiguous(codes);
   const Tensor offsets = empty(source, {L, buckets + 1}, ScalarType::Int);
   const Tensor rows = empty(source, {L, N}, ScalarType::Int);
+  if constexpr (kCuda) {
+    if (is_cuda(source)) {
+      const cuda::BuildTables args{data<int32_t>(source),
+                                   mutable_data<int32_t>(offsets),
+                                   mutable_data<int32_t>(rows),
+                                   L,
+                                   N,
+                                   bits};
+      run_with_scratch(source, [&](cuda::Scratch& scratch, cuda::Stream stream) {
+        cuda::build_tables(args, scratch, stream);
+      });
+      return {offsets, rows};
+    }
+  }
   TableBuilder builder(source, N, bits);
   for (int64_t l = 0; l < L; ++l) {
     const bool in_range = builder.build(data<int32_t>(source) + l * N,
@@ -147,7 +170,15 @@ void mark_rows_(const Tensor& dirty, const Tensor& rows, int64_t bits) {
   check(bits >= 0 && bits <= 255, op, "bits", "got " + std::to_string(bits) + ", wanted 0 to 255");
   const Tensor ids = as_contiguous(rows);
   check_rows(ids, -1, dirty.size(0), op, "rows");
+  check_one_device(op, {dirty, ids});
   uint8_t* marks = mutable_data<uint8_t>(dirty);
+  if constexpr (kCuda) {
+    if (is_cuda(dirty)) {
+      const cuda::MarkRows args{marks, data<int32_t>(ids), ids.numel(), dirty.size(0),
+                                static_cast<uint8_t>(bits)};
+      return run_on_gpu(dirty, [&](cuda::Stream stream) { cuda::mark_rows(args, stream); });
+    }
+  }
   const int32_t* row = data<int32_t>(ids);
   for (int64_t i = 0; i < ids.numel(); ++i) {
     if (row[i] >= 0) marks[row[i]] = static_cast<uint8_t>(bits);
@@ -157,7 +188,7 @@ void mark_rows_(const Tensor& dirty, const Tensor& rows, int64_t bits) {
 }  // namespace
 }  // namespace hashdl::ops
 
-STABLE_TORCH_LIBRARY_IMPL(hashdl, CPU, m) {
+HASHDL_KERNELS(m) {
   m.impl("pack_signs", TORCH_BOX(&hashdl::ops::pack_signs));
   m.impl("build_tables", TORCH_BOX(&hashdl::ops::build_tables));
   m.impl("limit_buckets", TORCH_BOX(&hashdl::ops::limit_buckets));

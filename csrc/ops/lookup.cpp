@@ -1,6 +1,8 @@
 // lookup.
 #include "ops/lookup.h"
 
+#include "cuda/lookup.h"
+
 namespace hashdl::ops {
 
 LookupCall::LookupCall(const char* op, const Tensor& buckets, const Tensor& offsets,
@@ -19,6 +21,7 @@ LookupCall::LookupCall(const char* op, const Tensor& buckets, const Tensor& offs
   check(cap >= 1, op, "cap", "got " + std::to_string(cap) + ", wanted 1 or more");
   check(candidates >= 0, op, "candidates",
         "got " + std::to_string(candidates) + ", wanted 0 or more");
+  check_one_device(op, {buckets, offsets, rows});
   const int64_t B = buckets.size(0);
   buckets_ = as_contiguous(buckets);
   ends_ = as_contiguous(offsets);
@@ -57,6 +60,14 @@ std::tuple<Tensor, Tensor> lookup(const Tensor& buckets, const Tensor& offsets, 
                                   int64_t cap, int64_t candidates, int64_t seed,
                                   const Tensor& step) {
   LookupCall call("lookup", buckets, offsets, rows, cap, candidates, seed, step);
+  if constexpr (kCuda) {
+    if (is_cuda(buckets)) {
+      run_with_scratch(buckets, [&](cuda::Scratch& scratch, cuda::Stream stream) {
+        cuda::lookup(call.args, buckets.size(0), step_for_gpu(step), scratch, stream);
+      });
+      return {call.found, call.hits};
+    }
+  }
   torch::stable::parallel_for(0, buckets.size(0), 1, [&](int64_t begin, int64_t end) {
     call.note(cpu::Finder(call.args).run(begin, end));
   });
@@ -67,4 +78,4 @@ std::tuple<Tensor, Tensor> lookup(const Tensor& buckets, const Tensor& offsets, 
 }  // namespace
 }  // namespace hashdl::ops
 
-STABLE_TORCH_LIBRARY_IMPL(hashdl, CPU, m) { m.impl("lookup", TORCH_BOX(&hashdl::ops::lookup)); }
+HASHDL_KERNELS(m) { m.impl("lookup", TORCH_BOX(&hashdl::ops::lookup)); }

@@ -1,6 +1,7 @@
 // sgd_rows_, adagrad_rows_ and adam_rows_.
 #include "cpu/row_optimizers.h"
 
+#include "cuda/row_optimizers.h"
 #include "ops/common.h"
 
 namespace hashdl::ops {
@@ -17,6 +18,7 @@ void check_update(const Tensor& weight, const Tensor& rows, const Tensor& grad, 
   check_dtype(rows, ScalarType::Int, op, "rows");
   check_shape(rows, {-1}, op, "rows");
   check_dtype(grad, weight.scalar_type(), op, "grad");
+  check_one_device(op, {weight, rows, grad});
   const int64_t U = rows.size(0);
   if (weight.dim() == 2) {
     check_shape(grad, {U, weight.size(1)}, op, "grad");
@@ -30,6 +32,7 @@ bool check_state(const Tensor& state, const Tensor& weight, bool allow_row_wise,
                  const char* argument) {
   check_dtype(state, accumulate_dtype(weight), op, argument);
   check_in_place(state, op, argument);
+  check_one_device(op, {weight, state});
   const bool row_wise = allow_row_wise && weight.dim() == 2 && state.dim() == 1;
   if (row_wise || weight.dim() == 1) {
     check_shape(state, {weight.size(0)}, op, argument);
@@ -39,8 +42,8 @@ bool check_state(const Tensor& state, const Tensor& weight, bool allow_row_wise,
   return row_wise;
 }
 
-/// Contiguous and checked row ids. Distinctness is the caller's contract: it is what makes rows
-/// independent, and groups of rows come out distinct everywhere in this package.
+/// Contiguous and checked row ids. Distinctness, but for padding, is the caller's contract: it is
+/// what makes rows independent, and groups of rows come out distinct everywhere in this package.
 Tensor checked_rows(const Tensor& rows, const Tensor& weight, const char* op) {
   const Tensor ids = as_contiguous(rows);
   check_rows(ids, 0, weight.size(0), op, "rows");
@@ -74,6 +77,14 @@ void sgd_rows_(const Tensor& weight, const std::optional<Tensor>& momentum_buffe
     State* buffer = momentum_buffer.has_value() ? mutable_data<State>(*momentum_buffer) : nullptr;
     const cpu::SgdRows<T> args{row_update<T>(weight, ids, gradient, lr, weight_decay), buffer,
                                momentum, nesterov};
+    if constexpr (kCuda) {
+      if (is_cuda(weight)) {
+        run_on_gpu(weight, [&](cuda::Stream stream) {
+          cuda::sgd_rows(args, ids.size(0), weight.size(0), stream);
+        });
+        return;
+      }
+    }
     const auto run = cpu::row_optimizer_kernels<T>().sgd;
     torch::stable::parallel_for(0, ids.size(0), kGrain,
                                 [&](int64_t begin, int64_t end) { run(args, begin, end); });
@@ -89,6 +100,14 @@ void adagrad_rows_(const Tensor& weight, const Tensor& sum, const Tensor& rows, 
   dispatch_floating(weight, [&]<typename T>(T) {
     const cpu::AdagradRows<T> args{row_update<T>(weight, ids, gradient, lr, weight_decay),
                                    mutable_data<cpu::Accumulate<T>>(sum), row_wise, eps};
+    if constexpr (kCuda) {
+      if (is_cuda(weight)) {
+        run_on_gpu(weight, [&](cuda::Stream stream) {
+          cuda::adagrad_rows(args, ids.size(0), weight.size(0), stream);
+        });
+        return;
+      }
+    }
     const auto run = cpu::row_optimizer_kernels<T>().adagrad;
     torch::stable::parallel_for(0, ids.size(0), kGrain,
                                 [&](int64_t begin, int64_t end) { run(args, begin, end); });
@@ -115,6 +134,14 @@ void adam_rows_(const Tensor& weight, const Tensor& exp_avg, const Tensor& exp_a
                                 eps,
                                 step,
                                 decoupled};
+    if constexpr (kCuda) {
+      if (is_cuda(weight)) {
+        run_on_gpu(weight, [&](cuda::Stream stream) {
+          cuda::adam_rows(args, ids.size(0), weight.size(0), stream);
+        });
+        return;
+      }
+    }
     const auto run = cpu::row_optimizer_kernels<T>().adam;
     torch::stable::parallel_for(0, ids.size(0), kGrain,
                                 [&](int64_t begin, int64_t end) { run(args, begin, end); });
@@ -124,7 +151,7 @@ void adam_rows_(const Tensor& weight, const Tensor& exp_avg, const Tensor& exp_a
 }  // namespace
 }  // namespace hashdl::ops
 
-STABLE_TORCH_LIBRARY_IMPL(hashdl, CPU, m) {
+HASHDL_KERNELS(m) {
   m.impl("sgd_rows_", TORCH_BOX(&hashdl::ops::sgd_rows_));
   m.impl("adagrad_rows_", TORCH_BOX(&hashdl::ops::adagrad_rows_));
   m.impl("adam_rows_", TORCH_BOX(&hashdl::ops::adam_rows_));

@@ -1,6 +1,8 @@
 // select and shared_rows.
 #include "ops/selection.h"
 
+#include "cuda/selection.h"
+
 namespace hashdl::ops {
 namespace {
 
@@ -35,6 +37,7 @@ SelectCall::SelectCall(const char* op, const Tensor& candidates,
   check(random >= 0 && random <= active, op, "random",
         "got " + std::to_string(random) + ", wanted 0 to active = " + std::to_string(active));
   check_n_rows(n_rows, op);
+  check_one_device(op, {candidates, scores, labels, shared});
   pool_ = as_contiguous(candidates);
   if (scores.has_value()) {
     check_dtype(*scores, ScalarType::Float, op, "scores");
@@ -70,6 +73,14 @@ Tensor select(const Tensor& candidates, const std::optional<Tensor>& scores,
   const SelectCall call("select", candidates, scores, labels, shared, active, random, n_rows, seed,
                         step);
   check_rows(as_contiguous(candidates), -1, n_rows, "select", "candidates");
+  if constexpr (kCuda) {
+    if (is_cuda(candidates)) {
+      run_with_scratch(candidates, [&](cuda::Scratch& scratch, cuda::Stream stream) {
+        cuda::select(call.args, candidates.size(0), step_for_gpu(step), scratch, stream);
+      });
+      return call.rows;
+    }
+  }
   torch::stable::parallel_for(
       0, candidates.size(0), SelectCall::kGrain,
       [&](int64_t begin, int64_t end) { cpu::Selector(call.args).run(begin, end); });
@@ -89,16 +100,31 @@ std::tuple<Tensor, Tensor> shared_rows(const Tensor& labels, int64_t count, int6
   check_rows(wanted, -1, n_rows, op, "labels");
   const Tensor rows = empty(wanted, {count}, ScalarType::Int);
   const Tensor n_labels = empty(wanted, {1}, ScalarType::Long);
-  *mutable_data<int64_t>(n_labels) =
-      cpu::shared_rows({data<int32_t>(wanted), mutable_data<int32_t>(rows), wanted.size(0), count,
-                        n_rows, max_labels, seed, read_step(step, op)});
+  const cpu::SharedRows args{data<int32_t>(wanted),
+                             mutable_data<int32_t>(rows),
+                             wanted.size(0),
+                             count,
+                             n_rows,
+                             max_labels,
+                             seed,
+                             read_step(step, op)};
+  int64_t* const labels_found = mutable_data<int64_t>(n_labels);
+  if constexpr (kCuda) {
+    if (is_cuda(wanted)) {
+      run_with_scratch(wanted, [&](cuda::Scratch& scratch, cuda::Stream stream) {
+        cuda::shared_rows(args, step_for_gpu(step), labels_found, scratch, stream);
+      });
+      return {rows, n_labels};
+    }
+  }
+  *labels_found = cpu::shared_rows(args);
   return {rows, n_labels};
 }
 
 }  // namespace
 }  // namespace hashdl::ops
 
-STABLE_TORCH_LIBRARY_IMPL(hashdl, CPU, m) {
+HASHDL_KERNELS(m) {
   m.impl("select", TORCH_BOX(&hashdl::ops::select));
   m.impl("shared_rows", TORCH_BOX(&hashdl::ops::shared_rows));
 }

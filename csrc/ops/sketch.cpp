@@ -1,6 +1,8 @@
 // sketch_scores.
 #include "ops/sketch.h"
 
+#include "cuda/sketch.h"
+
 namespace hashdl::ops {
 
 SketchCall::SketchCall(const char* op, const Tensor& queries, const Tensor& sketches,
@@ -12,6 +14,7 @@ SketchCall::SketchCall(const char* op, const Tensor& queries, const Tensor& sket
   check_shape(queries, {candidates.size(0), 32 * sketches.size(1)}, op, "sketch_queries");
   check_dtype(norms, ScalarType::Float, op, "norms");
   check_shape(norms, {sketches.size(0)}, op, "norms");
+  check_one_device(op, {candidates, queries, sketches, norms});
   queries_ = as_contiguous(queries);
   sketches_ = as_contiguous(sketches);
   norms_ = as_contiguous(norms);
@@ -31,6 +34,14 @@ Tensor sketch_scores(const Tensor& sketch_queries, const Tensor& sketches, const
   const Tensor pool = as_contiguous(candidates);
   const SketchCall sketch(op, sketch_queries, sketches, norms, pool);
   check_rows(pool, -1, sketches.size(0), op, "candidates");
+  if constexpr (kCuda) {
+    if (is_cuda(pool)) {
+      run_on_gpu(pool, [&](cuda::Stream stream) {
+        cuda::sketch_scores(sketch.args, pool.size(0), sketches.size(0), stream);
+      });
+      return sketch.scores;
+    }
+  }
   const auto run = cpu::sketch_kernels<float>().scores;
   torch::stable::parallel_for(0, pool.size(0), 1,
                               [&](int64_t begin, int64_t end) { run(sketch.args, begin, end); });
@@ -40,6 +51,4 @@ Tensor sketch_scores(const Tensor& sketch_queries, const Tensor& sketches, const
 }  // namespace
 }  // namespace hashdl::ops
 
-STABLE_TORCH_LIBRARY_IMPL(hashdl, CPU, m) {
-  m.impl("sketch_scores", TORCH_BOX(&hashdl::ops::sketch_scores));
-}
+HASHDL_KERNELS(m) { m.impl("sketch_scores", TORCH_BOX(&hashdl::ops::sketch_scores)); }

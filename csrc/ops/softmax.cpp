@@ -2,6 +2,7 @@
 #include "cpu/softmax.h"
 
 #include "cpu/label_places.h"
+#include "cuda/softmax.h"
 #include "ops/common.h"
 
 namespace hashdl::ops {
@@ -44,6 +45,7 @@ Logits::Logits(const char* op, const Tensor& own, const std::optional<Tensor>& m
     check_dtype(*s, z.scalar_type(), op, "s");
     check_shape(*s, {B, shared->size(0)}, op, "s");
   }
+  check_one_device(op, {z, rows, s, shared});
   S = s.has_value() ? s->size(1) : 0;
   check(Q + S < int64_t{1} << 31, op, "s", "got 2^31 logits a sample or more");
 }
@@ -53,6 +55,7 @@ void check_columns(const Tensor& columns, const Logits& logits, const char* op,
                    const char* argument) {
   check_dtype(columns, ScalarType::Int, op, argument);
   check_shape(columns, {logits.B, -1}, op, argument);
+  check_one_device(op, {logits.z, columns});
   check(columns.size(1) <= logits.Q, op, argument,
         "got shape " + shape_string(columns) + ", wanted at most " + std::to_string(logits.Q) +
             " columns, as rows has");
@@ -70,13 +73,27 @@ std::tuple<Tensor, Tensor, Tensor> active_log_prob(const Tensor& z, const std::o
   const Tensor log_prob = empty(logits.z, {B}, logits.dtype());
   const Tensor logsumexp = empty(logits.z, {B}, accumulate_dtype(logits.z));
   const Tensor places = empty(logits.z, {B, M}, ScalarType::Int);
-  const cpu::LabelFinder labels_of({data<int32_t>(wanted), data<int32_t>(logits.rows),
-                                    data_or_null<int32_t>(logits.shared),
-                                    mutable_data<int32_t>(places), M, logits.Q, logits.S});
+  const cpu::LabelPlaces finding{data<int32_t>(wanted),
+                                 data<int32_t>(logits.rows),
+                                 data_or_null<int32_t>(logits.shared),
+                                 mutable_data<int32_t>(places),
+                                 M,
+                                 logits.Q,
+                                 logits.S};
   dispatch_floating(logits.z, [&]<typename T>(T) {
     const cpu::LogProbForward<T> args{logits.pointers<T>(), data<int32_t>(places),
                                       mutable_data<T>(log_prob),
                                       mutable_data<cpu::Accumulate<T>>(logsumexp), M};
+    if constexpr (kCuda) {
+      if (is_cuda(logits.z)) {
+        run_with_scratch(logits.z, [&](cuda::Scratch& scratch, cuda::Stream stream) {
+          cuda::find_labels(finding, B, scratch, stream);
+          if (!scratch.measuring()) cuda::log_prob(args, B, stream);
+        });
+        return;
+      }
+    }
+    const cpu::LabelFinder labels_of(finding);
     const auto run = cpu::softmax_kernels<T>().forward;
     torch::stable::parallel_for(0, B, 1, [&](int64_t begin, int64_t end) {
       labels_of.run(begin, end);
@@ -98,6 +115,7 @@ std::tuple<Tensor, Tensor> active_log_prob_backward(const Tensor& grad_log_prob,
   check_shape(grad_log_prob, {B}, op, "grad_log_prob");
   check_dtype(logsumexp, accumulate_dtype(logits.z), op, "logsumexp");
   check_shape(logsumexp, {B}, op, "logsumexp");
+  check_one_device(op, {logits.z, grad_log_prob, logsumexp});
   const Tensor grad = as_contiguous(grad_log_prob), totals = as_contiguous(logsumexp);
   const Tensor at = as_contiguous(places);
   check_columns(at, logits, op, "places");
@@ -109,6 +127,13 @@ std::tuple<Tensor, Tensor> active_log_prob_backward(const Tensor& grad_log_prob,
         data<T>(grad),     logits.pointers<T>(),    data<cpu::Accumulate<T>>(totals),
         data<int32_t>(at), mutable_data<T>(grad_z), mutable_data<T>(grad_s),
         at.size(1)};
+    if constexpr (kCuda) {
+      if (is_cuda(logits.z)) {
+        run_on_gpu(logits.z,
+                   [&](cuda::Stream stream) { cuda::log_prob_backward(args, B, stream); });
+        return;
+      }
+    }
     const auto run = cpu::softmax_kernels<T>().backward;
     torch::stable::parallel_for(0, B, 1,
                                 [&](int64_t begin, int64_t end) { run(args, begin, end); });
@@ -119,7 +144,7 @@ std::tuple<Tensor, Tensor> active_log_prob_backward(const Tensor& grad_log_prob,
 }  // namespace
 }  // namespace hashdl::ops
 
-STABLE_TORCH_LIBRARY_IMPL(hashdl, CPU, m) {
+HASHDL_KERNELS(m) {
   m.impl("active_log_prob", TORCH_BOX(&hashdl::ops::active_log_prob));
   m.impl("active_log_prob_backward", TORCH_BOX(&hashdl::ops::active_log_prob_backward));
 }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hashdl import index
 from hashdl.config import HashConfig
 from hashdl.costs import dense_by_auto
 from hashdl.functional import active_linear, scatter_rows
@@ -226,6 +228,48 @@ class HashLinear(nn.Linear):
         for chunk in self._flat(inputs).split(_OBSERVED):
             self.tables.observe(chunk, training=True)
         self.rehash()
+
+    def save_index(self, path: str | os.PathLike[str]) -> None:
+        """Write the tables to a file, brought up to date: what :meth:`load_index` reads.
+
+        ``state_dict`` holds parameters alone, from which tables are built anew. An index keeps
+        these very tables: codes that were learned, balancing by queries that were seen.
+
+        Args:
+            path: the file; an interrupted save leaves what was there.
+
+        Raises:
+            ValueError: the layer has no tables: every row is active.
+
+        Examples:
+            >>> import tempfile
+            >>> layer = HashLinear(8, 500).eval()
+            >>> other = HashLinear(8, 500, config=layer.config).eval()
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     layer.save_index(folder + "/index.pt")
+            ...     _ = other.load_state_dict(layer.state_dict())
+            ...     other.load_index(folder + "/index.pt")
+        """
+        tables = self._tables_for("save_index")
+        tables.refresh(self.weight, self.bias, training=False)
+        index.save(path, tables, self.weight, self.bias)
+
+    def load_index(self, path: str | os.PathLike[str]) -> None:
+        """Read tables that :meth:`save_index` wrote, of a layer with the same weights.
+
+        Args:
+            path: the file.
+
+        Raises:
+            ValueError: the layer has no tables; or the file is no index, or one of another version,
+                configuration, size or weight: nothing has changed then.
+        """
+        index.load(path, self._tables_for("load_index"), self.weight, self.bias)
+
+    def _tables_for(self, method: str) -> HashTables:
+        if self.tables is None:
+            raise ValueError(f"HashLinear.{method}: the layer has no tables: every row is active")
+        return self.tables
 
     def stats(self) -> dict[str, Any]:
         """What the layer's hashing costs and how its buckets are filled.

@@ -304,8 +304,8 @@ class HashSoftmaxWithLoss(nn.Module):
         return _distinct(target.to(torch.int32))
 
     def _check_labels(self, labels: Tensor, lowest: int) -> None:
-        # A compiled graph leaves this check to the ops.
-        if torch.compiler.is_compiling() or labels.numel() == 0:
+        # A compiled graph leaves this check to the ops, and so does a GPU: the host would wait.
+        if torch.compiler.is_compiling() or labels.is_cuda or labels.numel() == 0:
             return
         low, high = (int(value) for value in labels.aminmax())
         if low < lowest or high >= self.n_classes:

@@ -41,7 +41,7 @@ def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float) -> T
         if parameter.grad is None:
             continue
         if parameter.grad.is_sparse:
-            parameter.grad = coalesced(parameter.grad)  # a row that stands twice has one norm
+            parameter.grad = coalesced(parameter)  # a row that stands twice has one norm
             values.append(parameter.grad._values())
         else:
             values.append(parameter.grad)

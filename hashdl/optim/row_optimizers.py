@@ -64,8 +64,7 @@ class _RowOptimizer(torch.optim.Optimizer):
         with part("optimizer"):
             sparse = self._sparse_parameters()
             for parameter, group in sparse:
-                assert parameter.grad is not None
-                grad = coalesced(parameter.grad)
+                grad = coalesced(parameter)
                 rows = grad._indices()[0].to(torch.int32)
                 self._update_rows(parameter, self.state[parameter], group, rows, grad._values())
             with _hidden([parameter for parameter, _ in sparse]):

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from statistics import mean
 from typing import NamedTuple
 
 import torch
@@ -175,8 +176,8 @@ def tune(
         layer: an nn.Linear, a :class:`HashLinear`, or a :class:`HashSoftmaxWithLoss`. It is not
             changed.
         inputs: a sample of what it is given, (\\*, d): a thousand or more.
-        target_recall: share of the k largest outputs to be found, 0 to 1. Default: 0.95, unless
-            ``max_ms`` or ``max_touched`` is given alone: then the largest within that.
+        target_recall: share of the k largest outputs to be found, 0 to 1. Default: 0.95; with
+            ``max_ms`` the largest within it.
         max_touched: largest mean share of rows whose weights are read, 0 to 1.
         max_ms: most milliseconds a query.
         k: how many of the largest outputs count. Default: 10.
@@ -229,7 +230,7 @@ def _targets(recall: float | None, touched: float | None, ms: float | None) -> _
             raise ValueError(f"hashdl.tune: {name}: got {share}, wanted a share above 0, at most 1")
     if ms is not None and not ms > 0:
         raise ValueError(f"hashdl.tune: max_ms: got {ms}, wanted more than 0")
-    if recall is None and touched is None and ms is None:
+    if recall is None and ms is None:
         recall = 0.95
     return _Targets(recall, touched, ms)
 
@@ -344,24 +345,24 @@ class _Curve:
         """
         for P in _probe_counts(self.tables.sizes.P):
             found, exact, ranks = self._look(P)
-            if found > _MOST_FOUND * self.study.n_rows:
+            if mean(found) > _MOST_FOUND * self.study.n_rows:
                 return
             everything = self._trial(P, found, exact, {})
             yield everything
             for bits, of_true in ranks.items():
                 for A in (times * self.study.k for times in _RANKED):
-                    if found > A:
+                    if mean(found) > A:
                         recall = float((of_true < A).double().mean())
                         sketch = {"selection": "sketch", "sketch_bits": bits, "active": A}
                         yield self._trial(P, found, recall, sketch)
             if enough(everything):
                 return
 
-    def _look(self, P: int) -> tuple[float, float, dict[int, Tensor]]:
-        """Rows found, recall of all of them, and for each sketch the ranks of the true answers."""
+    def _look(self, P: int) -> tuple[list[int], float, dict[int, Tensor]]:
+        """Rows found, a query; recall of all; and for each sketch the ranks of the true answers."""
         study, tables = self.study, self.tables
         C = math.ceil(min(1.0, 1.5 * _MOST_FOUND) * study.n_rows)
-        counts, hits = 0, 0
+        hits, counts = 0, list[int]()
         ranks: dict[int, list[Tensor]] = {bits: [] for bits in _SKETCH_BITS}
         tried_on, answers = study.held_out[:_TRIED_ON], study.truth[:_TRIED_ON]
         for x, truth in zip(tried_on.split(_CHUNK), answers.split(_CHUNK), strict=True):
@@ -376,14 +377,14 @@ class _Curve:
             used = int((candidates >= 0).sum(1).max()) if candidates.numel() else 0
             candidates = candidates[:, :used].contiguous()
             missing = self._missing(candidates, truth)
-            counts += int((candidates >= 0).sum())
+            counts += (candidates >= 0).sum(1).tolist()
             hits += int((~missing).sum())
             queries = _with_one(x) @ self.query_planes
             for bits, parts in ranks.items():
                 scored = self._scores(queries, candidates, bits)
                 parts.append(_ranks(scored, self._scores(queries, truth.int(), bits), missing))
         of_all = {bits: torch.cat(parts) for bits, parts in ranks.items()}
-        return counts / len(tried_on), hits / answers.numel(), of_all
+        return counts, hits / answers.numel(), of_all
 
     def _missing(self, candidates: Tensor, truth: Tensor) -> Tensor:
         """Which of the true answers (B, k) are no candidates."""
@@ -396,8 +397,8 @@ class _Curve:
         scores = ops.sketch_scores(queries[:, :bits].contiguous(), words, self.norms, rows)
         return scores.masked_fill(rows < 0, -torch.inf)
 
-    def _trial(self, P: int, found: float, recall: float, sketch: dict[str, object]) -> Trial:
-        N = self.study.n_rows
+    def _trial(self, P: int, counts: list[int], recall: float, sketch: dict[str, object]) -> Trial:
+        N, found = self.study.n_rows, mean(counts)
         config = self.structure.config(
             self.base,
             probes=P,
@@ -406,7 +407,7 @@ class _Curve:
             candidates=min(N, math.ceil(2 * found) + 64),
             **({"selection": "exact", "active": self.study.k} | sketch),
         )
-        read = min(float(config.active), found) if sketch else found
+        read = mean(min(count, int(config.active)) for count in counts) if sketch else found
         return Trial(config, recall, read / N, found / N, self._estimate(config, found, read))
 
     def _estimate(self, config: HashConfig, found: float, read: float) -> float:
@@ -441,8 +442,7 @@ def _with_one(x: Tensor) -> Tensor:
 
 def _ranks(scores: Tensor, of_true: Tensor, missing: Tensor) -> Tensor:
     """How many candidates have higher scores than each true answer (B, k); many, if it is none."""
-    ordered = (-scores).sort(dim=1).values
-    ranks = torch.searchsorted(ordered, -of_true)
+    ranks = torch.stack([(scores > each[:, None]).sum(1) for each in of_true.t()], 1)
     return ranks.masked_fill(missing, torch.iinfo(torch.int64).max)
 
 

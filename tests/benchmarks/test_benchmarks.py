@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks import kernels, output_layer, plot, scaling, steps, time_to_accuracy
+from benchmarks import gpu, kernels, output_layer, plot, scaling, steps, time_to_accuracy
 from benchmarks.common import interleave
 from benchmarks.layers import (
     CONFIGS,
@@ -29,7 +29,7 @@ from hashdl.data import SparseDataset, write_xmc
 from hashdl.training.heads import DenseHead
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = ("output_layer", "scaling", "kernels", "time_to_accuracy", "plot")
+SCRIPTS = ("output_layer", "scaling", "kernels", "time_to_accuracy", "plot", "gpu")
 LAYER = ["--dim", "16", "--batch", "8", "--repeat", "2", "--config", "rehash_every=2"]
 Main = Callable[[list[str]], int]
 
@@ -139,6 +139,19 @@ def test_scaling(results: Path) -> None:
     result = load(results / "scaling.json")["contenders"]["hashed_shared"]
     assert isinstance(result["exponent"], float)
     assert {"step_ms", "parts_ms"} <= set(result["by_rows"]["600"])
+
+
+def test_gpu_runs_on_a_cpu_as_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "gpu.json"
+    sizes = ("--rows", "500", "600", "--batch", "4", "--dim", "16", "--steps", "1", "--repeat", "1")
+    assert gpu.main(["--device", "cpu", "--json", str(path), *sizes]) == 0
+    report = load(path)
+    for name in ("dense", "hashed"):
+        by_rows = report["contenders"][name]["by_rows"]
+        assert set(by_rows) == {"500", "600"}
+        assert all(figures["step_ms"] > 0 for figures in by_rows.values())
+    assert report["kernels"]["copy"]["share_of_copy"] == 1
+    assert "ms a step at 600 rows" in capsys.readouterr().out
 
 
 def test_kernels(results: Path) -> None:

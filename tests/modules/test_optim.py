@@ -12,6 +12,7 @@ from module_helpers import D, inputs, make_layer
 from torch import Tensor, nn
 
 from hashdl.optim import SGD, Adagrad, Adam, RowWiseAdagrad, RowWiseAdam, clip_grad_norm_
+from hashdl.optim.sparse import merged
 
 ROWS = 30
 Make = Callable[..., torch.optim.Optimizer]
@@ -190,6 +191,19 @@ def test_gradients_that_are_not_coalesced(make: Make, options: dict[str, Any]) -
     b.step()
     assert torch.equal(ours, theirs)
     assert (ours != parameter(ROWS, 5)).any(1).nonzero().flatten().tolist() == [0, 3, 7]
+
+
+@pytest.mark.parametrize("columns", [(), (3,)])
+@pytest.mark.parametrize("rows", [[], [4], [7, 3, 7, 0]])
+def test_merged_gradients_are_coalesced_ones(columns: tuple[int, ...], rows: list[int]) -> None:
+    weight = nn.Parameter(torch.zeros(ROWS, *columns))
+    values = torch.arange(len(rows) * max(1, sum(columns))).float().reshape(len(rows), *columns)
+    grad = torch.sparse_coo_tensor(
+        torch.tensor([rows], dtype=torch.long), values, weight.shape, check_invariants=False
+    )
+    ours, theirs = merged(weight, grad), grad.coalesce()
+    assert torch.equal(ours._indices(), theirs.indices())
+    assert torch.equal(ours._values(), theirs.values())
 
 
 def test_a_gradient_sparse_in_elements_is_refused() -> None:

@@ -114,3 +114,19 @@ def test_the_first_adam_steps_are_bias_corrected_in_double() -> None:
         weight, *state, samples.int32([0]), torch.full((1, 1), 3.0), lr=1.0, eps=0.0, step=1
     )
     assert weight.item() == pytest.approx(-1.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("call", [samples.kernel, samples.fallback])
+@pytest.mark.parametrize("name", ["sgd_rows_", "adagrad_rows_", "adam_rows_"])
+def test_an_entry_with_the_row_of_the_one_before_is_skipped(call: samples.Path, name: str) -> None:
+    given = samples.sample_dict(name)
+    padded = {
+        "rows": torch.cat([given["rows"], given["rows"][-1:].expand(70)]),
+        "grad": torch.cat([given["grad"], samples.randn(70, *given["grad"].shape[1:])]),
+    }
+    expected = samples.run(call(name), tuple(given.values()))
+    actual = samples.run(call(name), tuple((given | padded).values()))
+    names = [key for key, value in given.items() if isinstance(value, Tensor)]
+    for key, got, wanted in zip(names, actual, expected, strict=True):
+        if key not in padded:
+            assert torch.equal(got, wanted), key

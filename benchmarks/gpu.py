@@ -1,0 +1,220 @@
+"""Training steps of huge output layers and the kernels of this package on a GPU.
+
+Every contender trains the same layer on the same inputs: dense logits with cross_entropy, chunked
+linear cross-entropy, both with fused AdamW over all rows, and the hashed layer with Adam over the
+rows touched. Times are of CUDA events over whole steps, rehashing included; peaks are those of
+torch's allocator. Kernels are set against the bandwidth of a copy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmarks.common import Report, StopWanted, make_parser, new_report, positive, run_benchmark
+from benchmarks.layers import CONFIGS
+from hashdl import HashSoftmaxWithLoss, ops, optim
+
+#: One training step.
+Step = Callable[[], object]
+
+_WARM_UP, _KERNEL_RUNS = 3, 20
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = make_parser(__doc__, repeat=5)
+    made.add_argument("--device", default="cuda", help="default: cuda")
+    made.add_argument("--dim", type=positive, default=256, help="d (default: 256)")
+    made.add_argument("--batch", type=positive, default=1024, help="B (default: 1024)")
+    made.add_argument("--steps", type=positive, default=20, help="steps a round (default: 20)")
+    made.add_argument(
+        "--rows",
+        type=positive,
+        nargs="+",
+        default=[10**6, 10**7],
+        help="N of the layers (default: 1e6 1e7)",
+    )
+    return made
+
+
+def milliseconds(run: Step, times: int, device: torch.device) -> float:
+    """Mean time of some runs, by the device's own clock where it has one."""
+    if device.type != "cuda":
+        begin = time.perf_counter()
+        for _ in range(times):
+            run()
+        return (time.perf_counter() - begin) * 1e3 / times
+    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    first.record()
+    for _ in range(times):
+        run()
+    last.record()
+    last.synchronize()
+    return float(first.elapsed_time(last)) / times
+
+
+# ---- steps -------------------------------------------------------------------------------------
+
+
+def _dense(N: int, args: argparse.Namespace, chunked: bool) -> Callable[[Tensor, Tensor], Tensor]:
+    weight = nn.Parameter(_weight(N, args))
+    optimizer = torch.optim.AdamW([weight], lr=1e-3, fused=True)
+
+    def step(x: Tensor, target: Tensor) -> Tensor:
+        loss: Tensor = (
+            F.linear_cross_entropy(x, weight, target)
+            if chunked
+            else F.cross_entropy(x @ weight.t(), target)
+        )
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss
+
+    return step
+
+
+def _hashed(N: int, args: argparse.Namespace) -> Callable[[Tensor, Tensor], Tensor]:
+    layer = HashSoftmaxWithLoss(
+        args.dim, N, config=CONFIGS["hashed"], device=args.device, dtype=torch.bfloat16
+    )
+    optimizer = optim.Adam(layer.parameters(), lr=1e-3)
+
+    def step(x: Tensor, target: Tensor) -> Tensor:
+        loss: Tensor = layer(x, target).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss
+
+    return step
+
+
+def _weight(N: int, args: argparse.Namespace) -> Tensor:
+    drawn: Tensor = torch.randn(N, args.dim, device=args.device, dtype=torch.bfloat16)
+    return drawn.mul_(float(args.dim) ** -0.5)
+
+
+def contenders(
+    N: int, args: argparse.Namespace
+) -> dict[str, Callable[[], Callable[[Tensor, Tensor], Tensor]]]:
+    """What makes each contender's step, by name."""
+    made = {
+        "dense": lambda: _dense(N, args, chunked=False),
+        "chunked": lambda: _dense(N, args, chunked=True),
+        "hashed": lambda: _hashed(N, args),
+    }
+    if not hasattr(F, "linear_cross_entropy"):
+        del made["chunked"]
+    return made
+
+
+def measure_step(
+    make: Callable[[], Callable[[Tensor, Tensor], Tensor]], N: int, args: argparse.Namespace
+) -> dict[str, Any]:
+    """Median milliseconds a step, and peak memory; what went wrong where there is too little."""
+    device = torch.device(args.device)
+    cuda = device.type == "cuda"
+    if cuda:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        step = make()
+        x = torch.randn(args.batch, args.dim, device=device, dtype=torch.bfloat16)
+        x.requires_grad_()
+        target = torch.randint(N, (args.batch,), device=device)
+        milliseconds(lambda: step(x, target), _WARM_UP, device)
+        times = [
+            milliseconds(lambda: step(x, target), args.steps, device) for _ in range(args.repeat)
+        ]
+    except torch.OutOfMemoryError:
+        return {"error": "out of memory"}
+    figures: dict[str, Any] = {"step_ms": statistics.median(times)}
+    if cuda:
+        figures["peak_mb"] = torch.cuda.max_memory_allocated() / 1e6
+    return figures
+
+
+# ---- kernels -----------------------------------------------------------------------------------
+
+
+def kernel_calls(N: int, args: argparse.Namespace) -> dict[str, tuple[Step, float]]:
+    """Kernels that only move memory, and the bytes that they must move."""
+    B, A, d = args.batch, min(200, N), args.dim
+    generator = torch.Generator().manual_seed(args.seed)
+    weight, other = _weight(N, args), _weight(N, args)
+    x = torch.randn(B, d, device=args.device, dtype=torch.bfloat16)
+    rows = torch.randint(N, (B, A), generator=generator).to(args.device, torch.int32)
+    grad_z = torch.randn(B, A, device=args.device, dtype=torch.bfloat16)
+    exp_avg, exp_avg_sq = (torch.zeros(N, d, device=args.device) for _ in range(2))
+    U = int(rows.unique().numel())
+    touched = rows.unique().to(torch.int32)
+    grad = torch.randn(U, d, device=args.device, dtype=torch.bfloat16)
+    row, pairs = 2 * d, B * A
+
+    def adam() -> None:
+        ops.adam_rows_(weight, exp_avg, exp_avg_sq, touched, grad, lr=1e-6, step=1)
+
+    return {
+        "copy": (lambda: other.copy_(weight), 2 * N * row),
+        "gather_linear": (
+            lambda: ops.gather_linear(x, weight, None, rows),
+            pairs * (row + 6) + B * row,
+        ),
+        "gather_linear_backward": (
+            lambda: ops.gather_linear_backward(grad_z, x, weight, rows),
+            pairs * (row + 14) + 2 * B * row + U * row,
+        ),
+        "adam_rows_": (adam, U * (row * 3 + d * 16)),
+    }
+
+
+def measure_kernels(N: int, args: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Milliseconds, gigabytes a second, and their share of a copy's."""
+    device = torch.device(args.device)
+    figures: dict[str, dict[str, float]] = {}
+    for name, (call, moved) in kernel_calls(N, args).items():
+        milliseconds(call, _WARM_UP, device)
+        ms = milliseconds(call, _KERNEL_RUNS, device)
+        figures[name] = {"mb": moved / 1e6, "ms": ms, "gb_a_second": moved / ms / 1e6}
+    for figure in figures.values():
+        figure["share_of_copy"] = figure["gb_a_second"] / figures["copy"]["gb_a_second"]
+    return figures
+
+
+# ---- the script --------------------------------------------------------------------------------
+
+
+def measure(args: argparse.Namespace, stop: StopWanted) -> Report:
+    """The report: steps by contender and N, and kernels at the first N."""
+    if args.device == "cuda":
+        device = torch.cuda.get_device_name()
+        report = new_report("gpu", args, gpu=device, cuda=torch.version.cuda)
+    else:
+        report = new_report("gpu", args)
+    torch.manual_seed(args.seed)
+    for N in args.rows:
+        for name, make in contenders(N, args).items():
+            if stop():
+                return report
+            by_rows = report["contenders"].setdefault(name, {"by_rows": {}})["by_rows"]
+            by_rows[str(N)] = measure_step(make, N, args)
+    report["kernels"] = measure_kernels(args.rows[0], args)
+    return report
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark."""
+    return run_benchmark(parser(), measure, arguments)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,44 @@
+// Launches, and errors of the CUDA runtime. Nothing here waits for the device.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+#include "cuda/scratch.h"
+
+namespace hashdl::cuda {
+
+/// Throws when a call of the CUDA runtime failed.
+inline void check(cudaError_t error) {
+  if (error != cudaSuccess) {
+    throw std::runtime_error(std::string("hashdl: CUDA: ") + cudaGetErrorString(error));
+  }
+}
+
+/// Blocks for `count` items, `each` of them a block.
+inline int64_t blocks_for(int64_t count, int64_t each) { return (count + each - 1) / each; }
+
+/// Runs kernel(args...) on `blocks` blocks of `threads` threads with so many bytes of dynamic
+/// shared memory. No blocks: nothing happens.
+template <typename... Parameters, typename... Arguments>
+void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, size_t shared,
+            Stream stream, const Arguments&... arguments) {
+  constexpr size_t kWithoutAsking = 32 * 1024;  // of 48 KB, some for static arrays
+  if (blocks == 0) return;
+  if (blocks >= int64_t{1} << 31) throw std::runtime_error("hashdl: CUDA: 2^31 blocks or more");
+  if (shared > kWithoutAsking) {
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               static_cast<int>(shared)));
+  }
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(blocks));
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = shared;
+  config.stream = stream;
+  check(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...));
+}
+
+}  // namespace hashdl::cuda

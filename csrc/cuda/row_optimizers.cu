@@ -1,0 +1,182 @@
+#include "cuda/row_optimizers.h"
+
+#include "cpu/adam_constants.h"
+#include "cuda/device.h"
+#include "cuda/launch.h"
+#include "cuda/numbers.h"
+
+namespace hashdl::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+__device__ float root(float x) { return sqrtf(x); }
+__device__ double root(double x) { return sqrt(x); }
+
+/// The row of the warp's entry, or -1: there is none, or it was the entry before.
+template <typename T>
+__device__ int64_t row_of(const cpu::RowUpdate<T>& update, int64_t u, int64_t U, int64_t N) {
+  if (u >= U) return -1;
+  const int32_t row = update.rows[u];
+  require(row >= 0 && row < N, "hashdl: row optimizer: rows: got an id outside 0 to N - 1");
+  return u > 0 && update.rows[u - 1] == row ? -1 : row;
+}
+
+/// body(k, w, g) for the lane's columns, V from k on: weight and gradient, L2 decay included.
+template <int V, typename T, typename Body>
+__device__ void for_columns(const cpu::RowUpdate<T>& update, int64_t u, int64_t row,
+                            Accumulate<T> shrink, Accumulate<T> decay, const Body& body) {
+  for (int64_t k = lane() * V; k < update.d; k += kWarp * V) {
+    Accumulate<T> w[V], g[V];
+    load<V>(update.weight + row * update.d + k, w);
+    load<V>(update.grad + u * update.d + k, g);
+    for (int v = 0; v < V; ++v) {
+      w[v] *= shrink;
+      g[v] += decay * w[v];
+    }
+    body(k, w, g);
+  }
+}
+
+/// Mean of the squares of one row's gradient, in every lane.
+template <int V, typename T>
+__device__ Accumulate<T> mean_square(const cpu::RowUpdate<T>& update, int64_t u, int64_t row,
+                                     Accumulate<T> decay) {
+  using A = Accumulate<T>;
+  A sum = A(0);
+  for_columns<V>(update, u, row, A(1), decay, [&](int64_t, const A(&)[V], const A(&g)[V]) {
+    for (int v = 0; v < V; ++v) sum += g[v] * g[v];
+  });
+  return warp_sum(sum) / static_cast<A>(update.d);
+}
+
+template <typename T, int V>
+__global__ void __launch_bounds__(kThreads) sgd_kernel(cpu::SgdRows<T> args, int64_t U, int64_t N) {
+  using A = Accumulate<T>;
+  const cpu::RowUpdate<T>& up = args.update;
+  const int64_t u = thread_index() / kWarp, row = row_of(up, u, U, N);
+  if (row < 0) return;
+  const A lr = A(up.lr), momentum = A(args.momentum);
+  for_columns<V>(up, u, row, A(1), A(up.weight_decay), [&](int64_t k, A(&w)[V], A(&g)[V]) {
+    if (args.momentum_buffer != nullptr) {
+      A buffer[V];
+      load_state<V>(args.momentum_buffer + row * up.d + k, buffer);
+      for (int v = 0; v < V; ++v) {
+        buffer[v] = momentum * buffer[v] + g[v];
+        g[v] = args.nesterov ? g[v] + momentum * buffer[v] : buffer[v];
+      }
+      store_state<V>(buffer, args.momentum_buffer + row * up.d + k);
+    }
+    for (int v = 0; v < V; ++v) w[v] -= lr * g[v];
+    store<V>(w, up.weight + row * up.d + k);
+  });
+}
+
+template <typename T, int V>
+__global__ void __launch_bounds__(kThreads)
+    adagrad_kernel(cpu::AdagradRows<T> args, int64_t U, int64_t N) {
+  using A = Accumulate<T>;
+  const cpu::RowUpdate<T>& up = args.update;
+  const int64_t u = thread_index() / kWarp, row = row_of(up, u, U, N);
+  if (row < 0) return;
+  const A lr = A(up.lr), decay = A(up.weight_decay), eps = A(args.eps);
+  A rate = A(0);
+  if (args.row_wise) {
+    const A total = args.sum[row] + mean_square<V>(up, u, row, decay);
+    __syncwarp();
+    if (lane() == 0) args.sum[row] = total;
+    rate = lr / (root(total) + eps);
+  }
+  for_columns<V>(up, u, row, A(1), decay, [&](int64_t k, A(&w)[V], A(&g)[V]) {
+    if (args.row_wise) {
+      for (int v = 0; v < V; ++v) w[v] -= rate * g[v];
+    } else {
+      A sum[V];
+      load_state<V>(args.sum + row * up.d + k, sum);
+      for (int v = 0; v < V; ++v) {
+        sum[v] += g[v] * g[v];
+        w[v] -= lr * g[v] / (root(sum[v]) + eps);
+      }
+      store_state<V>(sum, args.sum + row * up.d + k);
+    }
+    store<V>(w, up.weight + row * up.d + k);
+  });
+}
+
+template <typename T, int V>
+__global__ void __launch_bounds__(kThreads)
+    adam_kernel(cpu::AdamRows<T> args, cpu::AdamConstants<Accumulate<T>> c, int64_t U, int64_t N) {
+  using A = Accumulate<T>;
+  const cpu::RowUpdate<T>& up = args.update;
+  const int64_t u = thread_index() / kWarp, row = row_of(up, u, U, N);
+  if (row < 0) return;
+  A rate = A(0);
+  if (args.row_wise) {
+    const A mean = c.rest2 * mean_square<V>(up, u, row, c.decay);
+    const A total = c.beta2 * args.exp_avg_sq[row] + mean;
+    __syncwarp();
+    if (lane() == 0) args.exp_avg_sq[row] = total;
+    rate = c.step_size / (root(total) * c.correction + c.eps);
+  }
+  for_columns<V>(up, u, row, c.shrink, c.decay, [&](int64_t k, A(&w)[V], A(&g)[V]) {
+    A m[V];
+    load_state<V>(args.exp_avg + row * up.d + k, m);
+    for (int v = 0; v < V; ++v) m[v] += c.rest1 * (g[v] - m[v]);
+    store_state<V>(m, args.exp_avg + row * up.d + k);
+    if (args.row_wise) {
+      for (int v = 0; v < V; ++v) w[v] -= rate * m[v];
+    } else {
+      A square[V];
+      load_state<V>(args.exp_avg_sq + row * up.d + k, square);
+      for (int v = 0; v < V; ++v) {
+        square[v] = c.beta2 * square[v] + c.rest2 * g[v] * g[v];
+        w[v] -= c.step_size * m[v] / (root(square[v]) * c.correction + c.eps);
+      }
+      store_state<V>(square, args.exp_avg_sq + row * up.d + k);
+    }
+    store<V>(w, up.weight + row * up.d + k);
+  });
+}
+
+/// Blocks for a warp a row.
+int64_t warp_blocks(int64_t U) { return blocks_for(U, kThreads / kWarp); }
+
+}  // namespace
+
+template <typename T>
+void sgd_rows(const cpu::SgdRows<T>& args, int64_t U, int64_t N, Stream stream) {
+  const auto run = [&]<int V>() {
+    launch(sgd_kernel<T, V>, warp_blocks(U), kThreads, 0, stream, args, U, N);
+  };
+  with_width<T>(args.update.d, run, args.update.weight, args.update.grad, args.momentum_buffer);
+}
+
+template <typename T>
+void adagrad_rows(const cpu::AdagradRows<T>& args, int64_t U, int64_t N, Stream stream) {
+  const auto run = [&]<int V>() {
+    launch(adagrad_kernel<T, V>, warp_blocks(U), kThreads, 0, stream, args, U, N);
+  };
+  with_width<T>(args.update.d, run, args.update.weight, args.update.grad, args.sum);
+}
+
+template <typename T>
+void adam_rows(const cpu::AdamRows<T>& args, int64_t U, int64_t N, Stream stream) {
+  const auto constants = cpu::adam_constants(args);
+  const auto run = [&]<int V>() {
+    launch(adam_kernel<T, V>, warp_blocks(U), kThreads, 0, stream, args, constants, U, N);
+  };
+  with_width<T>(args.update.d, run, args.update.weight, args.update.grad, args.exp_avg,
+                args.exp_avg_sq);
+}
+
+#define HASHDL_INSTANTIATE(T)                                                          \
+  template void sgd_rows<T>(const cpu::SgdRows<T>&, int64_t, int64_t, Stream);         \
+  template void adagrad_rows<T>(const cpu::AdagradRows<T>&, int64_t, int64_t, Stream); \
+  template void adam_rows<T>(const cpu::AdamRows<T>&, int64_t, int64_t, Stream);
+HASHDL_INSTANTIATE(float)
+HASHDL_INSTANTIATE(double)
+HASHDL_INSTANTIATE(BFloat16)
+HASHDL_INSTANTIATE(Half)
+#undef HASHDL_INSTANTIATE
+
+}  // namespace hashdl::cuda

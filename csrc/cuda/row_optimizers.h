@@ -1,0 +1,19 @@
+// Optimizer steps that touch only the rows with a gradient: a warp a row, in one pass. The
+// arguments are those of the CPU kernels, and so is what they do: a row that is equal to the one
+// before it is skipped.
+#pragma once
+
+#include "cpu/row_optimizers.h"
+#include "cuda/scratch.h"
+
+namespace hashdl::cuda {
+
+/// Of U rows and N in all.
+template <typename T>
+void sgd_rows(const cpu::SgdRows<T>& args, int64_t U, int64_t N, Stream stream);
+template <typename T>
+void adagrad_rows(const cpu::AdagradRows<T>& args, int64_t U, int64_t N, Stream stream);
+template <typename T>
+void adam_rows(const cpu::AdamRows<T>& args, int64_t U, int64_t N, Stream stream);
+
+}  // namespace hashdl::cuda

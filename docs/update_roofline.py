@@ -1,0 +1,187 @@
+"""Write the roofline table into docs/cuda.md: ``python docs/update_roofline.py``.
+
+What each kernel must move and multiply in a training step of one large layer, and how long an H200
+takes for it at least. Nothing here is measured.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+PAGE = Path(__file__).resolve().parent / "cuda.md"
+BEGIN, END = "<!-- roofline:begin -->\n", "<!-- roofline:end -->\n"
+
+# NVIDIA's figures for the H200 SXM: memory, dense bf16 matrix products, float32 elsewhere.
+BYTES_A_SECOND, MATRIX_FLOPS, FLOPS = 4.8e12, 989e12, 67e12
+SECTOR = 32  # bytes: the least that is read from memory
+LAUNCH = 3e-6  # seconds a kernel takes to start, where the one before it is over
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Sizes of a step; letters as in docs/architecture.md, 16-bit weights."""
+
+    N: int
+    B: int = 1024
+    d: int = 256
+    L: int = 8
+    K: int = 16
+    P: int = 4
+    C: int = 300
+    cap: int = 64
+    A: int = 200
+
+    @property
+    def pairs(self) -> int:
+        """(sample, row) pairs."""
+        return self.B * self.A
+
+    @property
+    def U(self) -> int:
+        """Distinct rows of a batch, if rows are met alike often."""
+        return round(self.N * (1 - (1 - 1 / self.N) ** self.pairs))
+
+    @property
+    def bucket(self) -> int:
+        """Rows read from a bucket."""
+        return min(self.cap, max(1, self.N >> self.K))
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one kernel moves between memory and chip, and computes."""
+
+    name: str
+    moved: float
+    flops: float = 0
+    rate: float = FLOPS
+    launches: int = 1
+
+    @property
+    def started(self) -> float:
+        """Seconds with the start of its launches."""
+        return self.seconds + LAUNCH * self.launches
+
+    @property
+    def seconds(self) -> float:
+        """At least."""
+        return max(self.moved / BYTES_A_SECOND, self.flops / self.rate)
+
+
+def sectors(count: int) -> int:
+    """Bytes read for so many at a random place."""
+    return -(-count // SECTOR) * SECTOR
+
+
+def hashed_step(s: Layer) -> list[Work]:
+    """The kernels of a hashed layer's step, exact selection and Adam with float32 states."""
+    B, d, LK = s.B, s.d, s.L * s.K
+    buckets, row = B * s.L * s.P, 2 * d
+    passes = -(-s.N.bit_length() // 8)  # of a radix sort, 8 bits each
+    return [
+        Work("projections (torch)", B * d * 2 + d * LK * 4 + B * LK * 4, 2 * B * d * LK),
+        Work("probe_signs", B * LK * 4 + buckets * 4),
+        Work("lookup", buckets * (4 + SECTOR + sectors(4 * s.bucket)) + B * s.C * 8),
+        Work("gather_forward, C candidates", B * s.C * (row + 4 + 2) + B * row, 2 * B * s.C * d),
+        Work("select", B * s.C * 8 + s.pairs * 8),
+        Work("active_log_prob, forward and backward", s.pairs * (4 + 2) * 2 + s.pairs * 2),
+        Work("group_rows", s.pairs * (16 * passes + 40) + s.U * 12, launches=5 + passes),
+        Work("gather_backward_input", s.pairs * (row + 6) + B * row, 2 * s.pairs * d),
+        Work("gather_backward_weight", s.pairs * 8 + B * row + s.U * row, 2 * s.pairs * d),
+        Work(
+            "merged gradient (optimizer)", s.U * (2 * row + 16 * passes + 40), launches=6 + passes
+        ),
+        Work("adam_rows_", s.U * d * (2 + 2 * 2 + 4 * 4), 12 * s.U * d),
+        Work("build_tables, one table in a while", s.N * (16 * 2 + 12) + (4 << s.K)),
+    ]
+
+
+def dense_step(s: Layer) -> list[Work]:
+    """A dense layer, cross_entropy and fused AdamW with 16-bit states."""
+    logits, weights = 2 * s.B * s.N, s.N * s.d
+    product = 2 * s.B * weights
+    return [
+        Work("logits", 2 * weights + logits, product, MATRIX_FLOPS),
+        Work("cross_entropy, forward and backward", 5 * logits),
+        Work("gradient of the input", 2 * weights + logits, product, MATRIX_FLOPS),
+        Work("gradient of the weight", 2 * weights + logits, product, MATRIX_FLOPS),
+        Work("fused AdamW", weights * 2 * 7),
+    ]
+
+
+def inference(s: Layer) -> tuple[float, float]:
+    """Seconds of dense logits, and of a look-up with exact scores."""
+    hashed = [work for work in hashed_step(s)[:5] if "select" not in work.name]
+    return dense_step(s)[0].started, sum(work.started for work in hashed)
+
+
+def break_even(hashed_seconds: float, *, training: bool, B: int) -> int:
+    """Rows from which on a dense step takes longer than so many seconds."""
+    N = 1024
+    while True:
+        layer = Layer(N=N, B=B)
+        dense = dense_step(layer) if training else dense_step(layer)[:1]
+        if sum(work.started for work in dense) > hashed_seconds:
+            return N
+        N = N * 5 // 4
+
+
+def row_of(work: Work) -> str:
+    """A line of the table."""
+    return (
+        f"| {work.name} | {work.moved / 1e6:,.1f} | {work.flops / 1e9:,.2f} "
+        f"| {work.seconds * 1e6:,.1f} |"
+    )
+
+
+def table(title: str, works: list[Work]) -> str:
+    """Markdown, with a sum."""
+    lines = [
+        f"| {title} | MB | GFLOP | µs at least |",
+        "|---|---|---|---|",
+        *(row_of(work) for work in works),
+        f"| sum | | | {sum(work.seconds for work in works) * 1e6:,.0f} |",
+    ]
+    return "\n".join(lines)
+
+
+def section() -> str:
+    """What stands between the markers."""
+    small, large = Layer(N=10**6), Layer(N=10**7)
+    parts = [
+        f"B = {small.B:,}, d = {small.d}, bf16, L = {small.L}, K = {small.K}, P = {small.P}, "
+        f"cap = {small.cap}, C = {small.C}, A = {small.A}; rows met alike often: "
+        f"U = {small.U:,} of 10⁶, {large.U:,} of 10⁷.",
+    ]
+    for name, layer in (("10⁶", small), ("10⁷", large)):
+        parts.append(table(f"hashed, N = {name}", hashed_step(layer)))
+        parts.append(table(f"dense, N = {name}", dense_step(layer)))
+        dense, hashed = (sum(w.seconds for w in step(layer)) for step in (dense_step, hashed_step))
+        parts.append(f"Ratio of the sums at N = {name}: {dense / hashed:.0f}.")
+    hashed = sum(work.started for work in hashed_step(small))
+    training = break_even(hashed, training=True, B=small.B)
+    lines = [
+        f"With {LAUNCH * 1e6:.0f} µs for the start of each kernel, a dense training step takes as "
+        f"long as the hashed one at N = 10⁶ from about {training:,} rows on."
+    ]
+    for B in (1024, 1):
+        dense_time, hashed_time = inference(Layer(N=10**6, B=B))
+        answer = break_even(hashed_time, training=False, B=B)
+        lines.append(
+            f"Inference with B = {B:,}: {dense_time * 1e6:,.1f} µs dense and "
+            f"{hashed_time * 1e6:,.1f} µs hashed at N = 10⁶, even at about {answer:,} rows."
+        )
+    parts.append("\n".join(lines))
+    return "\n" + "\n\n".join(parts) + "\n\n"
+
+
+def main() -> None:
+    """Rewrite the section between the markers."""
+    before, rest = PAGE.read_text().split(BEGIN)
+    after = rest.split(END)[1]
+    PAGE.write_text(before + BEGIN + section() + END + after)
+
+
+if __name__ == "__main__":
+    main()

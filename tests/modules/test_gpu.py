@@ -1,0 +1,61 @@
+"""Layers on a GPU against the same layers on the CPU."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from hashdl import HashConfig, HashLinear, HashSoftmaxWithLoss, optim
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+
+CONFIG = HashConfig(active=20, random=5, candidates=60, tables=6, probes=4, sparse_grad=True)
+
+
+def pair(layer: nn.Module) -> tuple[nn.Module, nn.Module]:
+    return layer, copy.deepcopy(layer).cuda()
+
+
+@pytest.mark.parametrize("selection", ["exact", "sketch", "frequency", "union"])
+def test_active_rows_are_those_of_the_cpu(selection: str) -> None:
+    """But for projections and scores whose last bits decide."""
+    torch.manual_seed(0)
+    config = CONFIG.replace(selection=selection)
+    on_cpu, on_gpu = pair(HashLinear(16, 500, config=config).eval())
+    x = torch.randn(30, 16)
+    expected, actual = on_cpu.active(x), on_gpu.active(x.cuda()).cpu()
+    assert (actual == expected).float().mean() > 0.99
+
+
+@pytest.mark.parametrize("sparse_grad", [False, True])
+def test_training_goes_as_on_the_cpu(sparse_grad: bool) -> None:
+    torch.manual_seed(0)
+    config = CONFIG.replace(active=1.0, candidates=500, sparse_grad=sparse_grad)
+    layers = pair(HashSoftmaxWithLoss(16, 500, config=config))
+    optimizers = [optim.Adam(layer.parameters(), lr=0.01) for layer in layers]
+    for _ in range(5):
+        x, target = torch.randn(30, 16), torch.randint(500, (30,))
+        losses = []
+        for layer, optimizer, device in zip(layers, optimizers, ("cpu", "cuda"), strict=True):
+            loss = layer(x.to(device), target.to(device)).loss
+            loss.backward()
+            optim.clip_grad_norm_(layer.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(loss.detach().cpu())
+        torch.testing.assert_close(losses[1], losses[0], rtol=1e-3, atol=1e-3)
+
+
+def test_a_sparse_gradient_of_two_passes_is_that_of_a_dense_one() -> None:
+    torch.manual_seed(0)
+    sparse = HashLinear(16, 500, config=CONFIG).cuda()
+    dense = copy.deepcopy(sparse)
+    dense.config = CONFIG.replace(sparse_grad=False)
+    x = torch.randn(30, 16, device="cuda")
+    for layer in (sparse, dense):
+        for part in x.chunk(2):
+            layer(part).square().sum().backward()
+    torch.testing.assert_close(sparse.weight.grad.to_dense(), dense.weight.grad)

@@ -1,0 +1,79 @@
+"""The CUDA kernels and the ops over them for the host: see tests/cuda/simt/cuda_runtime.h."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import torch
+from cuda_samples import CASES
+from ops_samples import overload
+from torch.utils import cpp_extension
+
+ROOT = Path(__file__).resolve().parents[2]
+SIMT = ROOT / "tests/cuda/simt"
+BUILD = ROOT / "build" / "simt"
+CXX = shutil.which("c++")
+
+
+def _on_gpu(source: Path) -> bool:
+    """Whether a source has CUDA kernels to run, or belongs to those that have."""
+    return "STABLE_TORCH_LIBRARY_IMPL" not in source.read_text()
+
+
+FLAGS = [
+    *("-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off"),
+    *("-Wno-unknown-pragmas", "-DHASHDL_SIMD_LEVEL=baseline"),
+    "-DTORCH_TARGET_VERSION=0x020b000000000000",
+    *(f"-I{folder}" for folder in (SIMT, ROOT / "csrc")),
+    *(f"-isystem {folder}" for folder in cpp_extension.include_paths()),
+]
+SOURCES = [
+    *sorted((ROOT / "csrc/cuda").glob("*.cu")),
+    *(path for path in sorted((ROOT / "csrc/ops").glob("*.cpp")) if _on_gpu(path)),
+    *sorted((ROOT / "csrc/cpu").glob("*.cpp")),
+    SIMT / "simt.cpp",
+]
+
+
+def _plan(library: Path) -> str:
+    objects = {source: BUILD / f"{source.parent.name}.{source.name}.o" for source in SOURCES}
+    folders = " ".join(f"-L{folder}" for folder in cpp_extension.library_paths())
+    lines = [
+        "rule cxx",
+        f"  command = c++ -MD -MF $out.d {' '.join(FLAGS)} -x c++ -c $in -o $out",
+        "  depfile = $out.d",
+        "  deps = gcc",
+        "rule link",
+        f"  command = c++ -shared $in -o $out {folders} -ltorch_cpu -ltorch",
+        *(f"build {output}: cxx {source}" for source, output in objects.items()),
+        f"build {library}: link {' '.join(map(str, objects.values()))}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+@cache
+def build() -> Path:
+    """The library, built anew where a source has changed."""
+    import ninja
+
+    BUILD.mkdir(parents=True, exist_ok=True)
+    library = BUILD / "hashdl_simt.so"
+    (BUILD / "build.ninja").write_text(_plan(library))
+    command = [str(Path(ninja.BIN_DIR) / "ninja"), "-C", str(BUILD), "--quiet"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        raise RuntimeError(f"the kernels do not compile for the host:\n{result.stdout[-8000:]}")
+    return library
+
+
+@cache
+def define_ops() -> torch.library.Library:
+    """torch.ops.hashdl_simt with the schemas of torch.ops.hashdl, and their kernels."""
+    library = torch.library.Library("hashdl_simt", "DEF")
+    for name in CASES:
+        library.define(str(overload(name)._schema).removeprefix("hashdl::"))
+    torch.ops.load_library(str(build()))
+    return library
