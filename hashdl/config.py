@@ -71,6 +71,12 @@ class HashConfig:
             more rows there are, is hashed again about as often as it changes.
         rehash_growth: factor on that interval after each rehash, at least 1; it grows to 100
             times the first. Default: 1.05.
+        rehash_drift: share of codes, 0 to 1, above which a rehash comes early: of the rows that
+            were active since they were hashed, some are hashed again every 16th part of
+            :attr:`rehash_every`, and when so many of their codes have changed, the rehash is
+            completed: after a quarter of :attr:`rehash_every` at the earliest, and at its usual
+            time at the latest. Let the interval grow fast with it. What is left of a rehash is
+            done in one step then. Default: ``None``, at the usual time.
         fill: value of inactive outputs of :meth:`HashLinear.forward`. Default: 0.0.
         sparse_grad: give ``weight`` and ``bias`` sparse COO gradients that hold the active rows
             alone, for :mod:`hashdl.optim`; else dense ones, which every optimizer takes but
@@ -115,6 +121,7 @@ class HashConfig:
     balance: bool | None = None
     rehash_every: int | None = None
     rehash_growth: float = 1.05
+    rehash_drift: float | None = None
     fill: float = 0.0
     sparse_grad: bool = False
     auto: bool = False
@@ -140,6 +147,8 @@ class HashConfig:
         self._check("sketch_bits", self.sketch_bits % 32 == 0, "a multiple of 32")
         self._check_int("shared", 0)
         self._check("rehash_growth", 1 <= self.rehash_growth < math.inf, "1 or more, and finite")
+        if self.rehash_drift is not None:
+            self._check("rehash_drift", 0 < self.rehash_drift <= 1, "None or a share above 0 to 1")
         self._check_int("seed", -(2**63))
         self._check("seed", self.seed < 2**63, "an int of 64 bits")
         self._check_share("active", lowest=1)

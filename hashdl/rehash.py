@@ -30,7 +30,7 @@ from hashdl import ops
 from hashdl.hashing import sketching
 from hashdl.hashing.functions import Functions, Scheme
 from hashdl.precision import own_dtype
-from hashdl.schedule import next_rehash
+from hashdl.schedule import earliest_rehash, looks_for_drift, next_rehash
 
 # Tables hashed together: more of them read a row less often, and wait longer for one another.
 _GROUP, _MOST_GROUPS = 8, 8  # a byte of `dirty` has 8 bits
@@ -40,6 +40,8 @@ _SLICE = 1 << 12
 _BUILD_SHARE = 32
 # Projections made at once, of float32: they stay in cache until they are codes.
 _PROJECTIONS = 1 << 18
+# Touched rows that are hashed again to see whether they have drifted.
+_DRIFT_ROWS = 128
 
 
 def groups_of(tables: int) -> list[range]:
@@ -144,6 +146,7 @@ class _Settings(NamedTuple):
     seed: int
     every: int
     growth: float
+    drift: float | None
     training: bool
 
 
@@ -338,6 +341,33 @@ class _Rehash:
                 self.put_in_force(piece)
             state.done = done
 
+    def has_drifted(self, state: State, now: int) -> bool:
+        """Whether so many codes of touched rows have changed that the cycle is to end early."""
+        threshold, every = self.given.drift, self.given.every
+        if threshold is None or not looks_for_drift(now, state.start, every):
+            return False
+        # While functions are renewed, codes of the old ones tell nothing.
+        if state.renewed or state.due <= max(now, earliest_rehash(state.start, every)):
+            return False
+        return self.drift() >= threshold
+
+    def drift(self) -> float:
+        """Share of changed codes among touched rows, of a sample of both.
+
+        In the last group of tables: its rows are hashed at the end of a cycle.
+        """
+        index = len(self.groups) - 1
+        group = self.groups[index]
+        touched = (self.buffers.dirty & (1 << index)).nonzero().squeeze(1)
+        some = touched[:: max(1, -(-touched.numel() // _DRIFT_ROWS))]
+        if some.numel() == 0:
+            return 0.0
+        codes = self.buffers.codes[group.start : group.stop, some]
+        fresh = torch.empty_like(codes)
+        rows = _Rows(self.weight, self.bias, some)
+        _hash_rows(rows, self.scheme, self.functions, group, fresh)
+        return float((fresh != codes).double().mean())
+
     def begin(self, state: State, balance: bool) -> None:
         """Choose the functions of a cycle."""
         # Queries change as a model learns: balance again at rehash 1, 2, 4, 8, ...
@@ -456,6 +486,8 @@ def _refresh_tables_(weight: Tensor, bias: Tensor | None, *rest: Any) -> None:
             state.built, (state.version, state.pointer) = 1, key
             state.balanced = int(balance)
         elif training:
+            if rehash.has_drifted(state, now):
+                state.due = max(now, earliest_rehash(state.start, given.every))
             rehash.advance(state, now, balance)
     finished = training and now >= state.due
     if finished or state.rehashes == 0:
@@ -478,7 +510,7 @@ def _schema() -> str:
     ]
     settings = (
         "str family, str transform, int bits, str buckets, int capacity, bool center_rows, "
-        "int seed, int every, float growth"
+        "int seed, int every, float growth, float? drift"
     )
     arguments = ["Tensor weight", "Tensor? bias", *buffers, settings, "bool training"]
     return f"refresh_tables_({', '.join(arguments)}) -> ()"

@@ -172,6 +172,7 @@ class HashTables(nn.Module):
                 self.config.seed,
                 self.rehash_every,
                 self.config.rehash_growth,
+                self.config.rehash_drift,
                 training,
             )
         self._known_fresh = () if training else self._freshness(weight, bias)

@@ -466,6 +466,7 @@ def refresh_tables__args(
         "center_rows": config.center,
         "every": tables.rehash_every,
         "growth": config.rehash_growth,
+        "drift": config.rehash_drift,
         "training": training,
     }
     return _with_buffers("refresh_tables_", tables, settings)
