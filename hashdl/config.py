@@ -77,6 +77,9 @@ class HashConfig:
             completed: after a quarter of :attr:`rehash_every` at the earliest, and at its usual
             time at the latest. Let the interval grow fast with it. What is left of a rehash is
             done in one step then. Default: ``None``, at the usual time.
+        background: build tables in a thread, beside the training step. They come in force a step
+            later than they would, however long the thread takes: results do not depend on its
+            speed. Default: ``False``.
         fill: value of inactive outputs of :meth:`HashLinear.forward`. Default: 0.0.
         sparse_grad: give ``weight`` and ``bias`` sparse COO gradients that hold the active rows
             alone, for :mod:`hashdl.optim`; else dense ones, which every optimizer takes but
@@ -122,6 +125,7 @@ class HashConfig:
     rehash_every: int | None = None
     rehash_growth: float = 1.05
     rehash_drift: float | None = None
+    background: bool = False
     fill: float = 0.0
     sparse_grad: bool = False
     auto: bool = False

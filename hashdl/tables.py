@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hashdl import ops
+from hashdl.background import Background
 from hashdl.config import HashConfig
 from hashdl.hashing import balancing
 from hashdl.hashing.functions import Scheme, project_queries
@@ -82,6 +83,7 @@ class HashTables(nn.Module):
         self.rehash_every = config.rehash_interval(n_rows)
         K, L = self.sizes.K, self.sizes.L
         self._known_fresh: tuple[int, ...] = ()
+        self.background = Background()
 
         def buffer(name: str, shape: tuple[int, ...], dtype: torch.dtype = torch.int32) -> None:
             zeros = torch.zeros(shape, dtype=dtype, device=device)
@@ -173,6 +175,7 @@ class HashTables(nn.Module):
                 self.rehash_every,
                 self.config.rehash_growth,
                 self.config.rehash_drift,
+                self.background.number if self.config.background else 0,
                 training,
             )
         self._known_fresh = () if training else self._freshness(weight, bias)

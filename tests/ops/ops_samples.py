@@ -467,6 +467,7 @@ def refresh_tables__args(
         "every": tables.rehash_every,
         "growth": config.rehash_growth,
         "drift": config.rehash_drift,
+        "background": 0,
         "training": training,
     }
     return _with_buffers("refresh_tables_", tables, settings)
