@@ -44,6 +44,7 @@ def tables_of(report: Report) -> list[Figures]:
             *(_parts_by_rows(name, result) for name, result in report["contenders"].items()),
         ],
         "kernels": lambda: [_kernels(report)],
+        "retrieval": lambda: [_indices(report), _settings(report)],
         "gpu": lambda: [
             _by_rows(report, "step_ms", "ms a step at {:,} rows"),
             _by_rows(report, "peak_mb", "peak MB at {:,} rows"),
@@ -179,6 +180,37 @@ def _bandwidths(report: Report) -> Figures:
             ("ms", "ms", "{:.3f}"),
             ("GB/s", "gb_a_second", "{:,.0f}"),
             ("of a copy", "share_of_copy", "{:.0%}"),
+        ),
+    )
+
+
+def _indices(report: Report) -> Figures:
+    """What each index costs, and its speed at the recall compared at."""
+    at, batch = report["settings"]["at"], report["settings"]["batch"]
+    return _columns(
+        report["contenders"],
+        (
+            ("s to build", "build_seconds", "{:.2f}"),
+            ("MB beside the rows", "index_mb", "{:,.1f}"),
+            (f"ms a query at recall {at:g}", "ms_single_at", "{:.3f}"),
+            (f"in batches of {batch}", "ms_batch_at", "{:.4f}"),
+        ),
+    )
+
+
+def _settings(report: Report) -> Figures:
+    """Every setting of every contender."""
+    points = {
+        f"{name}, {setting}": point
+        for name, result in report["contenders"].items()
+        for setting, point in result["points"].items()
+    }
+    return _columns(
+        points,
+        (
+            ("recall", "recall", "{:.4f}"),
+            ("ms a query", "ms_single", "{:.3f}"),
+            ("in batches", "ms_batch", "{:.4f}"),
         ),
     )
 

@@ -139,6 +139,13 @@ def build_tables_args(N: int = 30, L: int = 3, bits: int = 3) -> Args:
     return codes, bits
 
 
+def limit_buckets_args(
+    N: int = 30, L: int = 3, bits: int = 2, capacity: int = 4, replacement: str = "reservoir"
+) -> Args:
+    offsets, rows = reference.build_tables(*build_tables_args(N, L, bits))
+    return offsets, rows, capacity, replacement, 5, 2
+
+
 def mark_rows__args(B: int = 4, A: int = 5, N: int = 40, bits: int = 3) -> Args:
     return torch.full((N,), 128, dtype=torch.uint8), row_ids(B, A, N), bits
 
@@ -509,10 +516,11 @@ def refresh_tables__args(
     queries: int = 0,
     sketch: bool = True,
     training: bool = True,
+    family: str = "simhash",
 ) -> Args:
     """``queries``: how many have been observed; planes are balanced after d + 1."""
     selection = "sketch" if sketch else "exact"
-    config = HashConfig(bits=bits, tables=L, balance=balance, selection=selection)
+    config = HashConfig(family=family, bits=bits, tables=L, balance=balance, selection=selection)
     tables = HashTables(N, d, config)
     tables.observe(uneven(queries, d), training=True)
     settings: dict[str, Any] = {
@@ -521,10 +529,14 @@ def refresh_tables__args(
         "family": config.family,
         "transform": config.transform or "",
         "bits": bits,
+        "buckets": config.buckets,
+        "capacity": 0,
         "seed": config.seed,
         "center_rows": config.center,
         "every": tables.rehash_every,
         "growth": config.rehash_growth,
+        "drift": config.rehash_drift,
+        "background": 0,
         "training": training,
     }
     return _with_buffers("refresh_tables_", tables, settings)
@@ -550,6 +562,7 @@ OPS = (
     "densified_projections",
     "hadamard_projections",
     "build_tables",
+    "limit_buckets",
     "mark_rows_",
     "probe_signs",
     "best_columns",

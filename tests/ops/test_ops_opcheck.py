@@ -21,6 +21,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("hadamard_projections", {"D": 1, "C": 0}),
     ("build_tables", {}),
     ("build_tables", {"N": 1, "bits": 1}),
+    ("limit_buckets", {}),
+    ("limit_buckets", {"capacity": 100, "replacement": "fifo"}),
     ("mark_rows_", {}),
     ("probe_signs", {}),
     ("probe_signs", {"B": 0, "probes": 100}),
@@ -66,6 +68,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("refresh_tables_", {"queries": 20}),
     ("refresh_tables_", {"balance": False}),
     ("refresh_tables_", {"sketch": False, "L": 9}),
+    ("refresh_tables_", {"family": "kmeans", "queries": 20}),
     ("observe_queries_", {}),
     ("observe_queries_", {"B": 0, "training": False}),
 ]
