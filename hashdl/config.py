@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from hashdl.hashing import FAMILIES
 from hashdl.hashing.transforms import TRANSFORMS
-from hashdl.ops import MAX_BITS, SELECTIONS
+from hashdl.ops import MAX_BITS, REPLACEMENTS, SELECTIONS
 
 # Of the default schedule: steps from one rehash to the next, and rows hashed in each of them.
 _SHORTEST_INTERVAL, _ROWS_A_STEP = 50, 4000
@@ -34,6 +34,12 @@ class HashConfig:
             where the query is nearest to the hyperplane. Default: 4.
         cap: most rows read from one bucket; a fuller one is read from a random place on.
             Default: 128.
+        buckets: what a bucket keeps: ``"exact"``, every row; ``"fifo"``, the last ``capacity`` rows
+            by their index; ``"reservoir"``, a uniform sample of ``capacity`` rows, another one in
+            each table. The latter two bound the memory of tables whose rows are alike.
+            Default: ``"exact"``.
+        capacity: most rows that a bucket keeps, unless it is ``"exact"``.
+            Default: ``None``, as many as :attr:`cap` says.
         candidates: ``C``, most distinct rows kept from the look-up, a sample.
             Default: ``None``, four times the active rows.
         active: ``A``, the rows a sample computes: a float is a share of ``N``, an int is a number
@@ -65,6 +71,15 @@ class HashConfig:
             more rows there are, is hashed again about as often as it changes.
         rehash_growth: factor on that interval after each rehash, at least 1; it grows to 100
             times the first. Default: 1.05.
+        rehash_drift: share of codes, 0 to 1, above which a rehash comes early: of the rows that
+            were active since they were hashed, some are hashed again every 16th part of
+            :attr:`rehash_every`, and when so many of their codes have changed, the rehash is
+            completed: after a quarter of :attr:`rehash_every` at the earliest, and at its usual
+            time at the latest. Let the interval grow fast with it. What is left of a rehash is
+            done in one step then. Default: ``None``, at the usual time.
+        background: build tables in a thread, beside the training step. They come in force a step
+            later than they would, however long the thread takes: results do not depend on its
+            speed. Default: ``False``.
         fill: value of inactive outputs of :meth:`HashLinear.forward`. Default: 0.0.
         sparse_grad: give ``weight`` and ``bias`` sparse COO gradients that hold the active rows
             alone, for :mod:`hashdl.optim`; else dense ones, which every optimizer takes but
@@ -95,6 +110,8 @@ class HashConfig:
     tables: int = 16
     probes: int = 4
     cap: int = 128
+    buckets: str = "exact"
+    capacity: int | None = None
     candidates: int | None = None
     active: float | int = 0.05
     selection: str = "exact"
@@ -107,6 +124,8 @@ class HashConfig:
     balance: bool | None = None
     rehash_every: int | None = None
     rehash_growth: float = 1.05
+    rehash_drift: float | None = None
+    background: bool = False
     fill: float = 0.0
     sparse_grad: bool = False
     auto: bool = False
@@ -120,7 +139,11 @@ class HashConfig:
         if self.bits is not None:
             self._check_int("bits", 1)
             self._check("bits", self.bits <= MAX_BITS, f"an int of 1 to {MAX_BITS}")
-        for name in ("candidates", "rehash_every"):
+        kept = ("exact", *REPLACEMENTS)
+        self._check("buckets", self.buckets in kept, f"one of {list(kept)}")
+        limited = self.capacity is None or self.buckets != "exact"
+        self._check("capacity", limited, f"None, with buckets={self.buckets!r}")
+        for name in ("capacity", "candidates", "rehash_every"):
             if getattr(self, name) is not None:
                 self._check_int(name, 1)
         for name in ("tables", "probes", "cap", "threshold", "sketch_bits"):
@@ -128,6 +151,8 @@ class HashConfig:
         self._check("sketch_bits", self.sketch_bits % 32 == 0, "a multiple of 32")
         self._check_int("shared", 0)
         self._check("rehash_growth", 1 <= self.rehash_growth < math.inf, "1 or more, and finite")
+        if self.rehash_drift is not None:
+            self._check("rehash_drift", 0 < self.rehash_drift <= 1, "None or a share above 0 to 1")
         self._check_int("seed", -(2**63))
         self._check("seed", self.seed < 2**63, "an int of 64 bits")
         self._check_share("active", lowest=1)
@@ -173,6 +198,13 @@ class HashConfig:
             K = FAMILIES[self.family].default_bits(n_rows)
         C = min(4 * A if self.candidates is None else self.candidates, n_rows)
         return Sizes(K=K, L=self.tables, P=min(self.probes, 2**K), C=C, A=A, R=R)
+
+    @property
+    def bucket_capacity(self) -> int | None:
+        """Most rows that a bucket keeps, or None."""
+        if self.buckets == "exact":
+            return None
+        return self.cap if self.capacity is None else self.capacity
 
     def rehash_interval(self, n_rows: int) -> int:
         """Training steps from the first rehash to the second, for a layer of ``n_rows`` rows.

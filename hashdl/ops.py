@@ -23,6 +23,8 @@ _LIBRARY = torch.library.Library("hashdl", "DEF")
 _ops = torch.ops.hashdl
 #: Most bits of a table's code: 2^K buckets are counted in int32.
 MAX_BITS = 24
+#: What a full bucket keeps: see :func:`limit_buckets`.
+REPLACEMENTS = ("fifo", "reservoir")
 #: What candidates are ranked by: see :func:`find_active`.
 SELECTIONS = ("exact", "sketch", "frequency", "threshold", "union")
 FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -415,6 +417,80 @@ def build_tables(codes: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     return offsets, rows
 
 
+# ---- limit_buckets -----------------------------------------------------------------------------
+
+
+def _check_limit_buckets(
+    offsets: Tensor, rows: Tensor, capacity: int, replacement: str, seed: int, first_table: int
+) -> None:
+    op = "limit_buckets"
+    _check_tables(offsets, rows, op)
+    _check_at_least(capacity, 1, op, "capacity")
+    wanted = f"got {replacement!r}, wanted one of {list(REPLACEMENTS)}"
+    _check(replacement in REPLACEMENTS, op, "replacement", wanted)
+
+
+def _check_tables(offsets: Tensor, rows: Tensor, op: str) -> None:
+    _check_ids(rows, (None, None), op, "rows")
+    _check_ids(offsets, (rows.shape[0], None), op, "offsets")
+    what = f"got shape {tuple(offsets.shape)}, wanted (L, buckets + 1)"
+    _check(offsets.shape[1] >= 1, op, "offsets", what)
+
+
+@_op(
+    "limit_buckets(Tensor offsets, Tensor rows, int capacity, str replacement, int seed, "
+    "int first_table) -> (Tensor, Tensor)",
+    _check_limit_buckets,
+)
+def _(
+    offsets: Tensor, rows: Tensor, capacity: int, replacement: str, seed: int, first_table: int
+) -> tuple[Tensor, Tensor]:
+    L, N = rows.shape
+    width = reference.limited_width(N, offsets.shape[1] - 1, capacity)
+    return torch.empty_like(offsets), rows.new_empty((L, width))
+
+
+def limit_buckets(
+    offsets: Tensor,
+    rows: Tensor,
+    *,
+    capacity: int,
+    replacement: str,
+    seed: int,
+    first_table: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """Tables whose buckets keep at most ``capacity`` rows; rows arrive in ascending order.
+
+    ``"fifo"`` keeps the newest arrivals. ``"reservoir"`` keeps each arrival with the same
+    probability: the i-th one is taken with probability capacity / i, for a uniform slot (Vitter,
+    *Random sampling with a reservoir*, ACM TOMS 1985, algorithm R). The draws follow from the
+    seed, the table and the bucket.
+
+    Args:
+        offsets: int32 (L, buckets + 1), of :func:`build_tables`.
+        rows: int32 (L, N), of :func:`build_tables`.
+        capacity: 1 or more.
+        replacement: ``"fifo"`` or ``"reservoir"``.
+        seed: of the draws.
+        first_table: number of the first of these tables, for the draws.
+
+    Returns:
+        offsets: int32 (L, buckets + 1).
+        rows: int32 (L, min(N, capacity buckets)), -1 after the last bucket. The rows of a bucket
+        ascend; those of a reservoir that was full stand in their slots.
+
+    Examples:
+        >>> codes = torch.tensor([[1, 0, 1, 1, 1]], dtype=torch.int32)
+        >>> offsets, rows = build_tables(codes, 1)
+        >>> limit_buckets(offsets, rows, capacity=2, replacement="fifo", seed=0)
+        (tensor([[0, 1, 3]], dtype=torch.int32), tensor([[ 1,  3,  4, -1]], dtype=torch.int32))
+    """
+    limited: tuple[Tensor, Tensor] = _ops.limit_buckets(
+        offsets, rows, capacity, replacement, seed, first_table
+    )
+    return limited
+
+
 # ---- mark_rows_ --------------------------------------------------------------------------------
 
 
@@ -534,12 +610,8 @@ def _check_lookup(
     step: Tensor,
     op: str = "lookup",
 ) -> None:
-    _check_ids(rows, (None, None), op, "rows")
-    L = rows.shape[0]
-    _check_ids(offsets, (L, None), op, "offsets")
-    what = f"got shape {tuple(offsets.shape)}, wanted (L, buckets + 1)"
-    _check(offsets.shape[1] >= 1, op, "offsets", what)
-    _check_ids(buckets, (None, L, None), op, "buckets")
+    _check_tables(offsets, rows, op)
+    _check_ids(buckets, (None, rows.shape[0], None), op, "buckets")
     _check_at_least(cap, 1, op, "cap")
     _check_at_least(candidates, 0, op, "candidates")
     _check_step(step, op)
@@ -582,7 +654,7 @@ def lookup(
         buckets: int32 (B, L, P), the buckets to probe, most likely first; -1 = none. A family's
             ``probe`` gives them (:class:`hashdl.hashing.Family`).
         offsets: int32 (L, 2^K + 1), of :func:`build_tables`.
-        rows: int32 (L, N), of :func:`build_tables`.
+        rows: int32 (L, N), of :func:`build_tables`, or fewer of :func:`limit_buckets`.
         cap: most rows read from one bucket, from a random place on, around its end.
         candidates: C, most rows kept a sample.
         seed: of the random places.
@@ -843,7 +915,7 @@ def find_active(
     Args:
         buckets: int32 (B, L, P), see :func:`lookup`.
         offsets: int32 (L, 2^K + 1), of :func:`build_tables`.
-        table_rows: int32 (L, N), of :func:`build_tables`.
+        table_rows: int32 (L, N), likewise; or fewer, of :func:`limit_buckets`.
         sketch_queries: float32 (B, S), see :func:`sketch_scores`; for ``"sketch"`` alone.
         sketches: int32 (N, S / 32), likewise.
         norms: float32 (N,), likewise.

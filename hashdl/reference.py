@@ -12,6 +12,7 @@ from torch import Tensor
 _MASK31 = (1 << 31) - 1
 _SHARED_STREAM = -1
 _RANDOM_ROWS_STREAM = 1 << 40
+_RESERVOIR_STREAM = 2 << 40
 
 
 def _check(ok: bool | Tensor, op: str, argument: str, what: str) -> None:
@@ -85,6 +86,43 @@ def build_tables(codes: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     counts = codes.new_zeros((L, 2**bits + 1))
     counts.scatter_add_(1, codes.long() + 1, torch.ones_like(codes))
     return counts.cumsum(1, dtype=torch.int32), rows
+
+
+def limited_width(N: int, buckets: int, capacity: int) -> int:
+    """Most rows that buckets of a capacity hold of N."""
+    return min(N, capacity * buckets) if buckets else N
+
+
+def limit_buckets(
+    offsets: Tensor, rows: Tensor, capacity: int, replacement: str, seed: int, first_table: int
+) -> tuple[Tensor, Tensor]:
+    """Oracle of :func:`hashdl.ops.limit_buckets`."""
+    (L, N), buckets = rows.shape, offsets.shape[1] - 1
+    sizes = offsets.long().diff(dim=1)
+    inside = (sizes >= 0).all() & (offsets[:, 0] >= 0).all() & (offsets[:, -1] <= N).all()
+    what = "got a bucket that ends before it starts, or outside rows"
+    _check(inside, "limit_buckets", "offsets", what)
+    kept = sizes.clamp_max(capacity)
+    limited_offsets = torch.nn.functional.pad(kept.cumsum(1), (1, 0))
+    limited = rows.new_full((L, limited_width(N, buckets, capacity)), -1)
+    for table in range(L):
+        first, last = (int(offsets[table, end]) for end in (0, -1))
+        arrivals = torch.arange(first, last, device=rows.device)
+        bucket = torch.repeat_interleave(sizes[table])
+        number = arrivals - offsets[table].long()[bucket] + 1  # of an arrival in its bucket
+        if replacement == "fifo":
+            slot = number - 1 - (sizes - kept)[table, bucket]
+        else:
+            number_of_table = torch.tensor([first_table + table])
+            keys = _stream_keys(seed, number_of_table, _RESERVOIR_STREAM + bucket)
+            slot = torch.where(number <= capacity, number - 1, _draw_below(keys, number, number))
+        stays = (slot >= 0) & (slot < capacity)
+        place = (limited_offsets[table, bucket] + slot)[stays]
+        latest = torch.zeros(limited.shape[1], dtype=torch.int64, device=rows.device)
+        latest.scatter_reduce_(0, place, arrivals[stays], "amax")
+        total = int(limited_offsets[table, -1])
+        limited[table, :total] = rows[table, latest[:total]]
+    return limited_offsets.to(torch.int32), limited
 
 
 def mark_rows_(dirty: Tensor, rows: Tensor, bits: int) -> None:

@@ -11,6 +11,12 @@ In most cycles the hash functions stay, and only rows that were touched since th
 last are hashed: ``dirty`` has a bit a group. Some cycles renew the functions, and hash all rows;
 all at once where functions of two cycles could not stand side by side (:attr:`Scheme.folds`).
 
+Tables may also be built in a thread, beside the training step (``background``). What a step begins
+to build, of a copy of the codes, comes in force at the beginning of the next training step, however
+long the thread takes. ``state`` says which tables these are; where the thread's work is lost, as in
+a copy of the layer, they are built then, of the same codes: no step writes codes of tables that
+have yet to come in force.
+
 All at once and in full is hashed what has no tables or a changed weight: the first time, after a
 move or a load, and in evaluation after training. That begins a new cycle.
 
@@ -19,7 +25,7 @@ N rows, d features, L tables, K bits a table.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
@@ -27,10 +33,11 @@ import torch
 from torch import Tensor
 
 from hashdl import ops
+from hashdl.background import background
 from hashdl.hashing import sketching
 from hashdl.hashing.functions import Functions, Scheme
 from hashdl.precision import own_dtype
-from hashdl.schedule import next_rehash
+from hashdl.schedule import earliest_rehash, looks_for_drift, next_rehash
 
 # Tables hashed together: more of them read a row less often, and wait longer for one another.
 _GROUP, _MOST_GROUPS = 8, 8  # a byte of `dirty` has 8 bits
@@ -40,6 +47,8 @@ _SLICE = 1 << 12
 _BUILD_SHARE = 32
 # Projections made at once, of float32: they stay in cache until they are codes.
 _PROJECTIONS = 1 << 18
+# Touched rows that are hashed again to see whether they have drifted.
+_DRIFT_ROWS = 128
 
 
 def groups_of(tables: int) -> list[range]:
@@ -74,6 +83,8 @@ class State:
         start: training step at which the cycle began.
         done: how much of the cycle's work is done, see :class:`_Cycle`.
         renewed: 1 in a cycle that renews the hash functions.
+        begun: with ``begun_end``, the tables that come in force in the next training step.
+        begun_end: see ``begun``.
     """
 
     built: int = 0
@@ -86,6 +97,8 @@ class State:
     start: int = 0
     done: int = 0
     renewed: int = 0
+    begun: int = 0
+    begun_end: int = 0
 
     @classmethod
     def of(cls, buffer: Tensor) -> State:
@@ -138,10 +151,14 @@ class _Settings(NamedTuple):
     family: str
     transform: str
     bits: int
+    buckets: str
+    capacity: int
     center_rows: bool
     seed: int
     every: int
     growth: float
+    drift: float | None
+    background: int
     training: bool
 
 
@@ -332,9 +349,42 @@ class _Rehash:
         for done, index, piece in self.cycle.pieces(state.done, due):
             if isinstance(piece, range):
                 self.hash_slice(index, piece, full=bool(state.renewed))
-            else:
+            elif not self.given.background:
                 self.put_in_force(piece)
+            else:
+                if state.begun == state.begun_end:
+                    state.begun = piece
+                state.begun_end = piece + 1
             state.done = done
+        if state.begun < state.begun_end:
+            self.begin_to_build(range(state.begun, state.begun_end))
+
+    def has_drifted(self, state: State, now: int) -> bool:
+        """Whether so many codes of touched rows have changed that the cycle is to end early."""
+        threshold, every = self.given.drift, self.given.every
+        if threshold is None or not looks_for_drift(now, state.start, every):
+            return False
+        # While functions are renewed, codes of the old ones tell nothing.
+        if state.renewed or state.due <= max(now, earliest_rehash(state.start, every)):
+            return False
+        return self.drift() >= threshold
+
+    def drift(self) -> float:
+        """Share of changed codes among touched rows, of a sample of both.
+
+        In the last group of tables: its rows are hashed at the end of a cycle.
+        """
+        index = len(self.groups) - 1
+        group = self.groups[index]
+        touched = (self.buffers.dirty & (1 << index)).nonzero().squeeze(1)
+        some = touched[:: max(1, -(-touched.numel() // _DRIFT_ROWS))]
+        if some.numel() == 0:
+            return 0.0
+        codes = self.buffers.codes[group.start : group.stop, some]
+        fresh = torch.empty_like(codes)
+        rows = _Rows(self.weight, self.bias, some)
+        _hash_rows(rows, self.scheme, self.functions, group, fresh)
+        return float((fresh != codes).double().mean())
 
     def begin(self, state: State, balance: bool) -> None:
         """Choose the functions of a cycle."""
@@ -388,13 +438,55 @@ class _Rehash:
             _sketch_rows(rows, planes, center, fresh, lengths)
             sketches[rows.picked], norms[rows.picked] = fresh, lengths
 
-    def put_in_force(self, table: int) -> None:
-        """Build a table of its codes; from now on queries meet the functions of these."""
+    def begin_to_build(self, tables: range) -> None:
+        """In a thread; on a GPU nobody waits for the building of a table in any case."""
+        codes, thread = self.buffers.codes, background(self.given.background)
+        if thread is not None and codes.device.type == "cpu":
+            snapshot = codes[tables.start : tables.stop].clone()
+            thread.begin(lambda: self.build(tables, snapshot))
+
+    def finish_building(self, state: State) -> None:
+        """Put in force what the last training step has begun."""
+        tables = range(state.begun, state.begun_end)
+        if len(tables) == 0:
+            return
+        thread = background(self.given.background)
+        built = None if thread is None else thread.result()
+        if built is None:
+            built = self.build(tables, self.buffers.codes[tables.start : tables.stop])
+        for table, *parts in zip(tables, *built, strict=True):
+            self.put_in_force(table, parts)
+        state.begun = state.begun_end = 0
+        # Now: should a row fail, no later step may do it again, of other codes.
+        state.write(self.buffers.state)
+
+    def build(self, tables: range, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """Offsets and rows of some tables, of their codes (M, N)."""
+        given = self.given
+        offsets, rows = ops.build_tables(codes, given.bits)
+        if given.buckets == "exact":
+            return offsets, rows
+        return ops.limit_buckets(
+            offsets,
+            rows,
+            capacity=given.capacity,
+            replacement=given.buckets,
+            seed=given.seed,
+            first_table=tables.start,
+        )
+
+    def put_in_force(self, table: int, built: Sequence[Tensor] | None = None) -> None:
+        """Let queries meet a table, and the functions of its codes.
+
+        Args:
+            table: its number.
+            built: its offsets and rows. Default: those of its codes as they are.
+        """
         b = self.buffers
-        offsets, rows = ops.build_tables(b.codes[table : table + 1], self.given.bits)
-        b.offsets[table] = offsets[0]
-        b.rows[table] = rows[0]
         one = range(table, table + 1)
+        if built is None:
+            built = [part[0] for part in self.build(one, b.codes[table : table + 1])]
+        b.offsets[table], b.rows[table] = built
         fresh = self.scheme.columns(b.next_query_functions, one)
         self.scheme.columns(b.query_functions, one).copy_(fresh)
         if self.sketched and table + 1 == len(b.codes):
@@ -438,7 +530,11 @@ def _refresh_tables_(weight: Tensor, bias: Tensor | None, *rest: Any) -> None:
             rehash.everything(balance, buffers.codes if state.built else None)
             state.built, (state.version, state.pointer) = 1, key
             state.balanced = int(balance)
+            state.begun = state.begun_end = 0
         elif training:
+            rehash.finish_building(state)
+            if rehash.has_drifted(state, now):
+                state.due = max(now, earliest_rehash(state.start, given.every))
             rehash.advance(state, now, balance)
     finished = training and now >= state.due
     if finished or state.rehashes == 0:
@@ -460,7 +556,8 @@ def _schema() -> str:
         for name in Buffers._fields
     ]
     settings = (
-        "str family, str transform, int bits, bool center_rows, int seed, int every, float growth"
+        "str family, str transform, int bits, str buckets, int capacity, bool center_rows, "
+        "int seed, int every, float growth, float? drift, int background"
     )
     arguments = ["Tensor weight", "Tensor? bias", *buffers, settings, "bool training"]
     return f"refresh_tables_({', '.join(arguments)}) -> ()"

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from hashdl import ops
+from hashdl.background import Background
 from hashdl.config import HashConfig
 from hashdl.hashing import balancing
 from hashdl.hashing.functions import Scheme, project_queries
 from hashdl.precision import own_dtype
 from hashdl.profiling import part
+from hashdl.reference import limited_width
 from hashdl.rehash import Buffers, State, dirty_bits, enough, weight_key
 
 # Features up to which layers are balanced by default: eigenvectors take time of order d^3.
@@ -81,6 +83,7 @@ class HashTables(nn.Module):
         self.rehash_every = config.rehash_interval(n_rows)
         K, L = self.sizes.K, self.sizes.L
         self._known_fresh: tuple[int, ...] = ()
+        self.background = Background()
 
         def buffer(name: str, shape: tuple[int, ...], dtype: torch.dtype = torch.int32) -> None:
             zeros = torch.zeros(shape, dtype=dtype, device=device)
@@ -107,7 +110,8 @@ class HashTables(nn.Module):
         # In force, that is, what look-ups meet.
         buffer("query_functions", functions)
         buffer("offsets", (L, 2**K + 1))
-        buffer("rows", (L, n_rows))
+        most = config.bucket_capacity
+        buffer("rows", (L, n_rows if most is None else limited_width(n_rows, 2**K, most)))
         buffer("query_sketch_planes", (D, S))
         buffer("sketches", (M, S // 32))
         buffer("norms", (M,))  # lengths of the rows
@@ -164,10 +168,14 @@ class HashTables(nn.Module):
                 self.config.family,
                 self.scheme.transform,
                 self.sizes.K,
+                self.config.buckets,
+                self.config.bucket_capacity or 0,
                 self.config.center,
                 self.config.seed,
                 self.rehash_every,
                 self.config.rehash_growth,
+                self.config.rehash_drift,
+                self.background.number if self.config.background else 0,
                 training,
             )
         self._known_fresh = () if training else self._freshness(weight, bias)
@@ -297,9 +305,10 @@ class HashTables(nn.Module):
         """Load of the buckets and progress of the schedule.
 
         Returns:
-            ``buckets`` a table, ``mean_load`` of the buckets that are not empty, ``max_load``,
-            ``empty`` (share of empty buckets), ``gini`` of the loads (0: all equal),
-            ``rehashes`` so far, the first one included, and training ``step``.
+            ``buckets`` a table, ``kept`` (share of the rows that buckets hold), ``mean_load`` of
+            the buckets that are not empty, ``max_load``, ``empty`` (share of empty buckets),
+            ``gini`` of the loads (0: all equal), ``rehashes`` so far, the first one included, and
+            training ``step``.
         """
         loads = self.offsets.diff(dim=1).double().flatten().sort().values
         ranks = torch.arange(1, loads.numel() + 1, dtype=loads.dtype, device=loads.device)
@@ -308,6 +317,7 @@ class HashTables(nn.Module):
         filled = loads[loads > 0]
         return {
             "buckets": 2**self.sizes.K,
+            "kept": float(loads.sum()) / max(self.codes.numel(), 1),
             "mean_load": float(filled.mean()) if filled.numel() else 0.0,
             "max_load": int(loads.max()),
             "empty": float((loads == 0).double().mean()),

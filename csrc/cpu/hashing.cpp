@@ -3,9 +3,16 @@
 #include <algorithm>
 #include <utility>
 
+#include "cpu/random.h"
 #include "cpu/signs.h"
 
 namespace hashdl::cpu {
+namespace {
+
+// Apart from the streams of look-ups and selections.
+constexpr int64_t kReservoirStream = int64_t{2} << 40;
+
+}  // namespace
 
 bool pack_signs(const float* projections, int64_t begin, int64_t end, int64_t L, int64_t K,
                 int32_t* codes) {
@@ -60,6 +67,36 @@ void fill_buckets(const Coded* sorted, const int32_t* shelves, int64_t begin, in
     // Filling has moved each offset to its bucket's end, that is one place on.
     std::copy_backward(first, first + buckets - 1, first + buckets);
     first[0] = shelves[h];
+  }
+}
+
+bool limit_offsets(const LimitBuckets& args) {
+  if (args.offsets[0] < 0 || args.offsets[args.buckets] > args.N) return false;
+  int32_t place = 0;
+  for (int64_t c = 0; c < args.buckets; ++c) {
+    const int64_t size = int64_t{args.offsets[c + 1]} - args.offsets[c];
+    if (size < 0) return false;
+    args.limited_offsets[c] = place;
+    place += static_cast<int32_t>(std::min(size, args.capacity));
+  }
+  args.limited_offsets[args.buckets] = place;
+  return true;
+}
+
+void limit_rows(const LimitBuckets& args, int64_t begin, int64_t end) {
+  for (int64_t c = begin; c < end; ++c) {
+    const int32_t* rows = args.rows + args.offsets[c];
+    const int64_t size = args.offsets[c + 1] - args.offsets[c];
+    const int64_t kept = std::min(size, args.capacity);
+    int32_t* slots = args.limited_rows + args.limited_offsets[c];
+    const int32_t* first = args.reservoir ? rows : rows + size - kept;
+    std::copy(first, first + kept, slots);
+    if (!args.reservoir || kept == size) continue;
+    const uint64_t key = stream_key(args.seed, args.table, kReservoirStream + c);
+    for (int64_t i = kept + 1; i <= size; ++i) {
+      const int64_t slot = draw_below(key, i, i);
+      if (slot < kept) slots[slot] = rows[i - 1];
+    }
   }
 }
 

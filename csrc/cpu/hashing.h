@@ -40,4 +40,23 @@ void fill_shelves(const int32_t* codes, int64_t begin, int64_t end, int64_t K, i
 void fill_buckets(const Coded* sorted, const int32_t* shelves, int64_t begin, int64_t end,
                   int64_t K, int32_t* offsets, int32_t* rows);
 
+/// A table of N rows, and one made of it whose buckets keep at most `capacity` rows.
+struct LimitBuckets {
+  const int32_t* offsets;    ///< (buckets + 1)
+  const int32_t* rows;       ///< (N)
+  int32_t* limited_offsets;  ///< (buckets + 1), written
+  int32_t* limited_rows;     ///< written up to the last bucket's end
+  int64_t buckets, N, capacity;
+  bool reservoir;  ///< a uniform sample of a bucket's rows; else the last of them
+  int64_t seed, table;
+};
+
+/// The offsets of all buckets. Returns false when a bucket ends before it starts, or outside rows.
+bool limit_offsets(const LimitBuckets& args);
+
+/// The rows of the buckets in [begin, end). Of a full bucket's reservoir, the i-th row (from 1)
+/// beyond the capacity takes the slot of draw i below i, if there is such a slot: so each of the i
+/// rows so far is there with the same probability (Vitter, ACM TOMS 1985, algorithm R).
+void limit_rows(const LimitBuckets& args, int64_t begin, int64_t end);
+
 }  // namespace hashdl::cpu

@@ -1,4 +1,4 @@
-// pack_signs and build_tables.
+// pack_signs, build_tables, limit_buckets and mark_rows_.
 #include "cpu/hashing.h"
 
 #include <algorithm>
@@ -117,6 +117,50 @@ std::tuple<Tensor, Tensor> build_tables(const Tensor& codes, int64_t bits) {
   return {offsets, rows};
 }
 
+// Buckets that are worth a thread of their own.
+constexpr int64_t kPartBuckets = 1 << 10;
+
+std::tuple<Tensor, Tensor> limit_buckets(const Tensor& offsets, const Tensor& rows,
+                                         int64_t capacity, std::string replacement, int64_t seed,
+                                         int64_t first_table) {
+  constexpr auto op = "limit_buckets";
+  check_dtype(rows, ScalarType::Int, op, "rows");
+  check_shape(rows, {-1, -1}, op, "rows");
+  const int64_t L = rows.size(0), N = rows.size(1);
+  check_dtype(offsets, ScalarType::Int, op, "offsets");
+  check_shape(offsets, {L, -1}, op, "offsets");
+  const int64_t buckets = offsets.size(1) - 1;
+  check(buckets >= 0, op, "offsets",
+        "got shape " + shape_string(offsets) + ", wanted (L, buckets + 1)");
+  check(capacity >= 1, op, "capacity", "got " + std::to_string(capacity) + ", wanted 1 or more");
+  check(replacement == "fifo" || replacement == "reservoir", op, "replacement",
+        "got '" + replacement + "', wanted one of ['fifo', 'reservoir']");
+  const Tensor source = as_contiguous(rows), ends = as_contiguous(offsets);
+  // No product: a capacity may be as large as an int64.
+  const int64_t width = buckets == 0 || capacity > N / buckets ? N : capacity * buckets;
+  const Tensor limited_offsets = empty(source, {L, buckets + 1}, ScalarType::Int);
+  const Tensor limited_rows = empty(source, {L, width}, ScalarType::Int);
+  for (int64_t l = 0; l < L; ++l) {
+    const cpu::LimitBuckets args{data<int32_t>(ends) + l * (buckets + 1),
+                                 data<int32_t>(source) + l * N,
+                                 mutable_data<int32_t>(limited_offsets) + l * (buckets + 1),
+                                 mutable_data<int32_t>(limited_rows) + l * width,
+                                 buckets,
+                                 N,
+                                 capacity,
+                                 replacement == "reservoir",
+                                 seed,
+                                 first_table + l};
+    check(cpu::limit_offsets(args), op, "offsets",
+          "got a bucket that ends before it starts, or outside rows");
+    torch::stable::parallel_for(0, buckets, kPartBuckets, [&](int64_t begin, int64_t end) {
+      cpu::limit_rows(args, begin, end);
+    });
+    std::fill(args.limited_rows + args.limited_offsets[buckets], args.limited_rows + width, -1);
+  }
+  return {limited_offsets, limited_rows};
+}
+
 void mark_rows_(const Tensor& dirty, const Tensor& rows, int64_t bits) {
   constexpr auto op = "mark_rows_";
   check_dtype(dirty, ScalarType::Byte, op, "dirty");
@@ -147,5 +191,6 @@ void mark_rows_(const Tensor& dirty, const Tensor& rows, int64_t bits) {
 HASHDL_KERNELS(m) {
   m.impl("pack_signs", TORCH_BOX(&hashdl::ops::pack_signs));
   m.impl("build_tables", TORCH_BOX(&hashdl::ops::build_tables));
+  m.impl("limit_buckets", TORCH_BOX(&hashdl::ops::limit_buckets));
   m.impl("mark_rows_", TORCH_BOX(&hashdl::ops::mark_rows_));
 }

@@ -317,9 +317,10 @@ class HashLinear(nn.Linear):
 
         Returns:
             ``rows``, ``active``, ``candidates``, ``bits``, ``tables``, ``probes``; and, of
-            :meth:`hashdl.tables.HashTables.stats`, ``buckets``, ``mean_load``, ``max_load``,
-            ``empty``, ``gini``, ``rehashes``, ``step``. A layer that computes every row has the
-            first two alone, and ``dense_by_auto`` (True) where that is because of ``config.auto``.
+            :meth:`hashdl.tables.HashTables.stats`, ``buckets``, ``kept``, ``mean_load``,
+            ``max_load``, ``empty``, ``gini``, ``rehashes``, ``step``. A layer that
+            computes every row has the first two alone, and ``dense_by_auto`` (True) where that is
+            because of ``config.auto``.
         """
         sizes = self.config.sizes(self.out_features)
         if self.tables is None:

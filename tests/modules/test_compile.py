@@ -34,6 +34,7 @@ class Model(nn.Module):
         config = CONFIG.replace(random=0.3, rehash_every=2, sparse_grad=sparse_grad, balance=True)
         config = config.replace(**changes)
         if kind == "layer":
+            config = config.replace(background=True, rehash_drift=0.5)
             self.last: nn.Module = HashLinear(10, 100, config=config)
         else:
             config = config.replace(shared=15 * (kind == "shared head"), log_q=True)

@@ -15,7 +15,7 @@ from hashdl.tables import HashTables
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("family", "minhash"),
+        ("family", "nearest"),
         ("bits", 0),
         ("bits", 25),
         ("bits", 4.0),
@@ -23,6 +23,8 @@ from hashdl.tables import HashTables
         ("tables", True),
         ("probes", 0),
         ("cap", 0),
+        ("buckets", "full"),
+        ("capacity", 5),  # with exact buckets
         ("candidates", 0),
         ("active", 0),
         ("active", 0.0),
@@ -42,6 +44,9 @@ from hashdl.tables import HashTables
         ("rehash_growth", 0.99),
         ("rehash_growth", float("inf")),
         ("rehash_growth", float("nan")),
+        ("rehash_drift", 0.0),
+        ("rehash_drift", 1.01),
+        ("rehash_drift", float("nan")),
         ("seed", 0.5),
         ("seed", 2**63),
         ("seed", -(2**63) - 1),

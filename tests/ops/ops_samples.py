@@ -139,6 +139,13 @@ def build_tables_args(N: int = 30, L: int = 3, bits: int = 3) -> Args:
     return codes, bits
 
 
+def limit_buckets_args(
+    N: int = 30, L: int = 3, bits: int = 2, capacity: int = 4, replacement: str = "reservoir"
+) -> Args:
+    offsets, rows = reference.build_tables(*build_tables_args(N, L, bits))
+    return offsets, rows, capacity, replacement, 5, 2
+
+
 def mark_rows__args(B: int = 4, A: int = 5, N: int = 40, bits: int = 3) -> Args:
     return torch.full((N,), 128, dtype=torch.uint8), row_ids(B, A, N), bits
 
@@ -522,10 +529,14 @@ def refresh_tables__args(
         "family": config.family,
         "transform": config.transform or "",
         "bits": bits,
+        "buckets": config.buckets,
+        "capacity": 0,
         "seed": config.seed,
         "center_rows": config.center,
         "every": tables.rehash_every,
         "growth": config.rehash_growth,
+        "drift": config.rehash_drift,
+        "background": 0,
         "training": training,
     }
     return _with_buffers("refresh_tables_", tables, settings)
@@ -551,6 +562,7 @@ OPS = (
     "densified_projections",
     "hadamard_projections",
     "build_tables",
+    "limit_buckets",
     "mark_rows_",
     "probe_signs",
     "best_columns",

@@ -225,6 +225,17 @@ CASES = [
     *wrong_size("hadamard_projections", "functions", 0),
     *bits("build_tables"),
     *ids("build_tables", "codes", 2**3, padding=False),
+    *shapes("limit_buckets", "offsets", int64=Tensor.long, empty=lambda t: t[:, :0]),
+    *wrong_rank("limit_buckets", "offsets"),
+    *wrong_size("limit_buckets", "offsets", 0),
+    *(
+        Bad("limit_buckets", "offsets", text, with_value(*change), needs_values=True)
+        for text, change in {"starts-before": (0, -1), "descends": (1, 40)}.items()
+    ),
+    *shapes("limit_buckets", "rows", int64=Tensor.long),
+    *wrong_rank("limit_buckets", "rows"),
+    *numbers("limit_buckets", "capacity", 0, -1),
+    Bad("limit_buckets", "replacement", "unknown", value("newest")),
     *shapes("mark_rows_", "dirty", int32=Tensor.int, bool=Tensor.bool, strided=samples.strided),
     *wrong_rank("mark_rows_", "dirty"),
     *(bad for bad in ids("mark_rows_", "rows", 40) if bad.text not in ("deeper", "scalar")),
@@ -344,7 +355,7 @@ CASES = [
 
 def test_the_table_has_every_argument() -> None:
     """All but settings that may take any value."""
-    any_value = {"seed", "fill", "lr", "eps", "weight_decay", "decoupled"}
+    any_value = {"seed", "first_table", "fill", "lr", "eps", "weight_decay", "decoupled"}
     any_value |= {"momentum", "nesterov", "beta1", "beta2"}
     for name in samples.OPS:
         changed = {bad.argument for bad in CASES if bad.op == name}

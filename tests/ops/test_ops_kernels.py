@@ -70,6 +70,19 @@ PLAIN: dict[str, list[dict[str, Any]]] = {
         {"N": 70, "bits": 24, "L": 1},
         {"N": 50_000, "L": 2, "bits": 9},  # in parts
     ],
+    "limit_buckets": [
+        {},
+        {"replacement": "fifo"},
+        *({"N": N, "replacement": "fifo"} for N in (0, 1)),
+        *({"N": N} for N in (0, 1)),
+        {"L": 0},
+        {"capacity": 1},
+        {"capacity": 2**62},
+        {"N": 500, "L": 9, "bits": 4, "capacity": 7},
+        {"N": 500, "bits": 12, "capacity": 1},
+        {"N": 5000, "bits": 1, "capacity": 100},
+        {"N": 5000, "bits": 1, "capacity": 100, "replacement": "fifo"},
+    ],
     "mark_rows_": [{}, {"B": 0}, {"N": 1}, {"bits": 255}, {"B": 50, "A": 30}],  # repeats
     "probe_signs": [
         {},
@@ -274,6 +287,7 @@ LARGE: dict[str, dict[str, Any]] = {
     "densified_projections": {"M": 100},
     "hadamard_projections": {"M": 100},
     "build_tables": {"N": 50_000, "L": 2},
+    "limit_buckets": {"N": 50_000, "L": 2, "bits": 13, "capacity": 3},
     "mark_rows_": {"B": 50, "A": 30},
     "probe_signs": {"B": 100, "probes": 8},
     "best_columns": {"M": 100, "width": 70},

@@ -21,6 +21,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("hadamard_projections", {"D": 1, "C": 0}),
     ("build_tables", {}),
     ("build_tables", {"N": 1, "bits": 1}),
+    ("limit_buckets", {}),
+    ("limit_buckets", {"capacity": 100, "replacement": "fifo"}),
     ("mark_rows_", {}),
     ("probe_signs", {}),
     ("probe_signs", {"B": 0, "probes": 100}),
