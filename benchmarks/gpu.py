@@ -4,6 +4,8 @@ Every contender trains the same layer on the same inputs: dense logits with cros
 linear cross-entropy, both with fused AdamW over all rows, and the hashed layer with Adam over the
 rows touched. Times are of CUDA events over whole steps, rehashing included; peaks are those of
 torch's allocator. Kernels are set against the bandwidth of a copy.
+
+    python benchmarks/gpu.py --json gpu.json
 """
 
 from __future__ import annotations
