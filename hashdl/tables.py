@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hashdl import ops
@@ -22,6 +23,8 @@ from hashdl.rehash import Buffers, State, dirty_bits, enough, weight_key
 _MOST_BALANCED = 1024
 # Training steps from one look at the queries to the next.
 _OBSERVED_EVERY = 4
+# Numbers of rows that are gathered at once.
+_GATHERED = 1 << 22
 # Places in the buffer "state": what a history keeps, and more.
 _KEPT = State.places("due", "rehashes", "seen")
 _BUILT, _REHASHES, _SEEN = State.places("built", "rehashes", "seen")
@@ -281,6 +284,50 @@ class HashTables(nn.Module):
                 step=self.step,
                 **self.lookup_sizes(),
             )
+
+    @torch.no_grad()
+    def inclusion(self, x: Tensor, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        r"""Probability, over the seeds, that a query finds a row; where it is known.
+
+        .. math:: q = 1 - (1 - c)^L
+
+        with c the probability of equal codes in one table (:meth:`hashdl.hashing.Family.collision`)
+        in the coordinates in which rows and queries are hashed. It is that of the rows as they
+        are: where they have changed since they were hashed, look-ups know them as they were.
+
+        Args:
+            x: queries (B, d).
+            rows: integers (B, A), or (A,) for all queries; -1 = none.
+            weight: (N, d).
+            bias: (N,), or None.
+
+        Returns:
+            float32 (B, A), 1 where there is no row.
+        """
+        floats = (tensor.view(torch.float32) for tensor in (self.center, self.maps, self.scale))
+        center, maps, scale = floats
+        units = F.normalize(self.scheme.query_vectors(x, maps, has_bias=bias is not None), dim=1)
+
+        def unit_rows(ids: Tensor) -> Tensor:
+            some = None if bias is None else bias[ids]
+            return F.normalize(
+                self.scheme.row_vectors(weight[ids], some, center, maps, scale), dim=1
+            )
+
+        ids = rows.clamp_min(0).long()
+        if ids.dim() == 1:
+            cosines = units @ unit_rows(ids).t()
+        else:
+            A, D = ids.shape[1], units.shape[1]
+            step = max(_GATHERED // max(A * D, 1), 1)
+            pieces = [
+                (unit_rows(some.flatten()).reshape(-1, A, D) @ unit[:, :, None]).squeeze(2)
+                for some, unit in zip(ids.split(step), units.split(step), strict=True)
+            ]
+            cosines = torch.cat(pieces)
+        same = self.scheme.kind.collision(cosines, self.sizes.K)
+        found = -torch.expm1(self.sizes.L * torch.log1p(-same))
+        return found.masked_fill(rows < 0, 1)
 
     def lookup_sizes(self) -> dict[str, Any]:
         """What every look-up in these tables is asked with, as keyword arguments of its op."""

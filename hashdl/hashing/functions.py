@@ -150,10 +150,8 @@ class Scheme:
         some = self.columns(functions.rows, tables)
         if self.folds:
             return project_rows(weight, bias, functions.center, some)
-        vectors = _mapped(_vectors(weight, bias, functions.center), functions.maps[0])
-        if self.transform:
-            vectors = TRANSFORMS[self.transform].rows(vectors, float(functions.scale))
-        return self.kind.project(vectors, some)
+        where = (functions.center, functions.maps, functions.scale)
+        return self.kind.project(self.row_vectors(weight, bias, *where), some)
 
     def project_queries(
         self, x: Tensor, queries: Tensor, maps: Tensor, *, has_bias: bool
@@ -161,11 +159,30 @@ class Scheme:
         """Projections (B, L width) of queries, with their functions."""
         if self.folds:
             return project_queries(x, queries)
-        last = x.new_full((x.shape[0], 1), float(has_bias))
+        return self.kind.project(self.query_vectors(x, maps, has_bias=has_bias), queries)
+
+    def row_vectors(
+        self, weight: Tensor, bias: Tensor | None, center: Tensor, maps: Tensor, scale: Tensor
+    ) -> Tensor:
+        """Rows as the family meets them, float32 (M, coordinates); see :class:`Functions`."""
+        vectors = _mapped(_vectors(weight, bias, center), maps[0])
+        if self.transform:
+            vectors = TRANSFORMS[self.transform].rows(vectors, float(scale))
+        return vectors if bias is not None else self._without_last(vectors)
+
+    def query_vectors(self, x: Tensor, maps: Tensor, *, has_bias: bool) -> Tensor:
+        """Queries (B, d) as the family meets them, float32 (B, coordinates)."""
+        last = x.new_full((x.shape[0], 1), 1.0 if self.folds else float(has_bias))
         vectors = _mapped(torch.cat([x, last], 1).float(), maps[1])
         if self.transform:
             vectors = TRANSFORMS[self.transform].queries(vectors)
-        return self.kind.project(vectors, queries)
+        return vectors if has_bias else self._without_last(vectors)
+
+    def _without_last(self, vectors: Tensor) -> Tensor:
+        """Functions that fold leave out the last coordinate of rows without bias: :meth:`new`."""
+        if not self.folds:
+            return vectors
+        return torch.nn.functional.pad(vectors[:, :-1], (0, 1))
 
 
 def project_queries(x: Tensor, planes: Tensor) -> Tensor:

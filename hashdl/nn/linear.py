@@ -172,7 +172,7 @@ class HashLinear(nn.Linear):
         if rows is None:
             flat, known = self._active_rows(x)
         else:
-            flat, known = self._given_rows(input, rows), None
+            flat, known = self._given_rows(input, rows, "sparse_forward"), None
         with part("forward"):
             layer = (x, self.weight, self.bias)
             sparse = self.config.sparse_grad
@@ -181,6 +181,45 @@ class HashLinear(nn.Linear):
             self.tables.mark(flat)
         shape = (*input.shape[:-1], flat.shape[-1])
         return flat.reshape(shape), values.reshape(shape)
+
+    @torch.no_grad()
+    def inclusion_probability(self, input: Tensor, rows: Tensor) -> Tensor:
+        r"""Probability, over the seeds, that a look-up finds rows: a sample's importance weights.
+
+        With it the rows found are a sample of all rows:
+        :math:`\sum_{i \text{ found}} f_i / q_i` has the expectation :math:`\sum_i f_i`. It holds
+        where nothing is left out for want of room: see ``HashConfig.log_q``. After Spring and
+        Shrivastava, *A new unbiased and efficient class of LSH-based samplers and estimators for
+        partition function computation in log-linear models* (2017), section 3.
+
+        Args:
+            input: the inputs.
+            rows: rows of each sample, as of :meth:`active`; -1 = none.
+
+        Shape:
+            - Input: :math:`(*, d)`; rows: integer :math:`(*, A)`
+            - Output: float32 :math:`(*, A)`, 1 at padding
+
+        Raises:
+            ValueError: the probabilities of this configuration are not known.
+
+        Examples:
+            >>> config = HashConfig(probes=1, bits=2, selection="union", active=99)
+            >>> layer, x = HashLinear(8, 100, config=config), torch.randn(4, 8)
+            >>> rows, values = layer.sparse_forward(x)
+            >>> total = (values / layer.inclusion_probability(x, rows)).sum(1)
+        """
+        if not self.config.inclusion_known:
+            raise ValueError(
+                "HashLinear.inclusion_probability: config: not known, wanted family='simhash', "
+                "probes=1 and buckets='exact'"
+            )
+        x, flat = self._flat(input), self._given_rows(input, rows, "inclusion_probability")
+        if self.tables is None:
+            return torch.ones(rows.shape, device=rows.device)
+        if not self.tables.built:
+            self.rehash()
+        return self.tables.inclusion(x, flat, self.weight, self.bias).reshape(rows.shape)
 
     @torch.no_grad()
     def topk(self, input: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -338,13 +377,13 @@ class HashLinear(nn.Linear):
             return self._all_rows(x), None
         return select_active(self.tables, x, self.weight, self.bias, training=self.training)
 
-    def _given_rows(self, input: Tensor, rows: Tensor) -> Tensor:
+    def _given_rows(self, input: Tensor, rows: Tensor, method: str) -> Tensor:
         """A caller's rows as int32 (B, A)."""
         integers = not (rows.is_floating_point() or rows.is_complex() or rows.dtype == torch.bool)
         if not integers or rows.dim() == 0 or rows.shape[:-1] != input.shape[:-1]:
             wanted = ", ".join(map(str, (*input.shape[:-1], "A")))
             raise RuntimeError(
-                f"HashLinear.sparse_forward: rows: got {rows.dtype} of shape "
+                f"HashLinear.{method}: rows: got {rows.dtype} of shape "
                 f"{tuple(rows.shape)}, wanted integers of shape ({wanted})"
             )
         return rows.reshape(-1, rows.shape[-1]).to(torch.int32)
