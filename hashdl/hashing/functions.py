@@ -21,10 +21,13 @@ from torch import Tensor
 from hashdl.hashing import balancing, centering
 from hashdl.hashing.families import FAMILIES
 from hashdl.hashing.family import Family
+from hashdl.hashing.learned import LearnedSimHash
 from hashdl.hashing.transforms import TRANSFORMS
 
 # Rows that centre, moments and learned functions follow from: so many tell them well enough.
 _SAMPLE = 1 << 14
+# Queries that functions are trained on.
+_QUERIES = 1 << 10
 
 
 class Functions(NamedTuple):
@@ -133,10 +136,45 @@ class Scheme:
             some_codes = None if codes is None else codes[:, ::every].t()
             with balancing.one_thread():
                 made = self.kind.fit(made, vectors, some_codes, self.bits)
+        return Functions(*self._folded(made, maps), center, maps, scale)
+
+    def _folded(self, made: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """What rows and what queries meet."""
         if not self.folds or maps.shape[1] == 0:
-            return Functions(made, made, center, maps, scale)
+            return made, made
         with balancing.one_thread():
-            return Functions(maps[0] @ made, maps[1] @ made, center, maps, scale)
+            return maps[0] @ made, maps[1] @ made
+
+    def fit(
+        self, weight: Tensor, bias: Tensor | None, functions: Functions, x: Tensor, labels: Tensor
+    ) -> Functions:
+        """Functions by which queries meet their labels: :meth:`LearnedSimHash.fit`.
+
+        Args:
+            weight: (N, d).
+            bias: (N,), or None.
+            functions: whose centre, maps and scale stay.
+            x: queries (Q, d), of which some are looked at where there are many.
+            labels: int64 (Q, M), rows that they are to find; -1 = none.
+        """
+        kind = self.kind
+        assert isinstance(kind, LearnedSimHash)
+        some = slice(None, None, max(1, -(-x.shape[0] // _QUERIES)))
+        x, labels = x[some], labels[some]
+        every = torch.arange(0, weight.shape[0], max(1, weight.shape[0] // _SAMPLE))
+        picked = torch.cat([every.to(labels.device), labels[labels >= 0]]).unique()
+        where = (functions.center, functions.maps, functions.scale)
+        picked_bias = None if bias is None else bias[picked]
+        rows = self.row_vectors(weight[picked], picked_bias, *where)
+        queries = self.query_vectors(x, functions.maps, has_bias=bias is not None)
+        places = torch.where(labels < 0, -1, torch.searchsorted(picked, labels.clamp_min(0)))
+        made = self.kind.make(queries.shape[1], self.tables, self.bits, self.seed).to(x.device)
+        if bias is None and self.folds:
+            made[-1] = 0
+        with balancing.one_thread():
+            made = kind.fit(made, rows, None, self.bits, queries, places)
+        of_rows, of_queries = self._folded(made, functions.maps)
+        return functions._replace(rows=of_rows, queries=of_queries)
 
     def columns(self, functions: Tensor, tables: range) -> Tensor:
         """The functions of some tables."""

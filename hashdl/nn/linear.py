@@ -268,6 +268,40 @@ class HashLinear(nn.Linear):
             self.tables.observe(chunk, training=True)
         self.rehash()
 
+    @torch.no_grad()
+    def fit_codes(self, inputs: Tensor, labels: Tensor) -> None:
+        """Train the hash functions so that inputs find their labels, and rehash all rows.
+
+        For inference, after training: the labels need not be the rows with the largest outputs.
+        The functions stay until the next call, through rehashes and moves;
+        :meth:`save_index` keeps them. After *label-sensitive sampling* (Liu et al., *HALOS*, MLSys
+        2021, section 3): see :mod:`hashdl.hashing.learned`.
+
+        Args:
+            inputs: a sample of what the layer is given; of many, 1024 are looked at.
+            labels: rows that each input is to find; -1 = none.
+
+        Shape:
+            - inputs: :math:`(*, d)`; labels: integer :math:`(*)` or :math:`(*, M)`
+
+        Raises:
+            ValueError: the family is not ``"learned"``, or the layer has no tables.
+            RuntimeError: labels have another shape or dtype, or are no rows.
+
+        Examples:
+            >>> layer = HashLinear(8, 300, config=HashConfig(family="learned", active=30))
+            >>> layer.fit_codes(torch.randn(100, 8), torch.randint(300, (100,)))
+        """
+        tables = self._tables_for("fit_codes")
+        if self.config.family != "learned":
+            raise ValueError(
+                f"HashLinear.fit_codes: config.family: got {self.config.family!r}, wanted 'learned'"
+            )
+        x, of_x = self._flat(inputs), self._codes_labels(inputs, labels)
+        for chunk in x.split(_OBSERVED):
+            tables.observe(chunk, training=True)
+        tables.fit(self.weight, self.bias, x, of_x)
+
     def save_index(self, path: str | os.PathLike[str]) -> None:
         """Write the tables to a file, brought up to date: what :meth:`load_index` reads.
 
@@ -387,6 +421,27 @@ class HashLinear(nn.Linear):
                 f"{tuple(rows.shape)}, wanted integers of shape ({wanted})"
             )
         return rows.reshape(-1, rows.shape[-1]).to(torch.int32)
+
+    def _codes_labels(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        """Labels of inputs as int64 (B, M)."""
+        integers = not (labels.is_floating_point() or labels.dtype == torch.bool)
+        shape = inputs.shape[:-1]
+        if not integers or labels.shape[: len(shape)] != shape or labels.dim() > len(shape) + 1:
+            wanted = ", ".join(map(str, shape))
+            raise RuntimeError(
+                f"HashLinear.fit_codes: labels: got {labels.dtype} of shape "
+                f"{tuple(labels.shape)}, wanted integers of shape ({wanted}) or ({wanted}, M)"
+            )
+        if (
+            labels.numel() > 0
+            and not -1 <= int(labels.min()) <= int(labels.max()) < self.out_features
+        ):
+            raise RuntimeError(
+                f"HashLinear.fit_codes: labels: got {int(labels.min())} to {int(labels.max())}, "
+                f"wanted -1 to out_features - 1 = {self.out_features - 1}"
+            )
+        M = labels.shape[-1] if labels.dim() > len(shape) else 1
+        return labels.reshape(-1, M).long()
 
     def _topk_of_candidates(self, x: Tensor, k: int) -> tuple[Tensor, Tensor]:
         assert self.tables is not None

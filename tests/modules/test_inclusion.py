@@ -1,6 +1,6 @@
 """Look-ups as samples of the rows: their probabilities, and sums that are unbiased with them.
 
-Expectations are means over many seeds, compared within five or six standard errors; the seeds are fixed.
+Expectations are means over many seeds, within five or six standard errors; the seeds are fixed.
 """
 
 from __future__ import annotations
