@@ -34,6 +34,7 @@ $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet $(TORCH) "setuptools>=77" wheel ninja pybind11
 	$(PY) -m pip install --quiet "rich>=13" "matplotlib>=3.8" "simplemma>=1.1" "numpy>=1.26" \
+		"mlxtend>=0.23" "scikit-learn>=1.3" \
 		"pytest>=8" "hypothesis>=6.100" "ruff>=0.9" "mypy>=1.14" "clang-format>=19" "scipy>=1.11"
 	touch $@
 

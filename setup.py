@@ -30,8 +30,8 @@ ROOT = Path(__file__).resolve().parent
 SIMD_SOURCES = [
     f"csrc/cpu/{name}.cpp"
     for name in (
-        *("columns", "gather_linear", "hadamard"),
-        *("row_optimizers", "signs", "sketch", "softmax"),
+        *("columns", "gather_linear", "hadamard", "row_optimizers"),
+        *("signs", "sketch", "softmax", "sparse_linear"),
     )
 ]
 SIMD_LEVELS = {

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
+import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from benchmarks.tables import describe
@@ -79,6 +82,56 @@ def save(path: Path | None, report: Report) -> None:
     """Write the report where ``--json`` says, if it does."""
     if path is not None:
         write_json(path, report)
+
+
+def continued(path: Path | None, report: Report, may_change: Sequence[str]) -> Report:
+    """The report, with what an earlier run left in its file.
+
+    Args:
+        path: of ``--json``.
+        report: without figures.
+        may_change: settings that may differ between the two.
+
+    Raises:
+        ValueError: that file holds another experiment, or one of another machine.
+    """
+    if path is None or not path.exists():
+        return report
+    earlier: Report = json.loads(path.read_text())
+    # As JSON has it: tuples are lists there.
+    wanted = json.loads(json.dumps(report))
+    for group, free in (("settings", may_change), ("machine", ())):
+        have = earlier.get(group, {})
+        for name, value in wanted[group].items():
+            if name not in free and have.get(name) != value:
+                raise ValueError(
+                    f"{path}: made with {name} = {have.get(name)!r}, this run has {value!r}: "
+                    "name another file"
+                )
+    kept = {name: earlier[name] for name in ("contenders", "goal") if name in earlier}
+    return report | kept
+
+
+def exponent(
+    by_rows: Mapping[str, Mapping[str, Any]], fit_from: int, key: str = "step_ms"
+) -> float | None:
+    """Slope of the log of a figure over log rows; None with fewer than two sizes to fit.
+
+    Args:
+        by_rows: results by rows.
+        fit_from: fewest rows that count.
+        key: of the figure.
+    """
+    fitted = [rows for rows in by_rows if int(rows) >= fit_from]
+    if len(fitted) < 2:
+        return None
+    figures = [by_rows[rows][key] for rows in fitted]
+    return float(np.polyfit(np.log([float(rows) for rows in fitted]), np.log(figures), 1)[0])
+
+
+def spread(values: Sequence[float]) -> float:
+    """Standard deviation; 0 for one value."""
+    return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 def interleave(

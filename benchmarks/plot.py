@@ -20,6 +20,7 @@ from hashdl.training.report import PARTS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Report = Mapping[str, Any]
 
@@ -32,13 +33,19 @@ def plot(path: Path, report: Report) -> None:
         "output_layer": _draw_parts,
         "break_even": _draw_by_rows,
         "scaling": _draw_by_rows,
+        "width": _draw_width,
         "kernels": _draw_kernels,
+        "retrieval": _draw_retrieval,
         "time_to_accuracy": _draw_accuracy,
-    }[report["settings"]["benchmark"]]
+    }
+    benchmark = report["settings"]["benchmark"]
     figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
-    draw(axes, report)
-    axes.grid(alpha=0.3)
+    if benchmark == "kdd2017":
+        _draw_hidden_layers(figure, report)
+    else:
+        draw[benchmark](figure.subplots(), report)
+    for axes in figure.axes:
+        axes.grid(alpha=0.3)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
 
@@ -85,6 +92,22 @@ def _draw_by_rows(axes: Axes, report: Report) -> None:
     axes.legend()
 
 
+def _draw_width(axes: Axes, report: Report) -> None:
+    """Multiplications against neurons."""
+    for name, result in report["contenders"].items():
+        rows = [int(rows) for rows in result["by_rows"]]
+        work = [figures["multiplications"] for figures in result["by_rows"].values()]
+        slope = f", neurons^{result['work_exponent']:.2f}" if "work_exponent" in result else ""
+        axes.plot(rows, work, marker="o", label=name + slope)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("hidden neurons")
+    axes.set_ylabel("multiplications a sample and training step")
+    settings = report["settings"]
+    axes.set_title(f"{settings['data']}, {settings['active']} active neurons")
+    axes.legend()
+
+
 def _draw_kernels(axes: Axes, report: Report) -> None:
     """Share of what memory and arithmetic allow."""
     kernels = report["kernels"]
@@ -93,6 +116,21 @@ def _draw_kernels(axes: Axes, report: Report) -> None:
     axes.set_xlabel("% of what copy bandwidth and matrix product allow")
     settings = report["settings"]
     axes.set_title(f"{settings['rows']:,} rows of {settings['dim']}, batch {settings['batch']}")
+
+
+def _draw_retrieval(axes: Axes, report: Report) -> None:
+    """Queries a second against recall, one at a time."""
+    for name, result in report["contenders"].items():
+        points = [point for point in result["points"].values() if "ms_single" in point]
+        points.sort(key=lambda point: float(point["recall"]))
+        recalls = [point["recall"] for point in points]
+        axes.plot(recalls, [1000 / point["ms_single"] for point in points], marker="o", label=name)
+    axes.set_yscale("log")
+    axes.set_xlabel(f"recall at {report['settings']['k']}")
+    axes.set_ylabel("queries a second, one at a time")
+    settings = report["settings"]
+    axes.set_title(f"{settings['matrix_rows']:,} rows of {settings['matrix_dim']}")
+    axes.legend()
 
 
 def _draw_accuracy(axes: Axes, report: Report) -> None:
@@ -112,6 +150,37 @@ def _draw_accuracy(axes: Axes, report: Report) -> None:
     settings = report["settings"]
     axes.set_title(f"{settings['data']}: {settings['n_classes']:,} classes")
     axes.legend()
+
+
+def _draw_hidden_layers(figure: Figure, report: Report) -> None:
+    """Accuracy against the share of multiplications: a panel a data set and depth."""
+    panels: dict[tuple[str, int], dict[str, list[Mapping[str, Any]]]] = {}
+    for name, result in report["contenders"].items():
+        for point in result["points"].values():
+            if "top1" in point:
+                panel = panels.setdefault((point["data"], point["layers"]), {})
+                panel.setdefault(name, []).append(point)
+    depths = sorted({layers for _, layers in panels})
+    names = list(dict.fromkeys(data for data, _ in panels))
+    figure.set_size_inches(4.5 * max(len(names), 1), 4 * max(len(depths), 1))
+    grid = figure.subplots(max(len(depths), 1), max(len(names), 1), squeeze=False)
+    for (data, layers), lines in panels.items():
+        axes = grid[depths.index(layers)][names.index(data)]
+        for name, points in lines.items():
+            points.sort(key=lambda point: float(point["train_share"]))
+            shares = [100 * point["train_share"] for point in points]
+            axes.errorbar(
+                shares,
+                [point["top1"] for point in points],
+                [point["top1_std"] for point in points],
+                marker="o",
+                label=name,
+            )
+        axes.set_xscale("log")
+        axes.set_xlabel("% of the dense multiplications, training")
+        axes.set_ylabel("test accuracy")
+        axes.set_title(f"{data}, {layers} hidden layers")
+        axes.legend(fontsize="small")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

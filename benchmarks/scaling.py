@@ -15,10 +15,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
 
 # For "python benchmarks/scaling.py" as well as "python -m benchmarks.scaling".
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -26,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.common import (
     Report,
     StopWanted,
+    exponent,
     make_parser,
     new_report,
     positive,
@@ -88,20 +87,6 @@ def _fits(name: str, setup: Setup) -> bool:
         file=sys.stderr,
     )
     return False
-
-
-def exponent(by_rows: Mapping[str, Mapping[str, float]], fit_from: int) -> float | None:
-    """Slope of log step time over log rows; None with fewer than two sizes to fit.
-
-    Args:
-        by_rows: results by rows.
-        fit_from: fewest rows that count.
-    """
-    fitted = [rows for rows in by_rows if int(rows) >= fit_from]
-    if len(fitted) < 2:
-        return None
-    times = [by_rows[rows]["step_ms"] for rows in fitted]
-    return float(np.polyfit(np.log([float(rows) for rows in fitted]), np.log(times), 1)[0])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -44,11 +44,19 @@ def tables_of(report: Report) -> list[Figures]:
             *(_parts_by_rows(name, result) for name, result in report["contenders"].items()),
         ],
         "kernels": lambda: [_kernels(report)],
+        "retrieval": lambda: [_indices(report), _settings(report)],
         "gpu": lambda: [
             _by_rows(report, "step_ms", "ms a step at {:,} rows"),
             _by_rows(report, "peak_mb", "peak MB at {:,} rows"),
             _bandwidths(report),
         ],
+        "width": lambda: [
+            _by_rows(report, "multiplications", "multiplications at {:,} neurons"),
+            _by_rows(report, "step_ms", "ms a step at {:,} neurons"),
+            _by_rows(report, "top1", "top-1 at {:,} neurons", "{:.4f}"),
+        ],
+        "hogwild": lambda: [_workers(report), _met(report)],
+        "kdd2017": lambda: _hidden_layers(report),
         "time_to_accuracy": lambda: [_accuracies(report), _parts(report)],
     }
     return [figures for figures in makers[report["settings"]["benchmark"]]() if figures.rows]
@@ -60,6 +68,11 @@ def sentences_of(report: Report) -> list[str]:
     for name, result in report["contenders"].items():
         if "exponent" in result:
             lines.append(f"{name}: step time grows as rows^{result['exponent']:.2f}")
+        if "work_exponent" in result:
+            lines.append(
+                f"{name}: multiplications grow as rows^{result['work_exponent']:.2f}, by which "
+                f"10^9 rows would take {result['work_at_1e9']:,.0f} a sample"
+            )
         if "break_even_rows" in result:
             lines.append(f"{name}: {_break_even(result)}")
     machine, goal = report["machine"], report.get("goal", {}).get("accuracy")
@@ -131,12 +144,12 @@ def _part_columns(corner: str, parts: Mapping[str, Mapping[str, float]]) -> Figu
     return Figures([corner, *figures.titles[1:]], figures.rows)
 
 
-def _by_rows(report: Report, key: str, title: str) -> Figures:
+def _by_rows(report: Report, key: str, title: str, pattern: str = "{:,.2f}") -> Figures:
     """A row a contender, a column a number of rows."""
     by_name = {name: result["by_rows"] for name, result in report["contenders"].items()}
     sizes = list(dict.fromkeys(rows for by_rows in by_name.values() for rows in by_rows))
     cells = [
-        [name, *(cell(by_rows.get(rows, {}).get(key), "{:,.2f}") for rows in sizes)]
+        [name, *(cell(by_rows.get(rows, {}).get(key), pattern) for rows in sizes)]
         for name, by_rows in by_name.items()
     ]
     return Figures(["", *(title.format(int(rows)) for rows in sizes)], cells)
@@ -171,6 +184,37 @@ def _bandwidths(report: Report) -> Figures:
     )
 
 
+def _indices(report: Report) -> Figures:
+    """What each index costs, and its speed at the recall compared at."""
+    at, batch = report["settings"]["at"], report["settings"]["batch"]
+    return _columns(
+        report["contenders"],
+        (
+            ("s to build", "build_seconds", "{:.2f}"),
+            ("MB beside the rows", "index_mb", "{:,.1f}"),
+            (f"ms a query at recall {at:g}", "ms_single_at", "{:.3f}"),
+            (f"in batches of {batch}", "ms_batch_at", "{:.4f}"),
+        ),
+    )
+
+
+def _settings(report: Report) -> Figures:
+    """Every setting of every contender."""
+    points = {
+        f"{name}, {setting}": point
+        for name, result in report["contenders"].items()
+        for setting, point in result["points"].items()
+    }
+    return _columns(
+        points,
+        (
+            ("recall", "recall", "{:.4f}"),
+            ("ms a query", "ms_single", "{:.3f}"),
+            ("in batches", "ms_batch", "{:.4f}"),
+        ),
+    )
+
+
 def _accuracies(report: Report) -> Figures:
     metric = report.get("goal", {}).get("metric", "top1")
     return _columns(
@@ -187,3 +231,47 @@ def _accuracies(report: Report) -> Figures:
             ("runs that reached it", "reached", "{}"),
         ),
     )
+
+
+def _hidden_layers(report: Report) -> list[Figures]:
+    """A table a data set and depth: a row a method and share."""
+    tables: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for name, result in report["contenders"].items():
+        for point in result["points"].values():
+            if "top1" in point:
+                title = f"{point['data']}, {point['layers']} hidden layers"
+                tables.setdefault(title, {})[f"{name} {point['share']:.0%}"] = point
+    columns = (
+        ("rate", "lr", "{:g}"),
+        ("top-1", "top1", "{:.4f}"),
+        ("±", "top1_std", "{:.4f}"),
+        ("of dense", "top1_vs_standard", "{:+.4f}"),
+        ("multiplications, training", "train_share", "{:.1%}"),
+        ("multiplications, test", "test_share", "{:.1%}"),
+        ("ms a step", "step_ms", "{:.2f}"),
+    )
+    made = []
+    for title, points in tables.items():
+        figures = _columns(points, columns)
+        made.append(Figures([title, *figures.titles[1:]], figures.rows))
+    return made
+
+
+def _workers(report: Report) -> Figures:
+    return _columns(
+        report["contenders"],
+        (
+            ("training s", "train_seconds", "{:.1f}"),
+            ("speed-up", "speed_up", "{:.2f}"),
+            ("top-1", "top1", "{:.4f}"),
+            ("overlap of two steps", "overlap", "{:.1%}"),
+        ),
+    )
+
+
+def _met(report: Report) -> Figures:
+    """Share of a step's weights that others would update as well, by number of workers."""
+    met = {name: result["met"] for name, result in report["contenders"].items()}
+    numbers = list(dict.fromkeys(number for by_number in met.values() for number in by_number))
+    figures = _columns(met, [(f"met by {n} workers", n, "{:.1%}") for n in numbers])
+    return Figures(["simulated", *figures.titles[1:]], figures.rows)

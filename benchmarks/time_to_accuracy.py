@@ -17,7 +17,6 @@ the JSON file; the same command goes on after them.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -32,11 +31,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.common import (
     Report,
     StopWanted,
+    continued,
     make_parser,
     new_report,
     positive,
     run_benchmark,
     save,
+    spread,
 )
 from benchmarks.layers import (
     NAMES,
@@ -309,7 +310,7 @@ def _over_seeds(
         name: statistics.fmean(run[name] for run in runs)
         for name in ("step_ms", "train_seconds", metric)
     }
-    figures |= {f"best_{metric}": statistics.fmean(best), f"best_{metric}_std": _spread(best)}
+    figures |= {f"best_{metric}": statistics.fmean(best), f"best_{metric}_std": spread(best)}
     parts = runs[0]["parts_ms"]
     figures["parts_ms"] = {
         part: statistics.fmean(run["parts_ms"].get(part, 0.0) for run in runs) for part in parts
@@ -320,36 +321,8 @@ def _over_seeds(
         figures |= {"seconds_to_goal": None, "seconds_to_goal_std": None, "reached": len(reached)}
         if reached:
             figures["seconds_to_goal"] = statistics.fmean(reached)
-            figures["seconds_to_goal_std"] = _spread(reached)
+            figures["seconds_to_goal_std"] = spread(reached)
     return figures
-
-
-def _spread(values: Sequence[float]) -> float:
-    """Standard deviation; 0 for one value."""
-    return statistics.stdev(values) if len(values) > 1 else 0.0
-
-
-def continued(args: argparse.Namespace, report: Report) -> Report:
-    """The report, with what an earlier run left in ``--json``.
-
-    Raises:
-        ValueError: that file holds another experiment, or one of another machine.
-    """
-    if args.json is None or not args.json.exists():
-        return report
-    earlier: Report = json.loads(args.json.read_text())
-    # As JSON has it: tuples are lists there.
-    wanted = json.loads(json.dumps(report))
-    for group, may_change in (("settings", _MAY_CHANGE), ("machine", ())):
-        have = earlier.get(group, {})
-        for name, value in wanted[group].items():
-            if name not in may_change and have.get(name) != value:
-                raise ValueError(
-                    f"{args.json}: made with {name} = {have.get(name)!r}, this run has {value!r}: "
-                    "name another file"
-                )
-    kept = {name: earlier[name] for name in ("contenders", "goal") if name in earlier}
-    return report | kept
 
 
 def measure(args: argparse.Namespace, stop: StopWanted) -> Report:
@@ -364,7 +337,7 @@ def measure(args: argparse.Namespace, stop: StopWanted) -> Report:
         n_classes=train.n_labels,
         configs=config_fields(make_configs(TRAINING_CONFIGS, args.config)),
     )
-    report = continued(args, report)
+    report = continued(args.json, report, _MAY_CHANGE)
     experiment = Experiment(args, report, train, test, stop)
     experiment.search_rates()
     experiment.train_all()

@@ -15,7 +15,7 @@ from hashdl import functional, metrics, ops, optim  # noqa: E402
 from hashdl.config import HashConfig  # noqa: E402
 from hashdl.conversion import convert, revert  # noqa: E402
 from hashdl.info import build_info, has_extension  # noqa: E402
-from hashdl.nn import HashLinear, HashSoftmaxWithLoss  # noqa: E402
+from hashdl.nn import HashFeedForward, HashLinear, HashMLP, HashSoftmaxWithLoss  # noqa: E402
 from hashdl.tuning import Advice, LayerAdvice, TuneResult, advise, tune  # noqa: E402
 
 __version__ = "0.1.0"
@@ -23,7 +23,9 @@ __version__ = "0.1.0"
 __all__ = [
     "Advice",
     "HashConfig",
+    "HashFeedForward",
     "HashLinear",
+    "HashMLP",
     "HashSoftmaxWithLoss",
     "LayerAdvice",
     "TuneResult",

@@ -12,7 +12,8 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from hashdl.config import HashConfig
 from hashdl.costs import dense_by_auto
-from hashdl.nn import HashLinear, HashSoftmaxWithLoss
+from hashdl.nn import HashLinear, HashSequential, HashSoftmaxWithLoss
+from hashdl.nn.sequential import has_chain
 
 Swap = Callable[[nn.Module, str], nn.Module | None]
 
@@ -31,8 +32,10 @@ def convert(
     and parametrized layers among them), pruned layers and those with the old ``weight_norm``, and
     layers whose ``forward`` is never called (the ``out_proj`` of
     :class:`torch.nn.MultiheadAttention`). With ``config.auto``, layers that would run dense stay as
-    they are as well. A transformer encoder with hashed layers no longer takes
-    torch's fused path for inference, which reads their weights instead of calling them.
+    they are as well. In an nn.Sequential (not a subclass of it), hashed layers that follow each
+    other are chained: see :class:`hashdl.nn.HashSequential`. A transformer encoder with hashed
+    layers no longer takes torch's fused path for inference, which reads their weights instead of
+    calling them.
 
     Args:
         model: the model, or a single nn.Linear.
@@ -75,6 +78,7 @@ def convert(
 
     converted, count = _swap_modules(model if inplace else copy.deepcopy(model), swap)
     _switch_fast_paths(converted)
+    _switch_sequences(converted)
     if count == 0:
         why = "no nn.Linear in it" if filter_fn is None else "no nn.Linear that filter_fn accepts"
         if kept_dense:
@@ -101,6 +105,7 @@ def revert(model: nn.Module) -> nn.Module:
 
     reverted = _swap_modules(model, swap)[0]
     _switch_fast_paths(reverted)
+    _switch_sequences(reverted)
     return reverted
 
 
@@ -177,3 +182,14 @@ def _switch_fast_paths(model: nn.Module) -> None:
             elif not hashed and hasattr(module, saved):
                 setattr(module, switch, getattr(module, saved))
                 delattr(module, saved)
+
+
+def _switch_sequences(model: nn.Module) -> None:
+    """Let sequences with hashed layers that follow each other chain them, and no others.
+
+    The modules stay the same objects: whoever holds one, and the state dict, sees no change.
+    """
+    for module in model.modules():
+        if type(module) in (nn.Sequential, HashSequential):
+            chained = has_chain(list(module.children()))
+            module.__class__ = HashSequential if chained else nn.Sequential

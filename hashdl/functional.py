@@ -180,6 +180,210 @@ def active_linear(
     return z, s
 
 
+# ---- active_sparse_linear ----------------------------------------------------------------------
+
+
+def _entry_gradient(
+    rows: Tensor, columns: Tensor, grad: Tensor, shape: torch.Size, sparse: bool
+) -> Tensor:
+    """The gradient of a whole weight from that of some entries (distinct, ascending)."""
+    places = torch.stack([rows.long(), columns.long()])
+    if not sparse:
+        return grad.new_zeros(shape).index_put_(tuple(places), grad)
+    return torch.sparse_coo_tensor(places, grad, shape, is_coalesced=True, check_invariants=False)
+
+
+def _active_sparse_linear(
+    values: Tensor,
+    columns: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    rows: Tensor,
+    sparse_grad: bool,
+) -> Tensor:
+    return ops.gather_sparse_linear(values, columns, weight, bias, rows)
+
+
+def _active_sparse_linear_fake(
+    values: Tensor,
+    columns: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    rows: Tensor,
+    sparse_grad: bool,
+) -> Tensor:
+    return values.new_empty(rows.shape)
+
+
+def _save_sparse_layer(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    values, columns, weight, bias, rows, sparse_grad = inputs
+    ctx.save_for_backward(values, columns, weight, rows)
+    ctx.has_bias, ctx.sparse_grad = bias is not None, sparse_grad
+
+
+@once_differentiable
+def _active_sparse_linear_backward(ctx: Any, grad_z: Tensor) -> tuple[Any, ...]:
+    values, columns, weight, rows = ctx.saved_tensors
+    grad_values, touched, grad_bias, starts, entries, grad = ops.gather_sparse_linear_backward(
+        grad_z, values, columns, weight, rows
+    )
+    weight_grad = bias_grad = None
+    if ctx.needs_input_grad[2]:
+        entry_rows = touched.repeat_interleave(starts.diff(), output_size=entries.shape[0])
+        weight_grad = _entry_gradient(entry_rows, entries, grad, weight.shape, ctx.sparse_grad)
+    if ctx.has_bias and ctx.needs_input_grad[3]:
+        bias_grad = _row_gradient(touched, grad_bias, weight.shape[:1], ctx.sparse_grad)
+    return grad_values, None, weight_grad, bias_grad, None, None
+
+
+ops.define_differentiable(
+    "active_sparse_linear(Tensor values, Tensor columns, Tensor weight, Tensor? bias, "
+    "Tensor rows, bool sparse_grad) -> Tensor",
+    kernel=_active_sparse_linear,
+    fake=_active_sparse_linear_fake,
+    backward=_active_sparse_linear_backward,
+    setup_context=_save_sparse_layer,
+)
+
+
+def active_sparse_linear(
+    values: Tensor,
+    columns: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    rows: Tensor,
+    *,
+    sparse_grad: bool = False,
+) -> Tensor:
+    r"""A linear layer from active inputs to active outputs: active times active, both ways.
+
+    .. math:: z_{ba} = \sum_i v_{bi} \, W_{r_{ba} c_{bi}} + b_{r_{ba}}
+
+    Forward, and backward to the values and to the weight, cost B I A multiplications each; backward
+    touches the entries met alone. It has no second derivative.
+
+    Args:
+        values: the inputs that are not zero.
+        columns: int32, which inputs these are, -1 = padding (it contributes nothing).
+        weight: all rows.
+        bias: all biases, or None.
+        rows: int32 active rows, -1 = padding (output 0, no gradient).
+        sparse_grad: give ``weight`` a sparse COO gradient of its entries (two sparse dimensions),
+            and ``bias`` one of its rows, for :mod:`hashdl.optim`; in a graph of torch.compile they
+            are dense.
+
+    Shape:
+        - values, columns: :math:`(B, I)`, weight: :math:`(N, d)`, bias: :math:`(N)`
+        - rows: :math:`(B, A)`
+        - Output: :math:`(B, A)`
+
+    Raises:
+        RuntimeError: shapes or dtypes do not fit, or an id is out of range.
+
+    Examples:
+        >>> values, columns = torch.tensor([[3.0, 9.0]]), torch.tensor([[1, -1]], dtype=torch.int32)
+        >>> weight = torch.tensor([[1.0, 2.0]], requires_grad=True)
+        >>> rows = torch.tensor([[0]], dtype=torch.int32)
+        >>> active_sparse_linear(values, columns, weight, None, rows).sum().backward()
+        >>> weight.grad
+        tensor([[0., 3.]])
+    """
+    sparse_grad = sparse_grad and not torch.compiler.is_compiling()
+    z: Tensor = torch.ops.hashdl.active_sparse_linear(
+        values, columns, weight, bias, rows, sparse_grad
+    )
+    return z
+
+
+# ---- active_columns ----------------------------------------------------------------------------
+
+
+def _check_columns(values: Tensor, columns: Tensor, weight: Tensor) -> None:
+    ops._check_shape(weight, (None, None), "active_columns", "weight")
+
+
+def _active_columns(values: Tensor, columns: Tensor, weight: Tensor, sparse_grad: bool) -> Tensor:
+    _check_columns(values, columns, weight)
+    return ops.combine_rows(values, weight.t(), columns)
+
+
+def _active_columns_fake(
+    values: Tensor, columns: Tensor, weight: Tensor, sparse_grad: bool
+) -> Tensor:
+    _check_columns(values, columns, weight)
+    return values.new_empty((values.shape[0], weight.shape[0]))
+
+
+def _save_columns(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.save_for_backward(*inputs[:3])
+    ctx.sparse_grad = inputs[3]
+
+
+@once_differentiable
+def _active_columns_backward(ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:
+    values, columns, weight = ctx.saved_tensors
+    grad_values = ops.gather_linear(grad_y, weight.t(), None, columns)
+    weight_grad = None
+    if ctx.needs_input_grad[2]:
+        _, touched, grad, _ = ops.gather_linear_backward(values, grad_y, weight.t(), columns)
+        weight_grad = _column_gradient(touched, grad, weight.shape, ctx.sparse_grad)
+    return grad_values, None, weight_grad, None
+
+
+def _column_gradient(columns: Tensor, grad: Tensor, shape: torch.Size, sparse: bool) -> Tensor:
+    """The gradient of a whole weight from that of its touched columns, grad (U, N)."""
+    if not sparse:
+        return _row_gradient(columns, grad, torch.Size((shape[1], shape[0])), False).t()
+    rows = torch.arange(shape[0], device=grad.device)
+    entry_rows = rows.repeat_interleave(columns.shape[0])
+    entry_columns = columns.repeat(shape[0])
+    return _entry_gradient(entry_rows, entry_columns, grad.t().reshape(-1), shape, True)
+
+
+ops.define_differentiable(
+    "active_columns(Tensor values, Tensor columns, Tensor weight, bool sparse_grad) -> Tensor",
+    kernel=_active_columns,
+    fake=_active_columns_fake,
+    backward=_active_columns_backward,
+    setup_context=_save_columns,
+)
+
+
+def active_columns(
+    values: Tensor, columns: Tensor, weight: Tensor, *, sparse_grad: bool = False
+) -> Tensor:
+    r"""A linear layer from active inputs to all outputs, without bias.
+
+    .. math:: y_{bn} = \sum_i v_{bi} \, W_{n c_{bi}}
+
+    Columns of the weight are read and have a gradient: a weight whose memory is transposed
+    (``weight.t()`` is contiguous) is read as it lies; another one is copied first. It has no second
+    derivative.
+
+    Args:
+        values: the inputs that are not zero.
+        columns: int32, which inputs these are, -1 = padding (it contributes nothing).
+        weight: the layer's weight.
+        sparse_grad: give ``weight`` a sparse COO gradient of its entries (two sparse dimensions),
+            for :mod:`hashdl.optim`; in a graph of torch.compile it is dense.
+
+    Shape:
+        - values, columns: :math:`(B, I)`, weight: :math:`(N, d)`
+        - Output: :math:`(B, N)`
+
+    Raises:
+        RuntimeError: shapes or dtypes do not fit, or an id is out of range.
+
+    Examples:
+        >>> values, columns = torch.tensor([[3.0, 9.0]]), torch.tensor([[1, -1]], dtype=torch.int32)
+        >>> active_columns(values, columns, torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+        tensor([[ 6., 12.]])
+    """
+    sparse_grad = sparse_grad and not torch.compiler.is_compiling()
+    y: Tensor = torch.ops.hashdl.active_columns(values, columns, weight, sparse_grad)
+    return y
+
+
 # ---- scatter_rows ------------------------------------------------------------------------------
 
 

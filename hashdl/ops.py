@@ -1167,6 +1167,158 @@ def scatter_rows(values: Tensor, rows: Tensor, *, n_rows: int, fill: float = 0.0
     return out
 
 
+# ---- combine_rows ------------------------------------------------------------------------------
+
+
+def _check_combine_rows(values: Tensor, weight: Tensor, rows: Tensor) -> None:
+    op = "combine_rows"
+    _check_floating(weight, op, "weight")
+    _check_shape(weight, (None, None), op, "weight")
+    _check_ids(rows, (None, None), op, "rows")
+    _check_dtype(values, weight.dtype, op, "values")
+    _check_shape(values, tuple(rows.shape), op, "values")
+
+
+@_op("combine_rows(Tensor values, Tensor weight, Tensor rows) -> Tensor", _check_combine_rows)
+def _(values: Tensor, weight: Tensor, rows: Tensor) -> Tensor:
+    return weight.new_empty((rows.shape[0], weight.shape[1]))
+
+
+def combine_rows(values: Tensor, weight: Tensor, rows: Tensor) -> Tensor:
+    r"""Weighted sums of some rows: a linear layer with active inputs, on its transposed weight.
+
+    .. math:: y_b = \sum_a v_{ba} \, w_{r_{ba}}
+
+    Not differentiable: :func:`hashdl.functional.active_columns` is.
+
+    Args:
+        values: (B, A) of the weight's dtype.
+        weight: (N, d), float32, float64, bfloat16 or float16.
+        rows: int32 (B, A), -1 = none.
+
+    Returns:
+        y: (B, d).
+
+    Examples:
+        >>> weight, rows = torch.eye(3), torch.tensor([[2, 0, -1]], dtype=torch.int32)
+        >>> combine_rows(torch.tensor([[5.0, 7.0, 9.0]]), weight, rows)
+        tensor([[7., 0., 5.]])
+    """
+    y: Tensor = _ops.combine_rows(values, weight, rows)
+    return y
+
+
+# ---- gather_sparse_linear ----------------------------------------------------------------------
+
+
+def _check_sparse_layer(
+    op: str, values: Tensor, columns: Tensor, weight: Tensor, rows: Tensor
+) -> None:
+    _check_floating(weight, op, "weight")
+    _check_shape(weight, (None, None), op, "weight")
+    _check_ids(columns, (None, None), op, "columns")
+    _check_dtype(values, weight.dtype, op, "values")
+    _check_shape(values, tuple(columns.shape), op, "values")
+    _check_ids(rows, (columns.shape[0], None), op, "rows")
+
+
+def _check_gather_sparse_linear(
+    values: Tensor, columns: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor
+) -> None:
+    _check_sparse_layer("gather_sparse_linear", values, columns, weight, rows)
+    _check_bias("gather_sparse_linear", weight, bias)
+
+
+@_op(
+    "gather_sparse_linear(Tensor values, Tensor columns, Tensor weight, Tensor? bias, "
+    "Tensor rows) -> Tensor",
+    _check_gather_sparse_linear,
+)
+def _(values: Tensor, columns: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor) -> Tensor:
+    return values.new_empty(rows.shape)
+
+
+def gather_sparse_linear(
+    values: Tensor, columns: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor
+) -> Tensor:
+    r"""Outputs of some rows of a linear layer, from the inputs that are not zero alone.
+
+    .. math:: z_{ba} = \sum_i v_{bi} \, W_{r_{ba} c_{bi}} + b_{r_{ba}}
+
+    Not differentiable: :func:`hashdl.functional.active_sparse_linear` is.
+
+    Args:
+        values: (B, I) of the weight's dtype, the inputs of each sample that are not zero.
+        columns: int32 (B, I), which inputs these are, -1 = none; what repeats is added up.
+        weight: (N, d), float32, float64, bfloat16 or float16.
+        bias: (N,), or None.
+        rows: int32 (B, A).
+
+    Returns:
+        z: (B, A), 0 at padding.
+
+    Examples:
+        >>> values, columns = torch.tensor([[3.0, 9.0]]), torch.tensor([[1, -1]], dtype=torch.int32)
+        >>> weight, rows = torch.tensor([[1.0, 2.0]]), torch.tensor([[0]], dtype=torch.int32)
+        >>> gather_sparse_linear(values, columns, weight, None, rows)
+        tensor([[6.]])
+    """
+    z: Tensor = _ops.gather_sparse_linear(values, columns, weight, bias, rows)
+    return z
+
+
+def _check_gather_sparse_linear_backward(
+    grad_z: Tensor, values: Tensor, columns: Tensor, weight: Tensor, rows: Tensor
+) -> None:
+    op = "gather_sparse_linear_backward"
+    _check_sparse_layer(op, values, columns, weight, rows)
+    _check_dtype(grad_z, weight.dtype, op, "grad_z")
+    _check_shape(grad_z, tuple(rows.shape), op, "grad_z")
+
+
+@_op(
+    "gather_sparse_linear_backward(Tensor grad_z, Tensor values, Tensor columns, Tensor weight, "
+    "Tensor rows) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    _check_gather_sparse_linear_backward,
+)
+def _(
+    grad_z: Tensor, values: Tensor, columns: Tensor, weight: Tensor, rows: Tensor
+) -> tuple[Tensor, ...]:
+    context = torch.library.get_ctx()
+    U, E = context.new_dynamic_size(), context.new_dynamic_size()
+    return (
+        *(values.new_empty(values.shape), rows.new_empty((U,)), weight.new_empty((U,))),
+        *(rows.new_empty((U + 1,), dtype=torch.int64), rows.new_empty((E,))),
+        weight.new_empty((E,)),
+    )
+
+
+def gather_sparse_linear_backward(
+    grad_z: Tensor, values: Tensor, columns: Tensor, weight: Tensor, rows: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of :func:`gather_sparse_linear`, compact: only entries that some sample meets.
+
+    Args:
+        grad_z: (B, A).
+        values: (B, I).
+        columns: int32 (B, I).
+        weight: (N, d).
+        rows: int32 (B, A).
+
+    Returns:
+        grad_values: (B, I), 0 at padding.
+        touched: int32 (U,), the distinct rows, ascending.
+        grad_bias: (U,).
+        starts: int64 (U + 1,): row ``touched[u]`` has the entries from starts[u] to starts[u + 1].
+        entry_columns: int32 (E,), ascending within a row.
+        grad_weight: (E,), of these entries.
+    """
+    gradients: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor] = (
+        _ops.gather_sparse_linear_backward(grad_z, values, columns, weight, rows)
+    )
+    return gradients
+
+
 # ---- active_log_prob ---------------------------------------------------------------------------
 
 

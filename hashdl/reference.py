@@ -558,6 +558,70 @@ def scatter_rows(values: Tensor, rows: Tensor, n_rows: int, fill: float) -> Tens
     return out
 
 
+def combine_rows(values: Tensor, weight: Tensor, rows: Tensor) -> Tensor:
+    """Oracle of :func:`hashdl.ops.combine_rows`."""
+    _check_ids(rows, -1, weight.shape[0], "combine_rows", "rows")
+    wide = accumulator(weight.dtype)
+    sample, column = (rows >= 0).nonzero(as_tuple=True)
+    parts = values[sample, column, None].to(wide) * weight[rows[sample, column].long()].to(wide)
+    out = weight.new_zeros((rows.shape[0], weight.shape[1]), dtype=wide)
+    return out.index_add_(0, sample, parts).to(weight.dtype)
+
+
+# ---- from active inputs to active outputs ------------------------------------------------------
+
+
+def _spread(values: Tensor, columns: Tensor, d: int) -> Tensor:
+    """Dense inputs (B, d), in the dtype that sums are made in."""
+    sample, place = (columns >= 0).nonzero(as_tuple=True)
+    at = (sample, columns[sample, place].long())
+    x = values.new_zeros((values.shape[0], d), dtype=accumulator(values.dtype))
+    return x.index_put_(at, values[sample, place].to(x.dtype), accumulate=True)
+
+
+def gather_sparse_linear(
+    values: Tensor, columns: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor
+) -> Tensor:
+    """Oracle of :func:`hashdl.ops.gather_sparse_linear`."""
+    op, (N, d) = "gather_sparse_linear", weight.shape
+    _check_ids(columns, -1, d, op, "columns")
+    _check_ids(rows, -1, N, op, "rows")
+    x = _spread(values, columns, d)
+    wide_bias = None if bias is None else bias.to(x.dtype)
+    return gather_linear(x, weight.to(x.dtype), wide_bias, rows).to(weight.dtype)
+
+
+def gather_sparse_linear_backward(
+    grad_z: Tensor, values: Tensor, columns: Tensor, weight: Tensor, rows: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Oracle of :func:`hashdl.ops.gather_sparse_linear_backward`."""
+    op, (N, d), wide = "gather_sparse_linear_backward", weight.shape, accumulator(weight.dtype)
+    _check_ids(columns, -1, d, op, "columns")
+    _check_ids(rows, -1, N, op, "rows")
+    x = _spread(values, columns, d)
+    layer = (x, weight.to(wide), rows, None, None, None)
+    grad_x, touched, _, grad_bias = gather_linear_backward(grad_z.to(wide), *layer)
+    grad_values = (
+        grad_x.gather(1, columns.clamp_min(0).long()) if d else grad_x.new_zeros(values.shape)
+    )
+    grad_values = grad_values.masked_fill(columns < 0, 0)
+
+    # Every (sample, row, input) that is no padding, by its place in the weight.
+    b, a, i = ((rows >= 0).unsqueeze(2) & (columns >= 0).unsqueeze(1)).nonzero(as_tuple=True)
+    places, inverse = (rows[b, a].long() * d + columns[b, i]).unique(return_inverse=True)
+    grad_weight = weight.new_zeros(places.shape, dtype=wide)
+    grad_weight.index_add_(0, inverse, grad_z[b, a].to(wide) * values[b, i].to(wide))
+    entry_rows = places // max(d, 1)
+    starts = torch.searchsorted(entry_rows, touched.long())
+    starts = torch.cat([starts, starts.new_tensor([places.numel()])])
+    entry_columns = (places - entry_rows * d).to(torch.int32)
+    dtype = weight.dtype
+    return (
+        *(grad_values.to(dtype), touched, grad_bias.to(dtype)),
+        *(starts, entry_columns, grad_weight.to(dtype)),
+    )
+
+
 # ---- log probabilities of labels ---------------------------------------------------------------
 
 

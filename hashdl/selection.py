@@ -46,6 +46,39 @@ def select_active(
     return rows, None
 
 
+@torch.no_grad()
+def select_from_active(
+    tables: HashTables,
+    x: Tensor,
+    inputs: tuple[Tensor, Tensor],
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    training: bool,
+) -> Tensor:
+    """Active rows int32 (B, A) of queries x (B, d) of which few inputs are not zero.
+
+    As :func:`select_active`, but *exact* ranks candidates by those inputs alone: values and
+    columns (B, I), as for :func:`hashdl.ops.gather_sparse_linear`.
+    """
+    config, sizes = tables.config, tables.sizes
+    random = sizes.R if training else 0
+    if config.selection != "exact" or random == sizes.A:
+        return select_active(tables, x, weight, bias, training=training)[0]
+    tables.refresh(weight, bias, training=training, queries=x)
+    candidates = tables.lookup(x, has_bias=bias is not None)
+    with part("look-up"):
+        scores = ops.gather_sparse_linear(*inputs, weight, bias, candidates)
+        return ops.select(
+            *(candidates, scores.float(), None, None),
+            active=sizes.A,
+            random=random,
+            n_rows=weight.shape[0],
+            seed=config.seed,
+            step=tables.step,
+        )
+
+
 def find_best(
     tables: HashTables, x: Tensor, weight: Tensor, bias: Tensor | None, k: int
 ) -> tuple[Tensor, Tensor]:

@@ -1,14 +1,10 @@
 #include "cpu/gather_linear.h"
 
+#include "cpu/row_blocks.h"
 #include "cpu/vec.h"
 
 namespace hashdl::cpu::HASHDL_SIMD_LEVEL {
 namespace {
-
-// Rows handled together: enough independent sums to hide the latency of a fused multiply-add.
-constexpr int kRows = 4;
-// Rows ahead of the one in work that are asked for.
-constexpr int64_t kAhead = 2 * kRows;
 
 /// out[r] = <x, w[r]> for R rows at once.
 template <int R, typename T>
@@ -46,41 +42,6 @@ HASHDL_INLINE void add_rows(const T* const (&w)[R], const Accumulate<T> (&g)[R],
 }
 
 template <typename T>
-HASHDL_INLINE void prefetch_ahead(const T* weight, const int32_t* rows, int64_t a, int64_t A,
-                                  int64_t d) {
-  const int64_t end = a + kAhead + kRows < A ? a + kAhead + kRows : A;
-  for (int64_t i = a + kAhead; i < end; ++i) {
-    if (rows[i] >= 0) prefetch_row(weight + static_cast<int64_t>(rows[i]) * d, d);
-  }
-}
-
-/// The rows of one sample in blocks of kRows: body(a, pointers, mask) where padding points to row 0
-/// and its mask is 0, so that every block has the same shape.
-template <typename T, typename Body>
-HASHDL_INLINE void for_row_blocks(const T* weight, const int32_t* rows, int64_t A, int64_t d,
-                                  const Body& body) {
-  for (int64_t a = 0; a < A; a += kRows) {
-    prefetch_ahead(weight, rows, a, A, d);
-    const T* w[kRows];
-    bool used[kRows];
-    bool any = false;
-    for (int r = 0; r < kRows; ++r) {
-      used[r] = a + r < A && rows[a + r] >= 0;
-      any |= used[r];
-    }
-    // A padded slot repeats a row of the block: in cache already, and its result is dropped.
-    const T* stand_in = weight;
-    for (int r = 0; r < kRows; ++r) {
-      if (used[r]) stand_in = weight + static_cast<int64_t>(rows[a + r]) * d;
-    }
-    for (int r = 0; r < kRows; ++r) {
-      w[r] = used[r] ? weight + static_cast<int64_t>(rows[a + r]) * d : stand_in;
-    }
-    if (any) body(a, w, used);
-  }
-}
-
-template <typename T>
 void forward(const GatherForward<T>& args, int64_t begin, int64_t end) {
   using A = Accumulate<T>;
   for (int64_t b = begin; b < end; ++b) {
@@ -97,25 +58,28 @@ void forward(const GatherForward<T>& args, int64_t begin, int64_t end) {
         store1(z + a + r, out[r] + bias);
       }
     };
-    for_row_blocks(args.weight, rows, args.A, args.d, block);
+    for_row_blocks(args.weight, rows, args.A, args.d, args.d, block);
   }
 }
 
 template <typename T>
 void backward_input(const GatherBackwardInput<T>& args, int64_t begin, int64_t end) {
   using A = Accumulate<T>;
-  A* sum = new A[args.d];
-  for (int64_t b = begin; b < end; ++b) {
+  A* sum = new A[kFeatureBlock];
+  const int64_t blocks = feature_blocks(args.d);
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const int64_t b = unit / blocks, first = unit % blocks * kFeatureBlock;
+    const int64_t width = args.d - first < kFeatureBlock ? args.d - first : kFeatureBlock;
     const int32_t* rows = args.rows + b * args.A;
     const T* grad_z = args.grad_z + b * args.A;
-    for (int64_t k = 0; k < args.d; ++k) sum[k] = A(0);
+    for (int64_t k = 0; k < width; ++k) sum[k] = A(0);
     const auto block = [&](int64_t a, const T* const(&w)[kRows], const bool (&used)[kRows]) {
       A g[kRows];
       for (int r = 0; r < kRows; ++r) g[r] = used[r] ? A(load1(grad_z + a + r)) : A(0);
-      add_rows<kRows>(w, g, args.d, sum);
+      add_rows<kRows>(w, g, width, sum);
     };
-    for_row_blocks(args.weight, rows, args.A, args.d, block);
-    for (int64_t k = 0; k < args.d; ++k) store1(args.grad_x + b * args.d + k, sum[k]);
+    for_row_blocks(args.weight + first, rows, args.A, args.d, width, block);
+    for (int64_t k = 0; k < width; ++k) store1(args.grad_x + b * args.d + first + k, sum[k]);
   }
   delete[] sum;
 }

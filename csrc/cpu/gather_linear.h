@@ -10,6 +10,12 @@
 
 namespace hashdl::cpu {
 
+/// A sample's features are cut into blocks, so that few samples keep several threads busy.
+inline constexpr int64_t kFeatureBlock = 512;
+inline __attribute__((always_inline)) int64_t feature_blocks(int64_t d) {
+  return (d + kFeatureBlock - 1) / kFeatureBlock;
+}
+
 template <typename T>
 struct GatherForward {
   const T* x;           ///< (B, d)
@@ -22,11 +28,11 @@ struct GatherForward {
 };
 
 template <typename T>
-struct GatherBackwardInput {
-  const T* grad_z;      ///< (B, A)
-  const T* weight;      ///< (N, d)
-  const int32_t* rows;  ///< (B, A)
-  T* grad_x;            ///< (B, d), written
+struct GatherBackwardInput {  ///< B * feature_blocks(d) blocks, a sample's one after the other
+  const T* grad_z;            ///< (B, A)
+  const T* weight;            ///< (N, d)
+  const int32_t* rows;        ///< (B, A)
+  T* grad_x;                  ///< (B, d), written
   int64_t d, A;
 };
 
@@ -47,7 +53,7 @@ struct GatherBackwardWeight {
 template <typename T>
 struct GatherLinearKernels {
   void (*forward)(const GatherForward<T>&, int64_t begin, int64_t end);                 ///< samples
-  void (*backward_input)(const GatherBackwardInput<T>&, int64_t begin, int64_t end);    ///< samples
+  void (*backward_input)(const GatherBackwardInput<T>&, int64_t begin, int64_t end);    ///< blocks
   void (*backward_weight)(const GatherBackwardWeight<T>&, int64_t begin, int64_t end);  ///< groups
   void (*widen)(const T* values, float* out, int64_t count);  ///< as float32
 };

@@ -6,6 +6,7 @@
 #include <cassert>
 #include <cstdint>
 
+#include "cpu/score_order.h"
 #include "cuda/scratch.h"
 
 namespace hashdl::cuda {
@@ -56,6 +57,21 @@ __device__ T warp_max(T value) {
     value = other > value ? other : value;  // NaN is left to the sum
   }
   return value;
+}
+
+/// The least over a warp, in every lane.
+template <typename T>
+__device__ T warp_min(T value) {
+  for (int offset = kWarp / 2; offset > 0; offset /= 2) {
+    const T other = __shfl_xor_sync(kAllLanes, value, offset);
+    value = other < value ? other : value;
+  }
+  return value;
+}
+
+/// Score and place in one word, smaller = better: ties go to the lower place.
+__device__ inline uint64_t rank_of(float score, int64_t place) {
+  return static_cast<uint64_t>(cpu::descending_bits(score)) << 32 | static_cast<uint64_t>(place);
 }
 
 /// reduce(value of each thread) over a block of Threads, in every thread.

@@ -1,51 +1,66 @@
 #include "cuda/probing.h"
 
-#include "cpu/probe_sequence.h"
-#include "cpu/score_order.h"
+#include "cpu/digits.h"
+#include "cuda/digit_code.h"
 #include "cuda/row_map.h"
 
 namespace hashdl::cuda {
 namespace {
 
-constexpr const char* kNotFinite =
-    "hashdl::probe_signs: projections: got NaN or infinity, wanted finite values (is the input "
-    "finite?)";
-
 // Few threads a block: each has the memory of a sequence of its own.
 constexpr int kProbeThreads = 64;
 
-/// Words of a thread's memory: an odd number, so that threads' heaps lie in banks of their own.
-int64_t words_of(int64_t K, int64_t P) { return cpu::ProbeSequence::bytes(K, P) / 4 | 1; }
-
-/// A thread a table of a sample.
-__global__ void probe_kernel(ProbeSigns args, BlockMemory memory, int64_t words) {
-  cpu::ProbeSequence sequence(args.K, args.P, memory.mine() + threadIdx.x * words);
-  const int64_t threads = static_cast<int64_t>(gridDim.x) * kProbeThreads;
-  for (int64_t i = thread_index(); i < args.B * args.L; i += threads) {
-    const float* const projections = args.projections + i * args.K;
+/// Codes of sign bits.
+struct Signs {
+  using Sequence = cpu::ProbeSequence;
+  __device__ static int64_t width(int64_t K) { return K; }
+  __device__ static int32_t code_of(const float* projections, int64_t K) {
     int32_t code = 0;
-    for (int64_t k = 0; k < args.K; ++k) {
-      require(projections[k] - projections[k] == 0.0f, kNotFinite);
+    for (int64_t k = 0; k < K; ++k) {
+      require(projections[k] - projections[k] == 0.0f,
+              "hashdl::probe_signs: projections: got NaN or infinity, wanted finite values (is the "
+              "input finite?)");
       code |= static_cast<int32_t>(projections[k] > 0.0f) << k;
     }
+    return code;
+  }
+};
+
+/// Codes of digits.
+struct Digits {
+  using Sequence = cpu::DigitSequence;
+  __device__ static int64_t width(int64_t K) { return cpu::all_slots(K); }
+  __device__ static int32_t code_of(const float* projections, int64_t K) {
+    return checked_digit_code(projections, K,
+                              "hashdl::probe_digits: projections: got NaN or infinity, wanted "
+                              "finite values (is the input finite?)");
+  }
+};
+
+/// A thread a table of a sample.
+template <typename Codes>
+__global__ void probe_kernel(Probe args, BlockMemory memory, int64_t words) {
+  typename Codes::Sequence sequence(args.K, args.P, memory.mine() + threadIdx.x * words);
+  const int64_t threads = static_cast<int64_t>(gridDim.x) * kProbeThreads;
+  for (int64_t i = thread_index(); i < args.B * args.L; i += threads) {
+    const float* const projections = args.projections + i * Codes::width(args.K);
+    const int32_t code = Codes::code_of(projections, args.K);
     sequence.fill(projections, code, args.buckets + i * args.P);
   }
 }
 
+template <typename Codes>
+void probe(const Probe& args, Scratch& scratch, Stream stream) {
+  // Words of a thread's memory: an odd number, so that threads' heaps lie in banks of their own.
+  const int64_t words = Codes::Sequence::bytes(args.K, args.P) / 4 | 1;
+  const int64_t blocks = blocks_for(args.B * args.L, kProbeThreads);
+  const BlockMemory memory = BlockMemory::make(words * kProbeThreads, blocks, scratch);
+  if (scratch.measuring()) return;
+  launch(probe_kernel<Codes>, memory.blocks(blocks), kProbeThreads, memory.shared_bytes(), stream,
+         args, memory, words);
+}
+
 constexpr int kThreads = 256;
-
-/// Score and column in one word, smaller = better: ties go to the lower column.
-__device__ uint64_t rank_of(float score, int64_t column) {
-  return static_cast<uint64_t>(cpu::descending_bits(score)) << 32 | static_cast<uint64_t>(column);
-}
-
-__device__ uint64_t warp_min(uint64_t value) {
-  for (int offset = kWarp / 2; offset > 0; offset /= 2) {
-    const uint64_t other = __shfl_xor_sync(kAllLanes, value, offset);
-    value = other < value ? other : value;
-  }
-  return value;
-}
 
 /// A warp a group: P times the best that is behind the one before.
 __global__ void best_columns_kernel(BestColumns args) {
@@ -69,13 +84,12 @@ __global__ void best_columns_kernel(BestColumns args) {
 
 }  // namespace
 
-void probe_signs(const ProbeSigns& args, Scratch& scratch, Stream stream) {
-  const int64_t words = words_of(args.K, args.P), count = args.B * args.L;
-  const int64_t blocks = blocks_for(count, kProbeThreads);
-  const BlockMemory memory = BlockMemory::make(words * kProbeThreads, blocks, scratch);
-  if (scratch.measuring()) return;
-  launch(probe_kernel, memory.blocks(blocks), kProbeThreads, memory.shared_bytes(), stream, args,
-         memory, words);
+void probe_signs(const Probe& args, Scratch& scratch, Stream stream) {
+  probe<Signs>(args, scratch, stream);
+}
+
+void probe_digits(const Probe& args, Scratch& scratch, Stream stream) {
+  probe<Digits>(args, scratch, stream);
 }
 
 void best_columns(const BestColumns& args, Stream stream) {

@@ -5,12 +5,13 @@
 
 namespace hashdl::cuda {
 
-struct ProbeSigns {
-  const float* projections;  ///< (B, L * K)
+struct Probe {
+  const float* projections;  ///< (B, L * K), of digits (B, L * all_slots(K))
   int32_t* buckets;          ///< (B, L, P), written: see cpu/probe_sequence.h
   int64_t B, L, K, P;        ///< P at most 2^K
 };
-void probe_signs(const ProbeSigns& args, Scratch& scratch, Stream stream);
+void probe_signs(const Probe& args, Scratch& scratch, Stream stream);
+void probe_digits(const Probe& args, Scratch& scratch, Stream stream);
 
 struct BestColumns {
   const float* scores;   ///< (groups, W)

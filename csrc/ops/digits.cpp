@@ -1,6 +1,8 @@
 // Codes of digits: pack_digits, probe_digits and densified_projections.
 #include "cpu/digits.h"
 
+#include "cuda/digits.h"
+#include "cuda/probing.h"
 #include "ops/common.h"
 
 namespace hashdl::ops {
@@ -24,6 +26,14 @@ Tensor pack_digits(const Tensor& projections, int64_t bits) {
   const int64_t M = projections.size(0), width = projections.size(1);
   const Tensor source = as_contiguous(projections);
   const Tensor codes = empty(source, {M, L}, ScalarType::Int);
+  if constexpr (kCuda) {
+    if (is_cuda(source)) {
+      run_on_gpu(source, [&](cuda::Stream stream) {
+        cuda::pack_digits({data<float>(source), mutable_data<int32_t>(codes), M * L, bits}, stream);
+      });
+      return codes;
+    }
+  }
   const bool finite = parallel_all(M, 64, [&](int64_t begin, int64_t end) {
     return cpu::pack_digits(data<float>(source) + begin * width, (end - begin) * L, bits,
                             mutable_data<int32_t>(codes) + begin * L);
@@ -39,6 +49,15 @@ Tensor probe_digits(const Tensor& projections, int64_t bits, int64_t probes) {
   const int64_t P = std::min(probes, int64_t{1} << bits), slots = cpu::all_slots(bits);
   const Tensor source = as_contiguous(projections);
   const Tensor buckets = empty(source, {B, L, P}, ScalarType::Int);
+  if constexpr (kCuda) {
+    if (is_cuda(source)) {
+      const cuda::Probe args{data<float>(source), mutable_data<int32_t>(buckets), B, L, bits, P};
+      run_with_scratch(source, [&](cuda::Scratch& scratch, cuda::Stream stream) {
+        cuda::probe_digits(args, scratch, stream);
+      });
+      return buckets;
+    }
+  }
   const bool finite = parallel_all(B, 8, [&](int64_t begin, int64_t end) {
     const float* values = data<float>(source);
     int32_t* out = mutable_data<int32_t>(buckets);
@@ -82,6 +101,19 @@ Tensor densified_projections(const Tensor& vectors, const Tensor& functions) {
   const int64_t M = vectors.size(0), D = vectors.size(1);
   const Tensor source = as_contiguous(vectors);
   Tensor all = as_contiguous(functions);
+  check_one_device(op, {source, all});
+  if constexpr (kCuda) {
+    if (is_cuda(source)) {
+      const Tensor projections = empty(source, {M, C}, ScalarType::Float);
+      const int32_t* const begins = data<int32_t>(all);
+      const cuda::Densify args{
+          data<float>(source), begins, begins + C, mutable_data<float>(projections), M, D, T, C};
+      run_with_scratch(source, [&](cuda::Scratch& scratch, cuda::Stream stream) {
+        cuda::densify(args, scratch, stream);
+      });
+      return projections;
+    }
+  }
   const std::vector<int64_t> ends = digit_ends(data<int32_t>(all), C, op);
   const Tensor coordinates = torch::stable::narrow(all, 0, 1, T);
   check_rows(coordinates, 0, D, op, "functions");
@@ -103,7 +135,7 @@ Tensor densified_projections(const Tensor& vectors, const Tensor& functions) {
 }  // namespace
 }  // namespace hashdl::ops
 
-STABLE_TORCH_LIBRARY_IMPL(hashdl, CPU, m) {
+HASHDL_KERNELS(m) {
   m.impl("pack_digits", TORCH_BOX(&hashdl::ops::pack_digits));
   m.impl("probe_digits", TORCH_BOX(&hashdl::ops::probe_digits));
   m.impl("densified_projections", TORCH_BOX(&hashdl::ops::densified_projections));

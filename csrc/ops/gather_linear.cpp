@@ -1,10 +1,9 @@
-// gather_linear and its backward, and scatter_rows.
+// gather_linear and its backward, combine_rows and scatter_rows.
 #include "ops/gather_linear.h"
 
 #include <algorithm>
 #include <utility>
 
-#include "cpu/row_groups.h"
 #include "cuda/gather_linear.h"
 
 namespace hashdl::ops {
@@ -26,9 +25,6 @@ namespace {
 
 /// Samples a row, on average over all rows, from which on a GPU sorts the pairs by row.
 constexpr int64_t kReuse = 2;
-
-/// Parts of the backward pass to the weight.
-constexpr int64_t kParts = 64;
 
 /// The checks that forward and backward share; rows must be contiguous.
 void check_layer(const Tensor& x, const Tensor& weight, const Tensor& rows, const char* op) {
@@ -78,6 +74,8 @@ Tensor gather_linear(const Tensor& x, const Tensor& weight, const std::optional<
   return z;
 }
 
+}  // namespace
+
 cpu::RowGroups group_by_row(const int32_t* rows, int64_t P, const int32_t* extra, int64_t E,
                             int64_t N) {
   cpu::RowGrouper grouper(rows, P, extra, E, N);
@@ -95,6 +93,46 @@ cpu::RowGroups group_by_row(const int32_t* rows, int64_t P, const int32_t* extra
   grouper.finish_sort();
   each_part(&cpu::RowGrouper::emit);
   return std::move(grouper.groups);
+}
+
+namespace {
+
+/// grad_x, on all threads.
+template <typename T>
+void combine(const cpu::GatherBackwardInput<T>& args, int64_t B) {
+  const auto run = cpu::gather_linear_kernels<T>().backward_input;
+  torch::stable::parallel_for(0, B * cpu::feature_blocks(args.d), 1,
+                              [&](int64_t begin, int64_t end) { run(args, begin, end); });
+}
+
+/// The gradient of the input by itself: rows weighted by `values`.
+Tensor combine_rows(const Tensor& values, const Tensor& weight, const Tensor& rows) {
+  constexpr auto op = "combine_rows";
+  check_floating(weight, op, "weight");
+  check_shape(weight, {-1, -1}, op, "weight");
+  check_dtype(rows, ScalarType::Int, op, "rows");
+  check_shape(rows, {-1, -1}, op, "rows");
+  const int64_t B = rows.size(0), A = rows.size(1), d = weight.size(1);
+  check_dtype(values, weight.scalar_type(), op, "values");
+  check_shape(values, {B, A}, op, "values");
+  const Tensor v = as_contiguous(values), w = as_contiguous(weight), ids = as_contiguous(rows);
+  check_rows(ids, -1, weight.size(0), op, "rows");
+  check_one_device(op, {w, v, ids});
+  const Tensor out = empty(w, {B, d}, w.scalar_type());
+  dispatch_floating(w, [&]<typename T>(T) {
+    const cpu::GatherBackwardInput<T> args{data<T>(v),           data<T>(w), data<int32_t>(ids),
+                                           mutable_data<T>(out), d,          A};
+    if constexpr (kCuda) {
+      if (is_cuda(w)) {
+        run_on_gpu(w, [&](cuda::Stream stream) {
+          cuda::gather_backward_input(args, B, w.size(0), stream);
+        });
+        return;
+      }
+    }
+    combine(args, B);
+  });
+  return out;
 }
 
 /// The backward pass of checked, contiguous tensors. How many rows are touched the host does not
@@ -192,8 +230,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> gather_linear_backward(
     const auto& kernels = cpu::gather_linear_kernels<T>();
     const cpu::GatherBackwardInput<T> to_input{
         data<T>(grad), data<T>(w), data<int32_t>(ids), mutable_data<T>(grad_x), d, A};
-    torch::stable::parallel_for(
-        0, B, 1, [&](int64_t begin, int64_t end) { kernels.backward_input(to_input, begin, end); });
+    combine(to_input, B);
     const cpu::GatherBackwardWeight<T> to_weight{data<T>(grad),
                                                  data<T>(inputs),
                                                  data_or_null<T>(more_grad),
@@ -205,15 +242,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> gather_linear_backward(
                                                  d,
                                                  A,
                                                  B * A};
-    // Parts with about as many pairs: rows that many samples share may stand together.
-    torch::stable::parallel_for(0, kParts, 1, [&](int64_t begin, int64_t end) {
-      const auto first_group = [&](int64_t part) {
-        const int64_t pair = groups.start[U] * part / kParts;
-        return std::lower_bound(groups.start.begin(), groups.start.end() - 1, pair) -
-               groups.start.begin();
-      };
-      kernels.backward_weight(to_weight, first_group(begin), end == kParts ? U : first_group(end));
-    });
+    for_groups(groups,
+               [&](int64_t begin, int64_t end) { kernels.backward_weight(to_weight, begin, end); });
   });
   return {grad_x, touched, grad_weight, grad_bias};
 }
@@ -258,5 +288,6 @@ Tensor scatter_rows(const Tensor& values, const Tensor& rows, int64_t n_rows, do
 HASHDL_KERNELS(m) {
   m.impl("gather_linear", TORCH_BOX(&hashdl::ops::gather_linear));
   m.impl("gather_linear_backward", TORCH_BOX(&hashdl::ops::gather_linear_backward));
+  m.impl("combine_rows", TORCH_BOX(&hashdl::ops::combine_rows));
   m.impl("scatter_rows", TORCH_BOX(&hashdl::ops::scatter_rows));
 }

@@ -4,6 +4,7 @@
 #include <bit>
 
 #include "cpu/random.h"
+#include "cuda/hadamard.h"
 #include "ops/common.h"
 
 namespace hashdl::ops {
@@ -46,13 +47,24 @@ Tensor hadamard_projections(const Tensor& vectors, const Tensor& functions) {
   const Tensor source = as_contiguous(vectors), columns = as_contiguous(functions);
   const int32_t* keys = data<int32_t>(columns);
   const int32_t* coordinates = keys + C;
+  const Tensor projections = empty(source, {M, C}, ScalarType::Float);
+  check_one_device(op, {source, columns});
+  if constexpr (kCuda) {
+    if (is_cuda(source)) {
+      const cuda::Hadamard args{
+          data<float>(source), keys, coordinates, mutable_data<float>(projections), M, D, n, C};
+      run_with_scratch(source, [&](cuda::Scratch& scratch, cuda::Stream stream) {
+        cuda::hadamard(args, scratch, stream);
+      });
+      return projections;
+    }
+  }
   for (int64_t c = 0; c < C; ++c) {
     check(coordinates[c] >= 0 && coordinates[c] < n, op, "functions",
           "got coordinate " + std::to_string(coordinates[c]) + ", wanted 0 to " +
               std::to_string(n - 1));
   }
   const Blocks blocks(keys, C, n);
-  const Tensor projections = empty(source, {M, C}, ScalarType::Float);
   const auto project = cpu::hadamard_kernels<float>().project;
   torch::stable::parallel_for(0, M, 16, [&](int64_t begin, int64_t end) {
     std::vector<float> scratch(2 * n);
@@ -67,6 +79,4 @@ Tensor hadamard_projections(const Tensor& vectors, const Tensor& functions) {
 }  // namespace
 }  // namespace hashdl::ops
 
-STABLE_TORCH_LIBRARY_IMPL(hashdl, CPU, m) {
-  m.impl("hadamard_projections", TORCH_BOX(&hashdl::ops::hadamard_projections));
-}
+HASHDL_KERNELS(m) { m.impl("hadamard_projections", TORCH_BOX(&hashdl::ops::hadamard_projections)); }

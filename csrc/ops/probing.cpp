@@ -23,8 +23,7 @@ Tensor probe_signs(const Tensor& projections, int64_t bits, int64_t probes) {
   const Tensor buckets = empty(source, {B, L, P}, ScalarType::Int);
   if constexpr (kCuda) {
     if (is_cuda(source)) {
-      const cuda::ProbeSigns args{
-          data<float>(source), mutable_data<int32_t>(buckets), B, L, bits, P};
+      const cuda::Probe args{data<float>(source), mutable_data<int32_t>(buckets), B, L, bits, P};
       run_with_scratch(source, [&](cuda::Scratch& scratch, cuda::Stream stream) {
         cuda::probe_signs(args, scratch, stream);
       });

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from hashdl import index
 from hashdl.config import HashConfig
 from hashdl.costs import dense_by_auto
-from hashdl.functional import active_linear, scatter_rows
+from hashdl.functional import active_linear, active_sparse_linear, scatter_rows
 from hashdl.huge_pages import prefer_huge_pages
 from hashdl.profiling import part
-from hashdl.selection import find_best, select_active
+from hashdl.selection import find_best, select_active, select_from_active
 from hashdl.tables import HashTables
 
 # Inputs at a time that a moment is renewed by: as many as are looked at of a larger batch.
@@ -182,6 +182,47 @@ class HashLinear(nn.Linear):
         shape = (*input.shape[:-1], flat.shape[-1])
         return flat.reshape(shape), values.reshape(shape)
 
+    def sparse_to_sparse(
+        self, columns: Tensor, values: Tensor, rows: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Active rows and their outputs, from the inputs that are not zero alone.
+
+        What :meth:`sparse_forward` answers for the dense input, at active times active
+        multiplications, forward and backward. With ``config.sparse_grad`` the weight's gradient
+        holds the entries met.
+
+        Args:
+            columns: which inputs are not zero, distinct within a sample, -1 = none.
+            values: their values.
+            rows: as for :meth:`sparse_forward`.
+
+        Shape:
+            - columns: int32 :math:`(*, I)`, values: :math:`(*, I)`; rows: integer :math:`(*, A)`
+            - Output: int32 rows :math:`(*, A)` and values :math:`(*, A)`, 0 at padding
+        """
+        flat_values = values.reshape(-1, values.shape[-1])
+        flat_columns = columns.reshape(-1, columns.shape[-1])
+        x = scatter_rows(flat_values, flat_columns, self.in_features)
+        if rows is None and self.tables is None:
+            flat = self._all_rows(x)
+            z = F.linear(x, self.weight, self.bias)
+        else:
+            active = (flat_values, flat_columns)
+            flat = (
+                self._rows_from_active(x, active)
+                if rows is None
+                else self._given_rows(values, rows, "sparse_to_sparse")
+            )
+            with part("forward"):
+                z = active_sparse_linear(
+                    *(flat_values, flat_columns, self.weight, self.bias, flat),
+                    sparse_grad=self.config.sparse_grad,
+                )
+        if self.training and self.tables is not None:
+            self.tables.mark(flat)
+        shape = (*values.shape[:-1], flat.shape[-1])
+        return flat.reshape(shape), z.reshape(shape)
+
     @torch.no_grad()
     def inclusion_probability(self, input: Tensor, rows: Tensor) -> Tensor:
         r"""Probability, over the seeds, that a look-up finds rows: a sample's importance weights.
@@ -190,7 +231,7 @@ class HashLinear(nn.Linear):
         :math:`\sum_{i \text{ found}} f_i / q_i` has the expectation :math:`\sum_i f_i`. It holds
         where nothing is left out for want of room: see ``HashConfig.log_q``. After Spring and
         Shrivastava, *A new unbiased and efficient class of LSH-based samplers and estimators for
-        partition function computation in log-linear models* (2017), section 3.
+        partition function computation in log-linear models* (2017).
 
         Args:
             input: the inputs.
@@ -275,7 +316,7 @@ class HashLinear(nn.Linear):
         For inference, after training: the labels need not be the rows with the largest outputs.
         The functions stay until the next call, through rehashes and moves;
         :meth:`save_index` keeps them. After *label-sensitive sampling* (Liu et al., *HALOS*, MLSys
-        2021, section 3): see :mod:`hashdl.hashing.learned`.
+        2021): see :mod:`hashdl.hashing.learned`.
 
         Args:
             inputs: a sample of what the layer is given; of many, 1024 are looked at.
@@ -410,6 +451,12 @@ class HashLinear(nn.Linear):
         if self.tables is None:
             return self._all_rows(x), None
         return select_active(self.tables, x, self.weight, self.bias, training=self.training)
+
+    def _rows_from_active(self, x: Tensor, active: tuple[Tensor, Tensor]) -> Tensor:
+        """Active rows (B, A) of x (B, d), given as well as the values and columns not zero."""
+        assert self.tables is not None
+        layer = (self.weight, self.bias)
+        return select_from_active(self.tables, x, active, *layer, training=self.training)
 
     def _given_rows(self, input: Tensor, rows: Tensor, method: str) -> Tensor:
         """A caller's rows as int32 (B, A)."""

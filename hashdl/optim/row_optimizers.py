@@ -1,14 +1,15 @@
 """SGD, Adagrad and Adam over sparse gradients, one pass over the rows touched.
 
 Each is torch's optimizer of the same name: parameters with a dense gradient are left to torch's
-own step (fused where it has one), those with a sparse COO gradient take the row kernels.
+own step (fused where it has one), those with a sparse COO gradient take the row kernels. A gradient
+of single entries (two sparse dimensions) takes them too: an entry is a row of one element.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,38 +17,65 @@ from torch.optim.optimizer import ParamsT
 
 from hashdl import ops
 from hashdl.huge_pages import prefer_huge_pages
-from hashdl.optim.sparse import coalesced
+from hashdl.optim.sparse import coalesced, entries_in_memory, in_memory
 from hashdl.profiling import part
 
 Closure = Callable[[], float] | None
 State = dict[str, Any]
 
 
-def _row_state(state: State, name: str, parameter: Tensor, *, row_wise: bool = False) -> Tensor:
-    """A state as the kernels take it: zeros at first, else what a dense step may have left there.
+class _Update(NamedTuple):
+    """What a sparse gradient says about one parameter.
 
-    It is float32 for 16-bit parameters, so that small updates are not lost.
+    Attributes:
+        parameter: of shape (N, d) or (N,).
+        rows: int32 (U,), distinct: rows; or, with ``entries``, places in the parameter's memory.
+        grad: (U, d) or (U,), of these.
+        entries: whether the gradient is one of single entries.
     """
-    row_wise = row_wise and parameter.dim() == 2
-    dtype = torch.promote_types(parameter.dtype, torch.float32)
-    value: Tensor | None = state.get(name)
-    if value is None:
-        shape = parameter.shape[:1] if row_wise else parameter.shape
-        value = torch.empty(shape, dtype=dtype, device=parameter.device)
-        value = prefer_huge_pages(value).zero_()
-    elif row_wise and value.dim() == 2:
-        value = value.mean(1)
-    value = value.to(dtype)
-    state[name] = value
-    return value
+
+    parameter: Tensor
+    rows: Tensor
+    grad: Tensor
+    entries: bool
+
+    @classmethod
+    def of(cls, parameter: Tensor) -> _Update:
+        """The update that the parameter's gradient asks for."""
+        grad = coalesced(parameter)
+        entries = grad.sparse_dim() == 2
+        rows = entries_in_memory(grad, parameter) if entries else grad._indices()[0].to(torch.int32)
+        return cls(parameter, rows, grad._values(), entries)
+
+    def weight(self) -> Tensor:
+        """The parameter as the kernels take it."""
+        return in_memory(self.parameter) if self.entries else self.parameter
+
+    def state(self, state: State, name: str, *, row_wise: bool = False) -> Tensor:
+        """A state likewise: zeros at first, else what another step may have left there.
+
+        It is float32 for 16-bit parameters, so that small updates are not lost.
+        """
+        row_wise = row_wise and self.parameter.dim() == 2 and not self.entries
+        dtype = torch.promote_types(self.parameter.dtype, torch.float32)
+        value: Tensor | None = state.get(name)
+        if value is None:
+            like = self.parameter[:, 0].contiguous() if row_wise else self.parameter
+            value = prefer_huge_pages(torch.empty_like(like, dtype=dtype)).zero_()
+        elif row_wise and value.dim() == 2:
+            value = value.mean(1)
+        value = value.to(dtype)
+        if not row_wise and value.stride() != self.parameter.stride():
+            # A checkpoint of a contiguous parameter, say: entries are found by place.
+            value = torch.empty_like(self.parameter, dtype=dtype).copy_(value)
+        state[name] = value
+        return in_memory(value) if self.entries else value
 
 
 class _RowOptimizer(torch.optim.Optimizer):
     """Mixed in before one of torch's optimizers: takes the sparse gradients off its hands."""
 
-    def _update_rows(
-        self, parameter: Tensor, state: State, group: State, rows: Tensor, grad: Tensor
-    ) -> None:
+    def _update_rows(self, update: _Update, state: State, group: State) -> None:
         raise NotImplementedError
 
     @torch.no_grad()
@@ -64,9 +92,7 @@ class _RowOptimizer(torch.optim.Optimizer):
         with part("optimizer"):
             sparse = self._sparse_parameters()
             for parameter, group in sparse:
-                grad = coalesced(parameter)
-                rows = grad._indices()[0].to(torch.int32)
-                self._update_rows(parameter, self.state[parameter], group, rows, grad._values())
+                self._update_rows(_Update.of(parameter), self.state[parameter], group)
             with _hidden([parameter for parameter, _ in sparse]):
                 self._dense_step()
         return loss
@@ -146,15 +172,13 @@ class SGD(_RowOptimizer, torch.optim.SGD):
             params, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov
         )
 
-    def _update_rows(
-        self, parameter: Tensor, state: State, group: State, rows: Tensor, grad: Tensor
-    ) -> None:
-        buffer = _row_state(state, "momentum_buffer", parameter) if group["momentum"] else None
+    def _update_rows(self, update: _Update, state: State, group: State) -> None:
+        buffer = update.state(state, "momentum_buffer") if group["momentum"] else None
         ops.sgd_rows_(
-            parameter,
+            update.weight(),
             buffer,
-            rows,
-            grad,
+            update.rows,
+            update.grad,
             lr=float(group["lr"]),
             momentum=group["momentum"],
             nesterov=group["nesterov"],
@@ -187,15 +211,13 @@ class Adagrad(_RowOptimizer, torch.optim.Adagrad):
     ) -> None:
         super().__init__(params, lr, lr_decay, weight_decay, initial_accumulator_value, eps)
 
-    def _update_rows(
-        self, parameter: Tensor, state: State, group: State, rows: Tensor, grad: Tensor
-    ) -> None:
+    def _update_rows(self, update: _Update, state: State, group: State) -> None:
         state["step"] += 1
         ops.adagrad_rows_(
-            parameter,
-            _row_state(state, "sum", parameter, row_wise=self._row_wise),
-            rows,
-            grad,
+            update.weight(),
+            update.state(state, "sum", row_wise=self._row_wise),
+            update.rows,
+            update.grad,
             lr=float(group["lr"]) / (1 + (float(state["step"]) - 1) * group["lr_decay"]),
             eps=group["eps"],
             weight_decay=group["weight_decay"],
@@ -205,7 +227,8 @@ class Adagrad(_RowOptimizer, torch.optim.Adagrad):
 class RowWiseAdagrad(Adagrad):
     """:class:`Adagrad` with one scalar of state a row: the mean of the squares of its gradient.
 
-    Parameters with a dense gradient, and 1-d parameters, keep a state for each element.
+    1-d parameters, and those with a gradient that is dense or of single entries, keep a state for
+    each element.
     After the row-wise Adagrad of Mudigere et al. (ISCA 2022, section 3.2).
     """
 
@@ -254,18 +277,16 @@ class Adam(_RowOptimizer, torch.optim.Adam):
         # GradScaler leaves the unscaling to optimizers that say so; the row kernels do none.
         self._step_supports_amp_scaling = False
 
-    def _update_rows(
-        self, parameter: Tensor, state: State, group: State, rows: Tensor, grad: Tensor
-    ) -> None:
+    def _update_rows(self, update: _Update, state: State, group: State) -> None:
         if "step" not in state:
             state["step"] = torch.tensor(0.0)
         state["step"] += 1
         ops.adam_rows_(
-            parameter,
-            _row_state(state, "exp_avg", parameter),
-            _row_state(state, "exp_avg_sq", parameter, row_wise=self._row_wise),
-            rows,
-            grad,
+            update.weight(),
+            update.state(state, "exp_avg"),
+            update.state(state, "exp_avg_sq", row_wise=self._row_wise),
+            update.rows,
+            update.grad,
             lr=float(group["lr"]),
             betas=group["betas"],
             eps=group["eps"],
@@ -278,7 +299,8 @@ class Adam(_RowOptimizer, torch.optim.Adam):
 class RowWiseAdam(Adam):
     """:class:`Adam` whose second moment is one scalar a row: the mean over the row's elements.
 
-    Parameters with a dense gradient, and 1-d parameters, keep one for each element.
+    1-d parameters, and those with a gradient that is dense or of single entries, keep one for each
+    element.
     """
 
     _row_wise = True

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks import gpu, kernels, output_layer, plot, scaling, steps, time_to_accuracy
-from benchmarks.common import interleave
+from benchmarks.common import exponent, interleave
 from benchmarks.layers import (
     CONFIGS,
     NAMES,
@@ -30,6 +30,7 @@ from hashdl.training.heads import DenseHead
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ("output_layer", "scaling", "kernels", "time_to_accuracy", "plot", "gpu")
+SCRIPTS += ("kdd2017", "width", "hogwild")
 LAYER = ["--dim", "16", "--batch", "8", "--repeat", "2", "--config", "rehash_every=2"]
 Main = Callable[[list[str]], int]
 
@@ -312,8 +313,8 @@ def test_crossing() -> None:
 def test_exponent() -> None:
     by_rows = {str(n): {"step_ms": 3 * n**0.5} for n in (10, 1000, 4000, 90_000)}
     by_rows["10"]["step_ms"] = 1e6
-    assert scaling.exponent(by_rows, 1000) == pytest.approx(0.5)
-    assert scaling.exponent(by_rows, 90_000) is None
+    assert exponent(by_rows, 1000) == pytest.approx(0.5)
+    assert exponent(by_rows, 90_000) is None
 
 
 @pytest.mark.parametrize("labels", ["zipf", "uniform"])

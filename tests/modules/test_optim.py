@@ -206,10 +206,78 @@ def test_merged_gradients_are_coalesced_ones(columns: tuple[int, ...], rows: lis
     assert torch.equal(ours._values(), theirs.values())
 
 
-def test_a_gradient_sparse_in_elements_is_refused() -> None:
-    weight = parameter(4, 3)
-    weight.grad = torch.eye(4, 3).double().to_sparse()
-    with pytest.raises(RuntimeError, match="got a gradient with 2 sparse dimensions, wanted 1"):
+# ---- gradients of single entries ---------------------------------------------------------------
+
+
+def entries_of(grad: Tensor, seed: int) -> Tensor:
+    """A third of the gradient's entries."""
+    kept = torch.rand(grad.shape, generator=torch.Generator().manual_seed(seed)) < 1 / 3
+    return (grad * kept).to_sparse()
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@EACH_OF_OURS
+def test_an_entry_is_a_row_of_one_element(
+    make: Make, options: dict[str, Any], transposed: bool
+) -> None:
+    matrix, vector = parameter(ROWS, 5), nn.Parameter(parameter(ROWS, 5).detach().flatten())
+    if transposed:
+        matrix = nn.Parameter(matrix.detach().t().contiguous().t())
+    optimizer, flat = make([matrix], **options), make([vector], **options)
+    for step in range(4):
+        matrix.grad = entries_of(random_grad(matrix, step), step)
+        vector.grad = sparse(
+            matrix.grad.to_dense().flatten(),
+            matrix.grad.to_dense().flatten().nonzero()[:, 0].tolist(),
+        )
+        optimizer.step()
+        flat.step()
+        torch.testing.assert_close(matrix.flatten(), vector, rtol=0, atol=0)
+    assert matrix.is_contiguous() != transposed
+
+
+def test_entries_take_states_of_another_layout() -> None:
+    """As after loading what a contiguous parameter left."""
+    weights = [parameter(ROWS, 5), nn.Parameter(parameter(5, ROWS).detach().t())]
+    with torch.no_grad():
+        weights[1].copy_(weights[0])
+    optimizers = [Adam([weight]) for weight in weights]
+    weights[0].grad = entries_of(random_grad(weights[0], 0), 0)
+    optimizers[0].step()
+    optimizers[1].load_state_dict(copy.deepcopy(optimizers[0].state_dict()))
+    with torch.no_grad():
+        weights[1].copy_(weights[0])
+    for weight, optimizer in zip(weights, optimizers, strict=True):
+        weight.grad = entries_of(random_grad(weight, 1), 1)
+        optimizer.step()
+    torch.testing.assert_close(*weights, rtol=0, atol=0)
+
+
+def test_entries_that_accumulate_are_added_up_and_clipped() -> None:
+    ours, theirs = parameter(ROWS, 5), parameter(ROWS, 5)
+    first, second = (entries_of(random_grad(ours, seed), seed) for seed in (0, 1))
+    ours.grad, theirs.grad = first + second, (first + second).to_dense()
+    torch.testing.assert_close(
+        clip_grad_norm_([ours], 1.0), nn.utils.clip_grad_norm_([theirs], 1.0)
+    )
+    SGD([ours]).step()
+    torch.optim.SGD([theirs]).step()
+    torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("weight", "grad", "message"),
+    [
+        (torch.zeros(4, 3, 2), torch.ones(4, 3, 2).to_sparse(2), "2 sparse dimensions of 3"),
+        (torch.zeros(4, 6)[:, ::2], torch.ones(4, 3).to_sparse(), "non-contiguous"),
+        (torch.zeros(1).expand(2**16, 2**15), torch.sparse_coo_tensor(size=(2**16, 2**15)), "2.31"),
+    ],
+    ids=["3-d", "strided", "large"],
+)
+def test_entries_that_have_no_place_are_refused(weight: Tensor, grad: Tensor, message: str) -> None:
+    weight = nn.Parameter(weight)
+    weight.grad = grad
+    with pytest.raises(RuntimeError, match=message):
         SGD([weight]).step()
 
 
@@ -337,10 +405,10 @@ def test_step_hooks_run_once(make: Make, reference: Make) -> None:
 
 @EACH_OF_OURS
 def test_a_failing_step_keeps_the_gradients(make: Make, options: dict[str, Any]) -> None:
-    weight, other = parameter(ROWS, 5), parameter(ROWS, 5)
+    weight, other = parameter(ROWS, 5), parameter(ROWS, 5, 2)
     optimizer = make([weight, other], **options)
     weight.grad = sparse(random_grad(weight, 0))
-    other.grad = torch.eye(ROWS, 5).double().to_sparse()
+    other.grad = random_grad(other, 0).to_sparse(2)
     with pytest.raises(RuntimeError, match="sparse dimensions"):
         optimizer.step()
     assert weight.grad is not None

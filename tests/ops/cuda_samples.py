@@ -29,6 +29,35 @@ CASES: dict[str, list[Case]] = {
         {"M": 9, "L": 2, "bits": 32},
         {"M": 90, "L": 7, "bits": 5},
     ],
+    "pack_digits": [
+        *({}, {"M": 0}, {"L": 0}),
+        *({"bits": bits} for bits in (1, 2, 3, 4, 24)),
+        {"M": 90, "L": 7, "coarse": True},  # more than a block's
+    ],
+    "probe_digits": [
+        *({}, {"B": 0}, {"L": 0}, {"probes": 1}),
+        {"bits": 1, "probes": 2},
+        {"bits": 2, "probes": 100},  # more than there are buckets
+        {"bits": 7, "probes": 128, "coarse": True},
+        {"bits": 8, "probes": 40, "lowest": True},
+        {"bits": 9, "probes": 300},  # a heap that shared memory has no room for
+        {"B": 90, "bits": 11, "probes": 16, "coarse": True},
+        {"bits": 24, "L": 2, "probes": 5},
+    ],
+    "densified_projections": [
+        *({}, {"M": 0}, {"D": 0}, {"D": 1}, {"C": 0}, {"C": 1}, {"T": 1}),
+        *({"share": share} for share in (0.0, 0.05, 1.0)),
+        {"M": 20, "D": 300, "share": 0.02, "T": 8, "C": 100},
+        {"M": 3, "D": 900, "share": 0.002, "T": 2, "C": 1000},  # more digits than threads
+    ],
+    "hadamard_projections": [
+        *({}, {"M": 0}, {"C": 0}),
+        *({"D": D} for D in (0, 1, 2, 3, 8, 64, 65, 200)),
+        {"C": 7, "block": 1},
+        {"M": 9, "D": 130, "C": 300, "block": 100},
+        {"M": 3, "D": 1000, "C": 700, "block": 40},  # more than one warp's runs
+        {"M": 2, "D": 23_000, "C": 300, "block": 150},  # numbers in global memory
+    ],
     "build_tables": [
         *({}, {"N": 0}, {"N": 1}, {"L": 0}, {"bits": 1}),
         {"N": 600, "L": 2, "bits": 9},
@@ -111,6 +140,10 @@ CASES: dict[str, list[Case]] = {
         {"padding": 1.0},
         {"N": 5000, "A": 30},
         {"B": 150, "A": 2, "N": 3, "d": 40, "extras": 3},  # rows with many pairs
+    ],
+    "combine_rows": [
+        *({}, {"B": 0}, {"A": 0}, {"A": 1}, {"N": 1}, {"padding": 1.0}),
+        *({"d": d} for d in (0, 1, 16, 280)),
     ],
     "scatter_rows": [
         *({}, {"B": 0}, {"A": 0}, {"N": 1}, {"fill": float("-inf")}),

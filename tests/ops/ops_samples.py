@@ -324,6 +324,74 @@ def scatter_rows_args(
     return randn(B, A, dtype=dtype), row_ids(B, A, N, padding=padding), N, fill
 
 
+def combine_rows_args(
+    B: int = 3,
+    A: int = 6,
+    N: int = 20,
+    d: int = 19,
+    dtype: torch.dtype = torch.float32,
+    padding: float = 0.2,
+) -> Args:
+    rows = row_ids(B, A, N, padding=padding)
+    return randn(B, A, dtype=dtype), randn(N, d, dtype=dtype, seed=1), rows
+
+
+def gather_sparse_linear_args(
+    B: int = 3,
+    inputs: int = 7,
+    A: int = 6,
+    N: int = 20,
+    d: int = 19,
+    dtype: torch.dtype = torch.float32,
+    bias: bool = True,
+    padding: float = 0.2,
+) -> Args:
+    """``inputs`` is I, the active inputs a sample."""
+    values, weight = randn(B, inputs, dtype=dtype), randn(N, d, dtype=dtype, seed=1)
+    columns = row_ids(B, inputs, d, padding=padding, seed=18)
+    some_bias = randn(N, dtype=dtype, seed=2) if bias else None
+    return values, columns, weight, some_bias, row_ids(B, A, N, padding=padding)
+
+
+def gather_sparse_linear_backward_args(
+    B: int = 3, A: int = 6, dtype: torch.dtype = torch.float32, **parameters: Any
+) -> Args:
+    args = gather_sparse_linear_args(B=B, A=A, dtype=dtype, **parameters)
+    values, columns, weight, _, rows = args
+    return randn(B, A, dtype=dtype, seed=6), values, columns, weight, rows
+
+
+def active_sparse_linear_args(
+    sparse_grad: bool = False, requires_grad: bool = False, **parameters: Any
+) -> Args:
+    values, columns, weight, bias, rows = gather_sparse_linear_args(**parameters)
+    for tensor in (values, weight, bias):
+        if tensor is not None:
+            tensor.requires_grad_(requires_grad)
+    return values, columns, weight, bias, rows, sparse_grad
+
+
+def active_columns_args(
+    B: int = 3,
+    inputs: int = 7,
+    N: int = 6,
+    d: int = 19,
+    dtype: torch.dtype = torch.float32,
+    transposed: bool = True,
+    padding: float = 0.2,
+    sparse_grad: bool = False,
+    requires_grad: bool = False,
+) -> Args:
+    """``transposed``: the weight's memory."""
+    values, columns, weight, _, _ = gather_sparse_linear_args(
+        B, inputs, N=N, d=d, dtype=dtype, padding=padding
+    )
+    weight = weight.t().contiguous().t() if transposed else weight
+    for tensor in (values, weight):
+        tensor.requires_grad_(requires_grad)
+    return values, columns, weight, sparse_grad
+
+
 def active_log_prob_args(
     B: int = 4,
     M: int = 2,
@@ -448,10 +516,11 @@ def refresh_tables__args(
     queries: int = 0,
     sketch: bool = True,
     training: bool = True,
+    family: str = "simhash",
 ) -> Args:
     """``queries``: how many have been observed; planes are balanced after d + 1."""
     selection = "sketch" if sketch else "exact"
-    config = HashConfig(bits=bits, tables=L, balance=balance, selection=selection)
+    config = HashConfig(family=family, bits=bits, tables=L, balance=balance, selection=selection)
     tables = HashTables(N, d, config)
     tables.observe(uneven(queries, d), training=True)
     settings: dict[str, Any] = {
@@ -503,6 +572,9 @@ OPS = (
     "shared_rows",
     "gather_linear",
     "gather_linear_backward",
+    "combine_rows",
+    "gather_sparse_linear",
+    "gather_sparse_linear_backward",
     "scatter_rows",
     "active_log_prob",
     "active_log_prob_backward",

@@ -140,6 +140,19 @@ def layer(op: str, n_rows: int) -> list[Bad]:
     ]
 
 
+def sparse_layer(op: str) -> list[Bad]:
+    return [
+        *floating_only(op, "weight"),
+        *wrong_rank(op, "weight"),
+        *same_dtype(op, "values"),
+        *wrong_rank(op, "values"),
+        *wrong_size(op, "values", 0, 1),
+        *ids(op, "columns", 19),
+        *ids(op, "rows", 20),
+        *wrong_size(op, "rows", 0),
+    ]
+
+
 def active_logits(op: str) -> list[Bad]:
     return [
         *floating_only(op, "z"),
@@ -297,6 +310,20 @@ CASES = [
     *same_dtype("gather_linear_backward", "extra_bias"),
     *wrong_rank("gather_linear_backward", "extra_bias"),
     *wrong_size("gather_linear_backward", "extra_bias", 0),
+    *floating_only("combine_rows", "weight"),
+    *wrong_rank("combine_rows", "weight"),
+    *same_dtype("combine_rows", "values"),
+    *wrong_rank("combine_rows", "values"),
+    *wrong_size("combine_rows", "values", 0, 1),
+    *ids("combine_rows", "rows", 20),
+    *sparse_layer("gather_sparse_linear"),
+    *same_dtype("gather_sparse_linear", "bias"),
+    *wrong_rank("gather_sparse_linear", "bias"),
+    *wrong_size("gather_sparse_linear", "bias", 0),
+    *sparse_layer("gather_sparse_linear_backward"),
+    *same_dtype("gather_sparse_linear_backward", "grad_z"),
+    *wrong_rank("gather_sparse_linear_backward", "grad_z"),
+    *wrong_size("gather_sparse_linear_backward", "grad_z", 0, 1),
     *floating_only("scatter_rows", "values"),
     *wrong_rank("scatter_rows", "values"),
     *wrong_size("scatter_rows", "values", 0, 1),

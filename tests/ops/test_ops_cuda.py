@@ -115,6 +115,11 @@ def test_padding_of_rows_is_skipped(run: Run, name: str) -> None:
 
 BAD: list[tuple[str, str, Any, str]] = [
     ("pack_signs", "projections", torch.nan, "pack_signs: projections: got NaN or infinity"),
+    ("pack_digits", "projections", torch.nan, "pack_digits: projections: got NaN or infinity"),
+    ("probe_digits", "projections", torch.inf, "probe_digits: projections: got NaN or infinity"),
+    ("densified_projections", "vectors", torch.nan, "densified_projections: vectors: got NaN"),
+    ("densified_projections", "functions", 13, "densified_projections: functions: wanted 1"),
+    ("hadamard_projections", "functions", 16, "hadamard_projections: functions: got a coord"),
     ("build_tables", "codes", 8, "build_tables: codes: got a code outside"),
     ("mark_rows_", "rows", 40, "mark_rows_: rows: got an id outside"),
     ("probe_signs", "projections", torch.inf, "probe_signs: projections: got NaN or infinity"),

@@ -190,6 +190,15 @@ LOG_PROBS: list[dict[str, Any]] = [
     {"special": True, "A": 40, "T": None},
     {"B": 30, "M": 6, "A": 60, "T": 150, "N": 2000},
 ]
+SPARSE: list[dict[str, Any]] = [
+    *({"B": 0}, {"A": 0}, {"A": 1}, {"inputs": 0}, {"inputs": 1}, {"A": 0, "inputs": 0}),
+    *({"N": 0}, {"N": 1}, {"d": 0}, {"d": 1}, {"N": 0, "d": 0}),
+    {"padding": 1.0},
+    {"padding": 0.0, "A": 7, "inputs": 16, "d": 16},
+    {"B": 2, "A": 300, "inputs": 40, "N": 500, "d": 70},  # in blocks
+    {"B": 40, "A": 30, "inputs": 33, "N": 90, "d": 130},
+    {"B": 3, "inputs": 20, "d": 9000},  # columns far apart
+]
 LAYERS: dict[str, list[dict[str, Any]]] = {
     "gather_linear": [
         {},
@@ -227,6 +236,15 @@ LAYERS: dict[str, list[dict[str, Any]]] = {
         {"B": 40, "A": 30, "N": 200, "d": 130},
         {"N": 5000, "A": 30},  # ids of more than one digit of the radix sort
     ],
+    "combine_rows": [
+        {},
+        *({"B": 0}, {"A": 0}, {"A": 1}, {"N": 1}, {"N": 0}, {"d": 0}, {"d": 1}, {"d": 16}),
+        {"padding": 1.0},
+        {"B": 1, "A": 30, "N": 50, "d": 1100},  # in blocks
+        {"B": 40, "A": 30, "N": 200, "d": 130},
+    ],
+    "gather_sparse_linear": [{}, {"bias": False}, *SPARSE],
+    "gather_sparse_linear_backward": [{}, *SPARSE],
     "scatter_rows": [
         {},
         {"B": 0},
@@ -279,6 +297,9 @@ LARGE: dict[str, dict[str, Any]] = {
     "shared_rows": {"B": 100, "count": 30},
     "gather_linear": {"B": 30, "A": 20, "N": 100, "d": 67},
     "gather_linear_backward": {"B": 30, "A": 20, "N": 200, "d": 67, "extras": 30},
+    "combine_rows": {"B": 30, "A": 20, "N": 100, "d": 1100},
+    "gather_sparse_linear": {"B": 30, "A": 300, "inputs": 20, "N": 400, "d": 67},
+    "gather_sparse_linear_backward": {"B": 30, "A": 40, "inputs": 20, "N": 200, "d": 67},
     "scatter_rows": {"B": 30, "A": 20, "N": 100},
     "active_log_prob": {"B": 30, "A": 60, "T": 90, "N": 500},
     "active_log_prob_backward": {"B": 30, "A": 60, "T": 90, "N": 500},

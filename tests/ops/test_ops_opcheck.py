@@ -42,6 +42,12 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("gather_linear_backward", {}),
     ("gather_linear_backward", {"dtype": torch.float16, "extra_bias": False}),
     ("gather_linear_backward", {"extras": None, "padding": 1.0}),
+    ("combine_rows", {}),
+    ("combine_rows", {"B": 0, "dtype": torch.float64}),
+    ("gather_sparse_linear", {}),
+    ("gather_sparse_linear", {"dtype": torch.bfloat16, "bias": False}),
+    ("gather_sparse_linear_backward", {}),
+    ("gather_sparse_linear_backward", {"dtype": torch.float16, "padding": 1.0}),
     ("scatter_rows", {}),
     ("scatter_rows", {"dtype": torch.float64, "fill": 1.0}),
     ("active_log_prob", {}),
@@ -62,6 +68,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("refresh_tables_", {"queries": 20}),
     ("refresh_tables_", {"balance": False}),
     ("refresh_tables_", {"sketch": False, "L": 9}),
+    ("refresh_tables_", {"family": "kmeans", "queries": 20}),
     ("observe_queries_", {}),
     ("observe_queries_", {"B": 0, "training": False}),
 ]
@@ -96,3 +103,16 @@ def test_opcheck_of_active_log_prob_with_gradient(T: int | None) -> None:
 def test_opcheck_of_active_linear(parameters: dict[str, Any], requires_grad: bool) -> None:
     args = samples.active_linear_args(requires_grad=requires_grad, **parameters)
     torch.library.opcheck(samples.overload("active_linear"), args)
+
+
+@pytest.mark.parametrize("requires_grad", [True, False])
+@pytest.mark.parametrize("parameters", [{}, {"bias": False}, {"dtype": torch.float64}])
+def test_opcheck_of_active_sparse_linear(parameters: dict[str, Any], requires_grad: bool) -> None:
+    args = samples.active_sparse_linear_args(requires_grad=requires_grad, **parameters)
+    torch.library.opcheck(samples.overload("active_sparse_linear"), args)
+
+
+@pytest.mark.parametrize("requires_grad", [True, False])
+def test_opcheck_of_active_columns(requires_grad: bool) -> None:
+    args = samples.active_columns_args(requires_grad=requires_grad)
+    torch.library.opcheck(samples.overload("active_columns"), args)

@@ -1,0 +1,257 @@
+"""The networks of the study of hidden layers, and the multiplications that each one makes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from hashdl import HashConfig, HashMLP
+from hashdl.nn import HashHidden
+
+#: Step by which adaptive dropout's offset follows the wanted share.
+_OFFSET_RATE = 1.0
+
+#: As published (section 5): K = 6, L = 5, about 10 probes, all that is found, plain SimHash.
+PUBLISHED = HashConfig(
+    bits=6, tables=5, probes=10, selection="union", center=False, balance=False, sparse_grad=True
+)
+#: Ours: balanced codes, candidates ranked by their outputs.
+OURS = HashConfig(bits=5, tables=4, probes=3, candidates=100, sparse_grad=True)
+
+
+class Work(NamedTuple):
+    """Multiplications a sample.
+
+    Attributes:
+        train: of a training step: forward, both gradients, hashing, ranking and rehashes.
+        test: of a prediction.
+    """
+
+    train: float
+    test: float
+
+    def __add__(self, other: object) -> Work:
+        assert isinstance(other, Work)
+        return Work(self.train + other.train, self.test + other.test)
+
+
+class Net(nn.Module):
+    """A network that counts its work."""
+
+    def multiplications(self, inputs: Tensor, batch: int) -> Work:
+        """Mean work a sample.
+
+        Args:
+            inputs: some samples, for what depends on them.
+            batch: samples a step, over which a rehash is spread.
+        """
+        raise NotImplementedError
+
+
+def linear_work(rows: float, inputs: float, *, first: bool, ranked: float | None = None) -> Work:
+    """Work of a layer whose ``rows`` active neurons have ``inputs`` active inputs.
+
+    Args:
+        rows: active neurons.
+        inputs: active inputs.
+        first: no gradient of the inputs is wanted.
+        ranked: neurons that are computed to find the active ones; None: those alone.
+    """
+    forward = (rows if ranked is None else ranked) * inputs
+    return Work(forward + (1 if first else 2) * rows * inputs, forward)
+
+
+class DenseNet(Net):
+    """Dense layers of which ``choose`` says what becomes of their outputs.
+
+    Args:
+        sizes: of input, hidden layers and output.
+        share: of the neurons that are active.
+    """
+
+    def __init__(self, sizes: Sequence[int], share: float) -> None:
+        super().__init__()
+        self.sizes, self.share = sizes, share
+        self.layers = nn.ModuleList(nn.Linear(d, n) for d, n in pairwise(sizes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        *hidden, output = self.layers
+        for number, layer in enumerate(hidden):
+            x = self.choose(layer(x), number)
+        logits: Tensor = output(x)
+        return logits
+
+    def choose(self, z: Tensor, number: int) -> Tensor:
+        """Outputs of hidden layer ``number``, from what it computed."""
+        return z.relu()
+
+    def active(self, n: int) -> int:
+        """Active neurons of n."""
+        return max(1, round(self.share * n))
+
+    #: Whether all neurons are computed to find the active ones, and whether a test uses all.
+    ranks, tests_all = False, True
+
+    def multiplications(self, inputs: Tensor, batch: int) -> Work:
+        """See :class:`Net`."""
+        work, last = Work(0, 0), len(self.sizes) - 2
+        for number, (d, n) in enumerate(pairwise(self.sizes)):
+            first, output = number == 0, number == last
+            active_in = d if first else self.active(d)
+            rows = n if output else self.active(n)
+            ranked = n if self.ranks else None
+            train = linear_work(rows, active_in, first=first, ranked=ranked).train
+            test = n * (d if self.tests_all else active_in)
+            work += Work(train, test)
+        return work
+
+
+class Standard(DenseNet):
+    """All neurons, always."""
+
+    def active(self, n: int) -> int:
+        """All."""
+        return n
+
+
+class Dropout(DenseNet):
+    """Neurons are active at random (Srivastava et al., JMLR 2014)."""
+
+    def choose(self, z: Tensor, number: int) -> Tensor:
+        """A mask, and the scale that makes up for it."""
+        return nn.functional.dropout(z.relu(), 1 - self.share, self.training)
+
+
+class AdaptiveDropout(DenseNet):
+    """Neurons are active with probability sigmoid(z + offset) (Ba and Frey, NIPS 2013).
+
+    The offset of a layer follows the wanted share. A test takes the expected outputs.
+    """
+
+    ranks = True
+
+    def __init__(self, sizes: Sequence[int], share: float) -> None:
+        super().__init__(sizes, share)
+        self.register_buffer("offsets", torch.full((len(sizes) - 2,), share).logit())
+        self.offsets: Tensor
+
+    def choose(self, z: Tensor, number: int) -> Tensor:
+        """A mask by probability, or the probability."""
+        keep = (z.detach() + self.offsets[number]).sigmoid()
+        if not self.training:
+            return z.relu() * keep
+        self.offsets[number] += _OFFSET_RATE * (self.share - keep.mean()) / self.share
+        return z.relu() * torch.bernoulli(keep)
+
+
+class WinnerTakeAll(DenseNet):
+    """The neurons with the largest outputs, exactly (Makhzani and Frey, NIPS 2015)."""
+
+    ranks, tests_all = True, False
+
+    def choose(self, z: Tensor, number: int) -> Tensor:
+        """All but the largest set to 0."""
+        kept = z.detach().topk(self.active(z.shape[1]), dim=1).indices
+        return z.relu() * torch.zeros_like(z).scatter_(1, kept, 1)
+
+
+class Hashed(Net):
+    """HashMLP with as many active neurons a layer.
+
+    Args:
+        sizes: of input, hidden layers and output.
+        share: of the neurons that are active.
+        config: how they are found.
+    """
+
+    def __init__(self, sizes: Sequence[int], share: float, config: HashConfig) -> None:
+        super().__init__()
+        config = config.replace(active=share)
+        self.net = HashMLP(sizes[0], sizes[1:-1], sizes[-1], config=config)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        logits: Tensor = self.net(x)
+        return logits
+
+    @torch.no_grad()
+    def multiplications(self, inputs: Tensor, batch: int) -> Work:
+        """See :class:`Net`. Additions of a sketch's ranking count as multiplications."""
+        training = self.training
+        self.eval()
+        active, work = inputs, Work(0, 0)
+        for number, layer in enumerate(self.net.hidden):
+            assert isinstance(layer, HashHidden)
+            work += _hidden_work(layer, active, batch, first=number == 0)
+            active = layer(active)
+        self.train(training)
+        kept = float((active[0] >= 0).sum(1).float().mean())
+        return work + linear_work(self.net.output.out_features, kept, first=False)
+
+
+def _hidden_work(
+    layer: HashHidden, inputs: Tensor | tuple[Tensor, Tensor], batch: int, *, first: bool
+) -> Work:
+    """Work of a hashed layer for inputs, dense or active."""
+    hashed = layer.hashed
+    N, d = hashed.weight.shape
+    rows = layer(inputs)[0]
+    kept = float((rows >= 0).sum(1).float().mean())
+    if hashed.tables is None:
+        return linear_work(N, d, first=first)
+    active_in = d if isinstance(inputs, Tensor) else float((inputs[0] >= 0).sum(1).float().mean())
+    x = _dense(inputs, d)
+    found = float(
+        (hashed.tables.lookup(x, has_bias=hashed.bias is not None) >= 0).sum(1).float().mean()
+    )
+    config, sizes, scheme = hashed.config, hashed.tables.sizes, hashed.tables.scheme
+    mapped = 0 if scheme.folds else hashed.tables.maps.shape[1] ** 2
+    hashing = mapped + scheme.kind.multiplications(d + 1, sizes.L, sizes.K)
+    ranked, ranking = kept, 0.0
+    if config.selection == "exact":
+        ranked = found
+    elif config.selection == "sketch":
+        hashing += (d + 1) * config.sketch_bits
+        ranking = found * config.sketch_bits
+    each = linear_work(kept, active_in, first=first, ranked=ranked)
+    # At most every row is hashed once from one rehash to the next.
+    rehash = N * hashing / (hashed.tables.rehash_every * batch)
+    overhead = hashing + ranking
+    return Work(each.train + overhead + rehash, each.test + overhead)
+
+
+def _dense(inputs: Tensor | tuple[Tensor, Tensor], d: int) -> Tensor:
+    if isinstance(inputs, Tensor):
+        return inputs
+    rows, values = inputs
+    at = torch.where(rows < 0, d, rows).long()
+    return values.new_zeros(values.shape[0], d + 1).scatter_(1, at, values)[:, :d]
+
+
+#: Makes a network from sizes and a share.
+Factory = Callable[[Sequence[int], float], Net]
+
+
+def make_methods(ours: HashConfig) -> Mapping[str, Factory]:
+    """Networks by the name of the method.
+
+    Args:
+        ours: how ``hashed`` finds its neurons.
+    """
+    return {
+        "standard": Standard,
+        "dropout": Dropout,
+        "adaptive_dropout": AdaptiveDropout,
+        "winner_take_all": WinnerTakeAll,
+        "hashed_published": lambda sizes, share: Hashed(sizes, share, PUBLISHED),
+        "hashed": lambda sizes, share: Hashed(sizes, share, ours),
+    }
+
+
+#: Methods whose share of active neurons is chosen.
+NAMES = tuple(make_methods(OURS))

@@ -1,0 +1,78 @@
+"""How the studies of hidden layers load their data, train and test."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+
+from benchmarks.common import StopWanted
+from benchmarks.hidden_nets import Net
+from hashdl import optim
+from hashdl.data import (
+    DenseDataset,
+    Splits,
+    load_convex,
+    load_digits,
+    load_mnist,
+    load_rectangles,
+)
+
+#: Test samples of the data that is drawn; of --quick, samples of any part.
+_TEST, _QUICK = 10_000, 60
+DATA: dict[str, Callable[[], Splits]] = {
+    "mnist": load_mnist,
+    # As many training samples as in the study, of which a sixth is for validation.
+    "rectangles": lambda: load_rectangles(10_000, 2000, _TEST),
+    "convex": lambda: load_convex(6000, 2000, _TEST),
+    "digits": load_digits,
+}
+#: Samples whose active neurons are counted, and that are tested at once.
+COUNTED = 256
+
+
+def load(name: str, *, quick: bool) -> Splits:
+    """A data set.
+
+    Args:
+        name: in :data:`DATA`.
+        quick: a few samples of each part.
+    """
+    splits = DATA[name]()
+    if not quick:
+        return splits
+    return Splits(*(part.subset(torch.arange(min(_QUICK, len(part)))) for part in splits))
+
+
+def fit(
+    net: Net, data: DenseDataset, rate: float, epochs: int, batch: int, seed: int, stop: StopWanted
+) -> tuple[float, int]:
+    """Train with Adam, its rate falling to 0 epoch by epoch; seconds and steps.
+
+    Raises:
+        KeyboardInterrupt: a stop was wanted.
+    """
+    optimizer = optim.Adam(net.parameters(), lr=rate)
+    net.train()
+    steps, start = 0, time.perf_counter()
+    for epoch in range(epochs):
+        for group in optimizer.param_groups:
+            group["lr"] = rate * (1 - epoch / epochs)
+        for inputs, targets in data.batches(batch, shuffle_seed=seed * epochs + epoch):
+            optimizer.zero_grad()
+            F.cross_entropy(net(inputs), targets).backward()
+            optimizer.step()
+            steps += 1
+        if stop():
+            raise KeyboardInterrupt
+    return time.perf_counter() - start, steps
+
+
+@torch.no_grad()
+def accuracy(net: Net, data: DenseDataset) -> float:
+    """Share of the samples whose class is the largest output."""
+    net.eval()
+    right = [net(x).argmax(1) == y for x, y in data.batches(COUNTED, shuffle_seed=None)]
+    return float(torch.cat(right).float().mean())

@@ -1,0 +1,229 @@
+"""How accurate a net stays when only a share of its hidden neurons is computed.
+
+The study of Spring and Shrivastava (KDD 2017, section 6): nets with 2 and 3 hidden layers of 1000
+ReLU units, trained with all neurons (standard), with random ones (dropout), with probabilities that
+depend on the input (adaptive_dropout), with exactly the largest (winner_take_all), and with those
+that hashing finds: by the published recipe (hashed_published: K = 6, L = 5, 10 probes), and by ours
+(hashed; --config changes it). Each method at each share of active neurons has the learning rate of
+--rates that is best on the validation part; reported is the test accuracy after the last epoch,
+mean and standard deviation over the seeds.
+
+Multiplications are those of a training step a sample (forward and both gradients; finding and
+ranking the active neurons and rehashing included) and of a prediction, both as shares of the dense
+net's. Milliseconds are those of a whole training step as implemented: all but the hashed methods
+are masked dense nets.
+
+    python benchmarks/kdd2017.py --json kdd2017.json
+    python benchmarks/kdd2017.py --data mnist --layers 2 --shares 0.05 --seeds 0 --json mnist.json
+    python benchmarks/plot.py kdd2017.json kdd2017.png
+
+Finished runs are kept in the JSON file; the same command goes on after them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+# For "python benchmarks/kdd2017.py" as well as "python -m benchmarks.kdd2017".
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.common import (
+    Report,
+    StopWanted,
+    continued,
+    make_parser,
+    new_report,
+    positive,
+    run_benchmark,
+    save,
+    spread,
+)
+from benchmarks.hidden_nets import NAMES, OURS, PUBLISHED, make_methods
+from benchmarks.hidden_training import COUNTED, DATA, accuracy, fit, load
+from benchmarks.layers import config_fields, make_configs
+from benchmarks.steps import add_config_flag
+from hashdl.progress import track
+
+# These may differ between a report and a run that goes on with it.
+_MAY_CHANGE = ("contenders", "data", "layers", "shares", "seeds", "rates")
+
+
+def share(text: str) -> float:
+    """A flag's value above 0, and at most 1."""
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"got {text}, wanted a share above 0, at most 1")
+    return value
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The flags."""
+    parser = make_parser(__doc__, repeat=None)
+    runs = parser.add_argument_group("runs")
+    for flag, names in (("--contenders", list(NAMES)), ("--data", list(DATA))):
+        runs.add_argument(
+            flag,
+            nargs="+",
+            choices=names,
+            default=names,
+            metavar="NAME",
+            help=f"of {', '.join(names)} (default: all)",
+        )
+    runs.add_argument(
+        "--layers", type=positive, nargs="+", default=[2, 3], help="hidden layers (default: 2 3)"
+    )
+    runs.add_argument(
+        "--shares",
+        type=share,
+        nargs="+",
+        default=[0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9],
+        help="of the neurons that are active (default: .01 .05 .1 .25 .5 .75 .9)",
+    )
+    runs.add_argument(
+        "--seeds", type=int, nargs="+", default=[0, 1, 2], help="one run each (default: 0 1 2)"
+    )
+    runs.add_argument(
+        "--rates",
+        type=float,
+        nargs="+",
+        default=[3e-4, 1e-3, 3e-3, 1e-2],
+        help="of Adam, tried for each method and share (default: 3e-4 1e-3 3e-3 1e-2)",
+    )
+    runs.add_argument("--epochs", type=positive, default=20, help="(default: 20)")
+    runs.add_argument("--width", type=positive, default=1000, help="units a layer (default: 1000)")
+    runs.add_argument("--batch", type=positive, default=32, help="(default: 32)")
+    runs.add_argument(
+        "--quick", action="store_true", help="a few samples of each data set: to try the command"
+    )
+    add_config_flag(parser)
+    return parser
+
+
+class Study:
+    """All runs of one report.
+
+    Args:
+        args: the flags.
+        report: what earlier runs left in it is kept.
+        stop: ends the study after the epoch in progress, which is lost with its run.
+    """
+
+    def __init__(self, args: argparse.Namespace, report: Report, stop: StopWanted) -> None:
+        self.args, self.report, self.stop = args, report, stop
+        self.methods = make_methods(make_configs({"hashed": OURS}, args.config)["hashed"])
+        self.splits = {name: load(name, quick=args.quick) for name in args.data}
+
+    def run(self) -> None:
+        """Search the rates and train with each seed, point by point.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C was pressed.
+        """
+        for name, point in track(list(self._points()), "Points"):
+            self._search_rate(name, point)
+            for seed in self.args.seeds:
+                if str(seed) not in point["runs"]:
+                    point["runs"][str(seed)] = self._train(name, point, point["lr"], seed, "test")
+                    summarize(self.report)
+                    save(self.args.json, self.report)
+
+    def _points(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Each contender with each data set, depth and share; standard has one share."""
+        args = self.args
+        for data in args.data:
+            for layers in args.layers:
+                for name in args.contenders:
+                    points = self.report["contenders"].setdefault(name, {"points": {}})["points"]
+                    for active in [1.0] if name == "standard" else args.shares:
+                        new = {"data": data, "layers": layers, "share": active}
+                        new |= {"validation": {}, "runs": {}}
+                        yield name, points.setdefault(f"{data}/{layers}/{active:g}", new)
+
+    def _search_rate(self, name: str, point: dict[str, Any]) -> None:
+        tried = point["validation"]
+        for rate in self.args.rates:
+            if f"{rate:g}" not in tried:
+                result = self._train(name, point, rate, self.args.seed, "valid")
+                tried[f"{rate:g}"] = result["top1"]
+                save(self.args.json, self.report)
+        best = float(max(tried, key=tried.__getitem__))
+        if point.get("lr") != best:
+            point["runs"].clear()
+        point["lr"] = best
+        rates = [float(rate) for rate in tried]
+        point["lr_is_outermost"] = best in (min(rates), max(rates))
+
+    def _train(
+        self, name: str, point: dict[str, Any], rate: float, seed: int, part: str
+    ) -> dict[str, Any]:
+        """One run; accuracy on ``part``.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C was pressed.
+        """
+        splits, args = self.splits[point["data"]], self.args
+        torch.manual_seed(seed)
+        d, classes = splits.train.inputs.shape[1], splits.train.n_classes
+        sizes = [d, *[args.width] * point["layers"], classes]
+        net = self.methods[name](sizes, point["share"])
+        seconds, steps = fit(net, splits.train, rate, args.epochs, args.batch, seed, self.stop)
+        work, dense = (
+            some.multiplications(splits.valid.inputs[:COUNTED], args.batch)
+            for some in (net, self.methods["standard"](sizes, 1.0))
+        )
+        return {
+            "top1": accuracy(net, getattr(splits, part)),
+            "train_share": work.train / dense.train,
+            "test_share": work.test / dense.test,
+            "step_ms": 1e3 * seconds / steps,
+            "train_seconds": seconds,
+        }
+
+
+def summarize(report: Report) -> None:
+    """Add means over the seeds to each point, and the difference to the standard net."""
+    contenders = report["contenders"]
+    for result in contenders.values():
+        for point in result["points"].values():
+            runs = list(point["runs"].values())
+            if not runs:
+                continue
+            for name in ("top1", "train_share", "test_share", "step_ms", "train_seconds"):
+                point[name] = statistics.fmean(run[name] for run in runs)
+            point["top1_std"] = spread([run["top1"] for run in runs])
+    standard = contenders.get("standard", {"points": {}})["points"]
+    for result in contenders.values():
+        for point in result["points"].values():
+            dense = standard.get(f"{point['data']}/{point['layers']}/1", {})
+            if "top1" in point and "top1" in dense:
+                point["top1_vs_standard"] = point["top1"] - dense["top1"]
+
+
+def measure(args: argparse.Namespace, stop: StopWanted) -> Report:
+    """The study, or as much of it as there was time for."""
+    configs = {"hashed_published": PUBLISHED} | make_configs({"hashed": OURS}, args.config)
+    report = new_report("kdd2017", args, configs=config_fields(configs))
+    report = continued(args.json, report, _MAY_CHANGE)
+    study = Study(args, report, stop)
+    try:
+        study.run()
+    except KeyboardInterrupt:
+        print("interrupted: finished runs are kept", file=sys.stderr)
+    summarize(report)
+    return report
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark; the exit status."""
+    return run_benchmark(build_parser(), measure, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,150 @@
+"""How work, time and accuracy grow with the width of a hidden layer, at a fixed number active.
+
+A net with one hidden layer is trained on the same task at each number of neurons, dense and hashed;
+the hashed one computes --active neurons a sample whatever their number. Reported are
+multiplications a sample (those of a training step, finding neurons and rehashing included),
+milliseconds a step, test accuracy, and the exponents of the first two, fitted from --fit-from
+neurons on. The exponent of the multiplications is carried on to 10^9 neurons: what that assumes is
+that as many active neurons and tables do, and that buckets stay as full as at the sizes measured.
+
+    python benchmarks/width.py --json width.json
+    python benchmarks/plot.py width.json width.png
+
+Widths that were finished are kept in the JSON file; the same command goes on after them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+# For "python benchmarks/width.py" as well as "python -m benchmarks.width".
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.common import (
+    Report,
+    StopWanted,
+    continued,
+    exponent,
+    make_parser,
+    new_report,
+    positive,
+    run_benchmark,
+    save,
+)
+from benchmarks.hidden_nets import Hashed, Net, Standard
+from benchmarks.hidden_training import COUNTED, DATA, accuracy, fit, load
+from benchmarks.layers import config_fields, make_configs
+from benchmarks.steps import add_config_flag
+from hashdl import HashConfig
+from hashdl.progress import track
+
+NAMES = ("standard", "hashed")
+_MAY_CHANGE = ("contenders", "neurons", "dense_up_to", "fit_from")
+_EXTRAPOLATED = 1e9
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The flags."""
+    parser = make_parser(__doc__, repeat=None)
+    runs = parser.add_argument_group("runs")
+    runs.add_argument("--data", choices=list(DATA), default="mnist", help="(default: mnist)")
+    runs.add_argument(
+        "--contenders", nargs="+", choices=NAMES, default=list(NAMES), help="(default: both)"
+    )
+    runs.add_argument(
+        "--neurons",
+        type=positive,
+        nargs="+",
+        default=[1000, 3162, 10_000, 31_623, 100_000, 316_228],
+        help="of the hidden layer (default: 10^3 to 10^5.5 in steps of 10^.5)",
+    )
+    runs.add_argument(
+        "--dense-up-to",
+        type=positive,
+        default=100_000,
+        help="neurons: the dense net takes long (default: 100000)",
+    )
+    runs.add_argument("--active", type=positive, default=50, help="neurons (default: 50)")
+    runs.add_argument("--rate", type=float, default=1e-3, help="of Adam (default: 1e-3)")
+    runs.add_argument("--epochs", type=positive, default=8, help="(default: 8)")
+    runs.add_argument("--batch", type=positive, default=32, help="(default: 32)")
+    runs.add_argument(
+        "--fit-from", type=positive, default=1000, help="neurons, for exponents (default: 1000)"
+    )
+    runs.add_argument("--quick", action="store_true", help="a few samples: to try the command")
+    add_config_flag(parser)
+    return parser
+
+
+def summarize(report: Report, fit_from: int) -> None:
+    """Add exponents, and the work at 10^9 neurons."""
+    for result in report["contenders"].values():
+        by_rows = result["by_rows"]
+        slopes = {
+            "exponent": exponent(by_rows, fit_from),
+            "work_exponent": exponent(by_rows, fit_from, "multiplications"),
+        }
+        result |= {name: slope for name, slope in slopes.items() if slope is not None}
+        if "work_exponent" in result:
+            widest = max(by_rows, key=int)
+            growth = (_EXTRAPOLATED / int(widest)) ** result["work_exponent"]
+            result["work_at_1e9"] = by_rows[widest]["multiplications"] * growth
+
+
+def measure(args: argparse.Namespace, stop: StopWanted) -> Report:
+    """Train at each width."""
+    base = HashConfig(sparse_grad=True, candidates=2 * args.active)
+    config = make_configs({"hashed": base}, args.config)["hashed"]
+    report = new_report("width", args, configs=config_fields({"hashed": config}))
+    report = continued(args.json, report, _MAY_CHANGE)
+    splits = load(args.data, quick=args.quick)
+    d, classes = splits.train.inputs.shape[1], splits.train.n_classes
+
+    def build(name: str, sizes: Sequence[int]) -> Net:
+        return Standard(sizes, 1.0) if name == "standard" else Hashed(sizes, args.active, config)
+
+    def run(name: str, n: int) -> dict[str, Any]:
+        torch.manual_seed(args.seed)
+        net = build(name, [d, n, classes])
+        schedule = (args.rate, args.epochs, args.batch, args.seed)
+        seconds, steps = fit(net, splits.train, *schedule, stop)
+        work = net.multiplications(splits.valid.inputs[:COUNTED], args.batch)
+        top1 = accuracy(net, splits.test)
+        return {
+            "multiplications": work.train,
+            "multiplications_test": work.test,
+            "step_ms": 1e3 * seconds / steps,
+            "top1": top1,
+        }
+
+    pairs = [
+        (name, n)
+        for n in sorted(args.neurons)
+        for name in args.contenders
+        if name != "standard" or n <= args.dense_up_to
+    ]
+    try:
+        for name, n in track(pairs, "Widths"):
+            by_rows = report["contenders"].setdefault(name, {"by_rows": {}})["by_rows"]
+            if str(n) not in by_rows:
+                by_rows[str(n)] = run(name, n)
+                save(args.json, report)
+    except KeyboardInterrupt:
+        print("interrupted: finished widths are kept", file=sys.stderr)
+    summarize(report, args.fit_from)
+    return report
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark; the exit status."""
+    return run_benchmark(build_parser(), measure, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

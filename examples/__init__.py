@@ -1,0 +1,1 @@
+"""Small programs that hash layers of well-known architectures."""

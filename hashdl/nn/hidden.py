@@ -1,0 +1,89 @@
+"""A hashed hidden layer and its activation, from dense or active inputs to active outputs."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from hashdl.config import HashConfig
+from hashdl.nn.linear import HashLinear
+
+
+class Active(NamedTuple):
+    """The outputs of a hidden layer that are not zero.
+
+    Attributes:
+        rows: int32 (\\*, A), which neurons are active, distinct within a sample, -1 = none.
+        values: (\\*, A), their outputs.
+    """
+
+    rows: Tensor
+    values: Tensor
+
+
+class HashHidden(nn.Module):
+    r"""A hidden layer whose active neurons are found by hashing.
+
+    .. math::
+        h_n = f(\langle w_n, x \rangle + b_n) \text{ if n is active}, \qquad h_n = 0 \text{ if not}
+
+    or, gated, :math:`h_n = f(\langle g_n, x \rangle + c_n) (\langle w_n, x \rangle + b_n)`, where
+    the rows g of the gate are hashed.
+
+    Args:
+        in_features: d, size of a dense input.
+        neurons: N.
+        activation: f, elementwise.
+        gated: multiply the activated gate with a linear part.
+        config: how to hash.
+        bias: learn additive biases.
+        device: of parameters and tables.
+        dtype: of parameters.
+
+    Attributes:
+        up: the layer w; without a gate it has the tables.
+        gate: the layer g, which has them otherwise; or None.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        neurons: int,
+        activation: nn.Module,
+        gated: bool,
+        config: HashConfig,
+        bias: bool,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ) -> None:
+        super().__init__()
+
+        def layer(config: HashConfig) -> HashLinear:
+            return HashLinear(in_features, neurons, bias, config=config, device=device, dtype=dtype)
+
+        # The linear part has no tables: it is computed where the gate is active.
+        self.up = layer(config.replace(active=1.0, random=0.0) if gated else config)
+        self.gate = layer(config) if gated else None
+        self.activation = activation
+
+    @property
+    def hashed(self) -> HashLinear:
+        """The layer that finds the active neurons."""
+        return self.up if self.gate is None else self.gate
+
+    def forward(self, input: Tensor | Active) -> Active:
+        """Active outputs, from a dense input (\\*, d) or from a layer's active outputs."""
+        rows, values = self._linear(self.hashed, input, None)
+        values = self.activation(values)
+        if self.gate is not None:
+            values = values * self._linear(self.up, input, rows)[1]
+        return Active(rows, values)
+
+    def _linear(
+        self, layer: HashLinear, input: Tensor | Active, rows: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        if isinstance(input, Active):
+            return layer.sparse_to_sparse(input.rows, input.values, rows)
+        return layer.sparse_forward(input, rows)

@@ -1,0 +1,101 @@
+"""HashMLP: hashed hidden layers that pass on their active neurons alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from hashdl.config import HashConfig
+from hashdl.nn.columns import ColumnLinear
+from hashdl.nn.hidden import HashHidden
+
+
+class HashMLP(nn.Module):
+    r"""A multi-layer perceptron whose hidden layers compute active times active.
+
+    Inputs and outputs are dense. The first hidden layer computes its active neurons from the dense
+    input, each further one from the active neurons of the layer before, and the output layer reads
+    the columns of the last one's: with A active neurons a layer, a hidden layer after the first
+    multiplies A² times forward and 2 A² times backward, beside what finding them takes. Outputs and
+    gradients are those of the dense network with all other neurons masked to 0. After Spring and
+    Shrivastava, *Scalable and Sustainable Deep Learning via Randomized Hashing* (KDD 2017),
+    section 4.
+
+    Args:
+        in_features: d, size of an input.
+        hidden: neurons of each hidden layer.
+        out_features: size of an output.
+        activation: elementwise, after each hidden layer; the same module for all.
+            Default: ``None``, nn.ReLU; nn.SiLU if gated.
+        gated: multiply each activated hidden layer (the gate, which is hashed) with a linear one
+            that is computed at the same neurons. Default: ``False``.
+        bias: learn additive biases. Default: ``True``.
+        config: how to hash; of several, one a hidden layer. Default: ``HashConfig()``.
+        device: of parameters and tables.
+        dtype: of parameters.
+
+    Shape:
+        - Input: :math:`(*, d)`
+        - Output: :math:`(*, \text{out\_features})`
+
+    Attributes:
+        hidden: the hidden layers, :class:`hashdl.nn.HashHidden`.
+        output: the output layer, :class:`hashdl.nn.ColumnLinear`.
+
+    Raises:
+        ValueError: no hidden layer, or not one configuration for each.
+
+    Examples:
+        >>> model = HashMLP(16, [1000, 1000], 10, config=HashConfig(active=0.05, sparse_grad=True))
+        >>> model(torch.randn(8, 16)).shape
+        torch.Size([8, 10])
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden: Sequence[int],
+        out_features: int,
+        *,
+        activation: nn.Module | None = None,
+        gated: bool = False,
+        bias: bool = True,
+        config: HashConfig | Sequence[HashConfig] | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        configs = _configs(config, len(hidden))
+        if activation is None:
+            activation = nn.SiLU() if gated else nn.ReLU()
+        sizes = [in_features, *hidden]
+        self.hidden = nn.ModuleList(
+            HashHidden(d, n, activation, gated, one, bias, device, dtype)
+            for d, n, one in zip(sizes, hidden, configs, strict=False)
+        )
+        sparse = configs[-1].sparse_grad
+        self.output = ColumnLinear(
+            sizes[-1], out_features, bias, sparse_grad=sparse, device=device, dtype=dtype
+        )
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Outputs (\\*, out_features)."""
+        active = input
+        for layer in self.hidden:
+            active = layer(active)
+        return self.output.from_active(*active)
+
+
+def _configs(config: HashConfig | Sequence[HashConfig] | None, layers: int) -> Sequence[HashConfig]:
+    if layers == 0:
+        raise ValueError("HashMLP: hidden: got no layer, wanted one or more")
+    if config is None or isinstance(config, HashConfig):
+        return [HashConfig() if config is None else config] * layers
+    if len(config) != layers:
+        raise ValueError(
+            f"HashMLP: config: got {len(config)} configurations, wanted one, or one for each of "
+            f"{layers} hidden layers"
+        )
+    return config

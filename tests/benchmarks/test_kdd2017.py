@@ -1,0 +1,140 @@
+"""The study of hidden layers at a tiny size, and the counts that it reports."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import kdd2017, plot
+from benchmarks.hidden_nets import NAMES, Hashed, Net, Standard, WinnerTakeAll, make_methods
+from benchmarks.tables import describe
+from hashdl import HashConfig
+
+pytest.importorskip("sklearn")
+
+TINY = ["--quick", "--data", "digits", "--layers", "2", "--shares", "0.1", "--epochs", "1"]
+TINY += ["--width", "60", "--rates", "1e-2"]
+SIZES = [64, 100, 80, 10]
+
+
+@pytest.fixture(autouse=True)
+def same_generator_afterwards() -> Iterator[None]:
+    """The script seeds torch's generator; other tests should not see that."""
+    with torch.random.fork_rng(devices=[]):
+        yield
+
+
+def load(path: Path) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads(path.read_text())
+    return report
+
+
+def test_every_method_has_its_figures_and_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "kdd2017.json"
+    assert kdd2017.main([*TINY, "--seeds", "0", "--json", str(path)]) == 0
+    first = load(path)
+    assert list(first["contenders"]) == list(NAMES)
+    assert kdd2017.main([*TINY, "--seeds", "0", "1", "--json", str(path)]) == 0
+    report = load(path)
+    for name, result in report["contenders"].items():
+        ((key, point),) = result["points"].items()
+        assert point["runs"]["0"] == first["contenders"][name]["points"][key]["runs"]["0"]
+        assert list(point["runs"]) == ["0", "1"]
+        assert 0 <= point["top1"] <= 1
+        assert 0 < point["test_share"] <= 1
+        assert point["step_ms"] > 0
+        assert (name == "standard") == (point["train_share"] == 1)
+    assert report["settings"]["configs"]["hashed_published"]["bits"] == 6
+    printed = describe(report)
+    assert "hashed_published 10%" in printed
+    assert plot.main([str(path), str(tmp_path / "plot.png")]) == 0
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    assert kdd2017.main([*TINY, "--width", "50", "--json", str(path)]) == 2
+    assert load(path) == report
+
+
+def test_ctrl_c_keeps_finished_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, accuracy = tmp_path / "kdd2017.json", kdd2017.accuracy
+    calls = []
+
+    def interrupt(*args: Any) -> float:
+        calls.append(args)
+        if len(calls) == 2:  # the first seed's test, after the search of the rate
+            signal.raise_signal(signal.SIGINT)
+        return accuracy(*args)
+
+    monkeypatch.setattr(kdd2017, "accuracy", interrupt)
+    flags = [*TINY, "--contenders", "standard", "--seeds", "0", "1", "--json", str(path)]
+    assert kdd2017.main(flags) == 130
+    (point,) = load(path)["contenders"]["standard"]["points"].values()
+    assert list(point["runs"]) == ["0"]
+
+
+def test_bad_shares_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        kdd2017.main(["--shares", "0"])
+    assert "wanted a share above 0" in capsys.readouterr().err
+
+
+# ---- counts ------------------------------------------------------------------------------------
+
+
+def work(net: Net) -> tuple[float, float]:
+    return tuple(net.multiplications(torch.rand(20, 64), 32))
+
+
+def test_multiplications_of_masked_nets() -> None:
+    hidden, output = 100 * 80, 80 * 10
+    methods = make_methods(HashConfig())
+    assert work(methods["standard"](SIZES, 0.1)) == (
+        2 * 64 * 100 + 3 * hidden + 3 * output,
+        64 * 100 + hidden + output,
+    )
+    active = 10 * 8  # of the second hidden layer, with active inputs
+    dropout = 2 * 64 * 10 + 3 * active + 3 * 8 * 10
+    assert work(methods["dropout"](SIZES, 0.1)) == (dropout, 64 * 100 + hidden + output)
+    forward = 64 * 100 + 10 * 80 + 8 * 10  # all are ranked
+    wanted = forward + 64 * 10 + 2 * active + 2 * 8 * 10
+    assert work(methods["winner_take_all"](SIZES, 0.1)) == (wanted, forward)
+    assert work(methods["adaptive_dropout"](SIZES, 0.1)) == (wanted, 64 * 100 + hidden + output)
+
+
+def test_multiplications_of_hashed_nets_hold_hashing_and_ranking() -> None:
+    # As many candidates as there are rows, so that all are found and ranked.
+    config = HashConfig(bits=1, probes=2, tables=3, candidates=100, rehash_every=10)
+    net = Hashed(SIZES, 0.1, config)
+    train, test = work(net)
+    hashing = 3 * 65 + 3 * 101
+    forward = 64 * 100 + 10 * 80 + 8 * 10
+    assert test == pytest.approx(forward + hashing)
+    rehash = (100 * 3 * 65 + 80 * 3 * 101) / (10 * 32)
+    backward = 64 * 10 + 2 * 10 * 8 + 2 * 8 * 10
+    assert train == pytest.approx(forward + hashing + rehash + backward)
+    sketched = Hashed(SIZES, 0.1, config.replace(selection="sketch", sketch_bits=32))
+    extra = 32 * (65 + 101) + 32 * (100 + 80)
+    assert work(sketched)[1] == pytest.approx(64 * 10 + 10 * 8 + 8 * 10 + hashing + extra)
+
+
+def test_all_neurons_active_is_the_standard_net() -> None:
+    standard, winners = Standard(SIZES, 0.1), WinnerTakeAll(SIZES, 1.0)
+    winners.load_state_dict(standard.state_dict())
+    x = torch.rand(5, 64)
+    torch.testing.assert_close(winners(x), standard(x))
+    few = WinnerTakeAll(SIZES, 0.1)
+    assert (few.choose(torch.randn(5, 100), 0) != 0).sum(1).max() <= 10
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5])
+def test_adaptive_dropout_finds_its_share(share: float) -> None:
+    net = make_methods(HashConfig())["adaptive_dropout"](SIZES, share).train()
+    z = 2 * torch.randn(500, 100)
+    for _ in range(60):
+        net.choose(z.abs() + 0.1, 0)  # type: ignore[operator]
+    active = (net.choose(z.abs() + 0.1, 0) != 0).float().mean()  # type: ignore[operator]
+    assert active == pytest.approx(share, abs=0.03)

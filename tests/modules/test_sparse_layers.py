@@ -1,0 +1,386 @@
+"""Hashed hidden layers in a chain: the masked dense network, by autograd, in float64."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from module_helpers import CONFIG, D, dense_grad, inputs, mask_of
+from torch import Tensor, nn
+
+from hashdl import HashConfig, HashLinear, convert, revert
+from hashdl.nn import ColumnLinear, HashFeedForward, HashHidden, HashMLP, HashSequential
+from hashdl.optim import SGD, Adagrad, Adam, RowWiseAdagrad
+
+CLOSE = {"rtol": 1e-9, "atol": 1e-9}
+HIDDEN = [60, 80, 70]
+SMALL = CONFIG.replace(active=15, bits=3)
+Take = Callable[[HashLinear], Tensor]
+
+
+@pytest.fixture
+def chosen(monkeypatch: pytest.MonkeyPatch) -> Take:
+    """Active rows (B, A) of each hashed layer at its last call."""
+    seen: dict[int, Tensor] = {}
+    for name in ("_active_rows", "_rows_from_active"):
+        choose = getattr(HashLinear, name)
+
+        def noting(self: HashLinear, *args: Any, choose: Callable[..., Any] = choose) -> Any:
+            found = choose(self, *args)
+            seen[id(self)] = found[0] if isinstance(found, tuple) else found
+            return found
+
+        monkeypatch.setattr(HashLinear, name, noting)
+    return lambda layer: seen[id(layer)]
+
+
+def make_mlp(gated: bool = False, dtype: torch.dtype = torch.float64, **changes: object) -> HashMLP:
+    torch.manual_seed(0)
+    return HashMLP(D, HIDDEN, 4, gated=gated, config=SMALL.replace(**changes), dtype=dtype)
+
+
+def masked_hidden(layer: HashHidden, x: Tensor, rows: Tensor) -> Tensor:
+    """A hidden layer on dense inputs, all but the rows set to 0."""
+    h = layer.activation(F.linear(x, layer.hashed.weight, layer.hashed.bias))
+    if layer.gate is not None:
+        h = h * F.linear(x, layer.up.weight, layer.up.bias)
+    return h * mask_of(rows, layer.hashed.out_features)
+
+
+def masked_mlp(model: HashMLP, x: Tensor, chosen: Take) -> Tensor:
+    for layer in model.hidden:
+        x = masked_hidden(layer, x, chosen(layer.hashed))
+    return F.linear(x, model.output.weight, model.output.bias)
+
+
+def assert_same_gradients(
+    ours: Tensor, wanted: Tensor, x: Tensor, parameters: Iterator[nn.Parameter]
+) -> None:
+    every = [x, *parameters]
+    pull = torch.randn(ours.shape, dtype=ours.dtype, generator=torch.Generator().manual_seed(3))
+    left = torch.autograd.grad(ours, every, pull)
+    right = torch.autograd.grad(wanted, every, pull)
+    for one, other in zip(left, right, strict=True):
+        torch.testing.assert_close(one.to_dense(), other, **CLOSE)
+
+
+# ---- HashMLP -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("sparse_grad", [False, True])
+def test_an_mlp_is_the_masked_dense_one(
+    chosen: Take, sparse_grad: bool, gated: bool, training: bool
+) -> None:
+    model = make_mlp(gated, sparse_grad=sparse_grad, random=0.2).train(training)
+    x = inputs(6, dtype=torch.float64).requires_grad_()
+    y = model(x)
+    wanted = masked_mlp(model, x, chosen)
+    for layer in model.hidden:
+        rows = chosen(layer.hashed)
+        assert rows.shape == (6, 15)
+        assert (rows >= 0).any(1).all()
+    torch.testing.assert_close(y, wanted, **CLOSE)
+    assert_same_gradients(y, wanted, x, model.parameters())
+
+
+def test_active_sets_may_be_empty(chosen: Take, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_mlp(sparse_grad=True)
+    every_other = HashLinear.sparse_forward
+
+    def fewer(self: HashLinear, x: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Every other sample has no active neuron in the first layer."""
+        rows = self.active(x)
+        rows[::2] = -1
+        chosen_rows[id(self)] = rows
+        return every_other(self, x, rows)
+
+    chosen_rows: dict[int, Tensor] = {}
+    monkeypatch.setattr(HashLinear, "sparse_forward", fewer)
+    x = inputs(5, dtype=torch.float64).requires_grad_()
+    y = model(x)
+    first = model.hidden[0].hashed
+    wanted = masked_mlp(
+        model, x, lambda layer: chosen_rows[id(layer)] if layer is first else chosen(layer)
+    )
+    torch.testing.assert_close(y, wanted, **CLOSE)
+    assert_same_gradients(y, wanted, x, model.parameters())
+
+
+def test_with_every_neuron_active_it_is_dense() -> None:
+    model = make_mlp(active=1.0)
+    x = inputs(2, 3, dtype=torch.float64)
+    h = x
+    for layer in model.hidden:
+        h = layer.up.weight.new_tensor(0).maximum(F.linear(h, layer.up.weight, layer.up.bias))
+    wanted = F.linear(h, model.output.weight, model.output.bias)
+    torch.testing.assert_close(model(x), wanted, **CLOSE)
+    assert model(x).shape == (2, 3, 4)
+
+
+def test_gradients_of_hidden_layers_are_of_entries() -> None:
+    model = make_mlp(sparse_grad=True)
+    model(inputs(3, dtype=torch.float64)).sum().backward()
+    grads = {name: parameter.grad for name, parameter in model.named_parameters()}
+    assert grads["hidden.0.up.weight"].sparse_dim() == 1
+    for name in ("hidden.1.up.weight", "hidden.2.up.weight", "output.weight"):
+        assert grads[name].sparse_dim() == 2
+        assert grads[name]._nnz() <= 3 * 15 * 15
+
+
+@pytest.mark.parametrize("make", [SGD, Adagrad, RowWiseAdagrad, Adam])
+@pytest.mark.parametrize("gated", [False, True])
+def test_row_optimizers_train_it(make: type[torch.optim.Optimizer], gated: bool) -> None:
+    model = make_mlp(gated, torch.float32, sparse_grad=True)
+    optimizer = make(model.parameters(), lr=1.0 if make is SGD else 0.05)
+    x = inputs(64)
+    target = (x[:, 0] > 0).long()
+    losses = []
+    for _ in range(40):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), target)
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.6 * losses[0]
+    assert model.output.weight.t().is_contiguous()
+
+
+def test_sparse_and_dense_gradients_train_alike() -> None:
+    models = [make_mlp(sparse_grad=sparse_grad) for sparse_grad in (False, True)]
+    x = inputs(8, dtype=torch.float64)
+    for _ in range(3):
+        for model in models:
+            optimizer = SGD(model.parameters(), lr=0.1)
+            optimizer.zero_grad()
+            model(x).square().sum().backward()
+            optimizer.step()
+    for one, other in zip(*(model.parameters() for model in models), strict=True):
+        torch.testing.assert_close(one, other, **CLOSE)
+
+
+def test_configurations_a_layer() -> None:
+    configs = [SMALL, SMALL.replace(active=7), SMALL.replace(active=9)]
+    model = HashMLP(D, HIDDEN, 4, config=configs)
+    assert [layer.hashed.config for layer in model.hidden] == configs
+    assert isinstance(HashMLP(D, [9], 2, gated=True).hidden[0].activation, nn.SiLU)
+    with pytest.raises(ValueError, match="HashMLP: config: got 2 configurations"):
+        HashMLP(D, HIDDEN, 4, config=configs[:2])
+    with pytest.raises(ValueError, match="HashMLP: hidden: got no layer"):
+        HashMLP(D, [], 4)
+
+
+def test_bad_active_inputs_are_refused() -> None:
+    layer = HashLinear(30, 200, config=CONFIG)
+    columns, values = torch.zeros(2, 3, dtype=torch.int32), torch.zeros(2, 3)
+    columns[1, 2] = 30
+    with pytest.raises(RuntimeError, match="hashdl::scatter_rows: rows: got ids from 0 to 30"):
+        layer.sparse_to_sparse(columns, values)
+    with pytest.raises(RuntimeError, match="hashdl::scatter_rows: rows: got dtype int64"):
+        layer.sparse_to_sparse(columns.long() * 0, values)
+    with pytest.raises(RuntimeError, match=r"rows: got torch.int32 of shape \(3, 1\)"):
+        layer.sparse_to_sparse(columns * 0, values, torch.zeros(3, 1, dtype=torch.int32))
+
+
+# ---- ColumnLinear ------------------------------------------------------------------------------
+
+
+def test_a_column_linear_is_a_linear_in_another_layout() -> None:
+    torch.manual_seed(0)
+    dense = nn.Linear(9, 4)
+    layer = ColumnLinear(9, 4)
+    layer.load_state_dict(dense.state_dict(), strict=True)
+    x = torch.randn(2, 3, 9)
+    torch.testing.assert_close(layer(x), dense(x))
+    columns = torch.arange(9, dtype=torch.int32).expand(2, 3, 9)
+    torch.testing.assert_close(layer.from_active(columns, x), dense(x))
+    other = nn.Linear(9, 4)
+    other.load_state_dict(layer.state_dict(), strict=True)
+    assert torch.equal(other.weight, dense.weight)
+    assert other.weight.is_contiguous()
+
+
+def test_the_layout_survives() -> None:
+    layer = ColumnLinear(9, 4)
+    file = io.BytesIO()
+    torch.save(layer.state_dict(), file)
+    loaded = ColumnLinear(9, 4)
+    loaded.load_state_dict(torch.load(io.BytesIO(file.getvalue()), weights_only=True))
+    copies = [copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), loaded]
+    for same in copies:
+        assert torch.equal(same.weight, layer.weight)
+    meta = ColumnLinear(9, 4, device="meta").to_empty(device="cpu")
+    for moved in [*copies, copy.deepcopy(layer).double(), meta]:
+        assert moved.weight.t().is_contiguous()
+
+
+def test_column_linear_there_and_back() -> None:
+    dense = nn.Linear(9, 4).requires_grad_(False).eval()
+    layer = ColumnLinear.from_linear(dense)
+    assert layer.bias is dense.bias
+    assert not layer.training
+    assert (layer.in_features, layer.out_features) == (9, 4)
+    back = layer.to_linear()
+    assert torch.equal(back.weight, dense.weight)
+    assert back.weight.is_contiguous()
+    assert not back.weight.requires_grad
+    assert repr(back) == repr(dense)
+
+
+# ---- HashFeedForward ---------------------------------------------------------------------------
+
+
+def dense_block(gated: bool) -> nn.ModuleDict:
+    torch.manual_seed(1)
+    names = {"up": (D, 90), "down": (90, D)} | ({"gate": (D, 90)} if gated else {})
+    return nn.ModuleDict({k: nn.Linear(*v, dtype=torch.float64) for k, v in names.items()})
+
+
+def feed_forward(layers: nn.ModuleDict, config: HashConfig) -> HashFeedForward:
+    gate = dict(layers).get("gate")
+    return HashFeedForward.from_linears(
+        layers["up"], layers["down"], nn.SiLU(), gate=gate, config=config
+    )
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_a_feed_forward_block_is_the_masked_dense_one(chosen: Take, gated: bool) -> None:
+    layers = dense_block(gated)
+    block = feed_forward(layers, SMALL)
+    x = inputs(6, dtype=torch.float64).requires_grad_()
+    y = block(x)
+    h = masked_hidden(block, x, chosen(block.hashed))
+    wanted = F.linear(h, block.down.weight, block.down.bias)
+    torch.testing.assert_close(y, wanted, **CLOSE)
+    assert_same_gradients(y, wanted, x, block.parameters())
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_a_feed_forward_block_loads_and_saves_as_linears(gated: bool) -> None:
+    layers = dense_block(gated)
+    block = feed_forward(layers, SMALL)
+    fresh = HashFeedForward(D, 90, gated=gated, config=SMALL, dtype=torch.float64)
+    for state in (layers.state_dict(), block.state_dict()):
+        fresh.load_state_dict(state, strict=True)
+        x = inputs(1, dtype=torch.float64)
+        fresh.activation = block.activation
+        torch.testing.assert_close(fresh.eval()(x), block.eval()(x), rtol=0, atol=0)
+    layers.load_state_dict(fresh.state_dict(), strict=True)
+    assert fresh.down.weight.t().is_contiguous()
+
+
+def test_layers_that_do_not_fit_are_refused() -> None:
+    up, down = nn.Linear(8, 20), nn.Linear(19, 8)
+    with pytest.raises(ValueError, match="got up 8 to 20, down 19 to 8, wanted"):
+        HashFeedForward.from_linears(up, down, nn.GELU())
+    with pytest.raises(ValueError, match="gate 8 to 21"):
+        HashFeedForward.from_linears(
+            up, nn.Linear(20, 8), nn.GELU(), gate=nn.Linear(8, 21), config=SMALL
+        )
+
+
+# ---- chains made by convert --------------------------------------------------------------------
+
+
+def sequence(*between: nn.Module, dtype: torch.dtype = torch.float64) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Linear(D, 60), *between, nn.Linear(60, 80), *between, nn.Linear(80, 50)
+    ).to(dtype)
+
+
+def unchained(model: nn.Sequential) -> nn.Sequential:
+    same = copy.deepcopy(model)
+    same.__class__ = nn.Sequential
+    return same
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("fill", [0.0, -2.0])
+@pytest.mark.parametrize(
+    "between",
+    [(), (nn.ReLU(),), (nn.ReLU(inplace=True),), (nn.GELU(), nn.Dropout(0.0)), (nn.Tanh(),)],
+    ids=["nothing", "relu", "inplace", "gelu-dropout", "tanh"],
+)
+def test_a_chain_is_the_unchained_model(
+    between: tuple[nn.Module, ...], fill: float, training: bool
+) -> None:
+    model = convert(sequence(*between), SMALL.replace(fill=fill))
+    assert isinstance(model, HashSequential) == (fill == 0)
+    model.train(training)
+    plain = unchained(model)
+    x = inputs(2, 3, dtype=torch.float64)
+    results = []
+    for module in (model, plain):
+        leaf = x.clone().requires_grad_()
+        y = module(leaf)
+        y.square().sum().backward()
+        results.append([y, leaf.grad, *map(dense_grad, module.parameters())])
+    torch.testing.assert_close(*results, **CLOSE)
+
+
+def test_a_chain_never_makes_a_dense_hidden_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = convert(sequence(nn.ReLU()), SMALL)
+    shapes: list[tuple[int, ...]] = []
+    relu = nn.ReLU.forward
+    monkeypatch.setattr(
+        nn.ReLU, "forward", lambda self, x: shapes.append(tuple(x.shape)) or relu(self, x)
+    )
+    assert model(inputs(3, dtype=torch.float64)).shape == (3, 50)
+    assert shapes == [(3, 15), (3, 15)]
+
+
+@pytest.mark.parametrize("between", [nn.Sigmoid(), nn.LayerNorm(60), nn.Hardtanh(0.5, 1)])
+def test_what_does_not_keep_zero_ends_a_chain(between: nn.Module) -> None:
+    model = nn.Sequential(nn.Linear(D, 60), between, nn.Linear(60, 80))
+    assert type(convert(model, SMALL)) is nn.Sequential
+
+
+def test_hooks_get_dense_tensors() -> None:
+    model = convert(sequence(nn.ReLU()), SMALL)
+    wanted = unchained(model)(inputs(3, dtype=torch.float64))
+    shapes = []
+    model[1].register_forward_hook(lambda module, args, out: shapes.append(tuple(out.shape)))
+    torch.testing.assert_close(model(inputs(3, dtype=torch.float64)), wanted, **CLOSE)
+    assert (3, 60) in shapes
+
+
+def test_sequences_stay_the_same_objects_there_and_back() -> None:
+    class Own(nn.Sequential):
+        """A forward of its own, for all that convert knows."""
+
+    layers = [nn.Linear(D, 60), nn.ReLU(), nn.Linear(60, 80)]
+    model = nn.ModuleList([sequence(nn.ReLU()), Own(*layers), nn.Sequential(layers[0])])
+    sequences, keys = list(model), list(model.state_dict())
+    x = inputs(3, dtype=torch.float64)
+    wanted = sequences[0](x)
+    convert(model, SMALL)
+    assert [type(module) for module in model] == [HashSequential, Own, nn.Sequential]
+    assert list(model) == sequences
+    assert list(model.state_dict()) == keys
+    copied = copy.deepcopy(sequences[0])
+    torch.testing.assert_close(copied.eval()(x), sequences[0].eval()(x), **CLOSE)
+    revert(model)
+    assert [type(module) for module in model] == [nn.Sequential, Own, nn.Sequential]
+    assert torch.equal(sequences[0](x), wanted)
+
+
+def test_layers_that_run_dense_are_not_chained() -> None:
+    model = convert(sequence(nn.ReLU()), HashConfig(active=1.0))
+    assert type(model) is nn.Sequential
+    sparse = HashLinear(D, 60, config=SMALL, dtype=torch.float64)
+    dense = HashLinear(60, 70, config=HashConfig(active=1.0), dtype=torch.float64)
+    rows, values = sparse.sparse_forward(inputs(3, dtype=torch.float64))
+    found, z = dense.sparse_to_sparse(rows, values)
+    assert torch.equal(found, torch.arange(70, dtype=torch.int32).expand(3, -1))
+    hidden = torch.zeros(3, 61, dtype=torch.float64).scatter(
+        1, torch.where(rows < 0, 60, rows).long(), values
+    )
+    torch.testing.assert_close(z, F.linear(hidden[:, :60], dense.weight, dense.bias), **CLOSE)
