@@ -20,6 +20,10 @@ have yet to come in force.
 All at once and in full is hashed what has no tables or a changed weight: the first time, after a
 move or a load, and in evaluation after training. That begins a new cycle.
 
+What the schedule needs is in ``state``, in the host's memory, so that a step with nothing due reads
+nothing from a GPU. ``step`` is where the tables are: random numbers of look-ups depend on it. While
+a CUDA graph is captured nothing is done but to count ``step``, as each replay then does.
+
 N rows, d features, L tables, K bits a table.
 """
 
@@ -83,6 +87,8 @@ class State:
         start: training step at which the cycle began.
         done: how much of the cycle's work is done, see :class:`_Cycle`.
         renewed: 1 in a cycle that renews the hash functions.
+        step: training steps so far.
+        captured: 1 once a CUDA graph counts ``step`` on the device: the host has to ask.
         begun: with ``begun_end``, the tables that come in force in the next training step.
         begun_end: see ``begun``.
         fitted: 1 where the hash functions were trained on labels: they stay.
@@ -98,6 +104,8 @@ class State:
     start: int = 0
     done: int = 0
     renewed: int = 0
+    step: int = 0
+    captured: int = 0
     begun: int = 0
     begun_end: int = 0
     fitted: int = 0
@@ -120,6 +128,9 @@ class State:
         """Where the buffer holds these."""
         order = [field.name for field in fields(cls)]
         return [order.index(name) for name in names]
+
+
+_CAPTURED = State.places("captured")
 
 
 class Buffers(NamedTuple):
@@ -533,16 +544,39 @@ def fit_functions(
     state.write(buffers.state)
 
 
+def steps_so_far(state: State, step: Tensor) -> int:
+    """Training steps so far, read from where the tables are only if replays count them there."""
+    return int(step) if state.captured else state.step
+
+
+def is_captured(tensor: Tensor) -> bool:
+    """Whether what is done with a tensor now is captured in a CUDA graph."""
+    return tensor.is_cuda and torch.cuda.is_current_stream_capturing()
+
+
+def _capture_step(buffers: Buffers) -> None:
+    """Let each replay count a training step."""
+    buffers.step.add_(1)
+    buffers.state[_CAPTURED] = 1
+
+
 def _refresh_tables_(weight: Tensor, bias: Tensor | None, *rest: Any) -> None:
     """Rebuild what is stale, do what is due of the cycle, and count the training step."""
     count = len(Buffers._fields)
     buffers, given = Buffers(*rest[:count]), Settings(*rest[count:])
-    now, training = int(buffers.step), given.training
-    state, key = State.of(buffers.state), weight_key(weight, bias)
+    state, training = State.of(buffers.state), given.training
+    if is_captured(weight):
+        if not state.built:
+            raise RuntimeError(
+                "hashdl.HashTables: capture of a CUDA graph: got no tables, wanted a step before it"
+            )
+        return _capture_step(buffers) if training else None
+    key, now = weight_key(weight, bias), steps_so_far(state, buffers.step)
     before = state.values()
     balance = enough(state.seen, buffers.moment) and not state.fitted
     stale = not state.built or state.pointer != key[1]
-    stale |= not training and state.version != key[0]
+    # Replays change the weight, and not its version.
+    stale |= not training and (state.version != key[0] or state.step != now)
     stale |= balance and not state.balanced
     rehash = _Rehash(weight, bias, buffers, given)
     with own_dtype(weight):
@@ -564,10 +598,11 @@ def _refresh_tables_(weight: Tensor, bias: Tensor | None, *rest: Any) -> None:
     if finished or stale:
         state.start, state.done, state.renewed = now, 0, 0
         state.due = next_rehash(now, state.rehashes - 1, given.every, given.growth)
+    state.step = now + int(training)
     if state.values() != before:
         state.write(buffers.state)
     if training:
-        buffers.step.fill_(now + 1)
+        buffers.step.add_(1)
 
 
 def _schema() -> str:

@@ -24,6 +24,8 @@ from hashdl.rehash import (
     dirty_bits,
     enough,
     fit_functions,
+    is_captured,
+    steps_so_far,
     weight_key,
 )
 
@@ -34,8 +36,9 @@ _OBSERVED_EVERY = 4
 # Numbers of rows that are gathered at once.
 _GATHERED = 1 << 22
 # Places in the buffer "state": what a history keeps, and more.
-_KEPT = State.places("due", "rehashes", "seen")
-_BUILT, _REHASHES, _SEEN, _FITTED = State.places("built", "rehashes", "seen", "fitted")
+_KEPT = State.places("step", "due", "rehashes", "seen")
+_BUILT, _REHASHES, _SEEN = State.places("built", "rehashes", "seen")
+_CAPTURED, _FITTED = State.places("captured", "fitted")
 # What functions that were trained on labels consist of.
 _FUNCTIONS = ("functions", "next_query_functions", "center", "maps", "scale")
 
@@ -49,7 +52,7 @@ class HashTables(nn.Module):
     ``config.seed``, the weight and, with ``config.balance``, the queries seen. Float values
     (hyperplanes, centre, moment) are kept as the int32 of their bits, so that ``.half()`` and
     ``.to(dtype)`` leave them alone. After any move, cast, ``to_empty`` or load the tables are
-    rebuilt at their next use.
+    rebuilt at their next use. ``state``, which every step reads, stays in the host's memory.
 
     Args:
         n_rows: N.
@@ -132,6 +135,7 @@ class HashTables(nn.Module):
         buffer("maps", (2, E, E))  # that balance rows and queries
         buffer("step", (1,), torch.int64)  # training steps so far
         buffer("state", (len(State().values()),), torch.int64)
+        self.state = _on_host(self.state)
 
     def _balances(self, features: int) -> bool:
         if self.config.balance is None:
@@ -226,14 +230,18 @@ class HashTables(nn.Module):
         """
         if torch.compiler.is_compiling() or self.state.is_inference() or self.state.is_meta:
             return ()
-        undecided = self.moment.numel() > 0 and self._known_fresh == ()
-        if undecided and not enough(int(self.state[_SEEN]), self.moment):
+        if is_captured(weight) or (self._known_fresh == () and not self._may_stay()):
             return ()
         return (*weight_key(weight, bias), self.state.data_ptr(), self.state._version)
 
+    def _may_stay(self) -> bool:
+        """Whether neither queries to come nor replays of a graph make tables stale."""
+        balanced = self.moment.numel() == 0 or enough(int(self.state[_SEEN]), self.moment)
+        return balanced and not self.state[_CAPTURED]
+
     def _follow(self, device: torch.device) -> None:
         """Go where the weight is, which may have been assigned to the layer."""
-        if self.state.device != device:
+        if self.step.device != device:
             self.to_empty(device=device)
 
     def invalidate(self) -> None:
@@ -248,19 +256,22 @@ class HashTables(nn.Module):
             ``schedule``: training step, step of the next rehash, rehashes so far, queries seen;
             ``moment``: second moment of the queries. Functions that :meth:`fit` has trained too.
         """
-        schedule = torch.cat([self.step, self.state[_KEPT]])
+        schedule = self.state[_KEPT]
+        if self.state[_CAPTURED]:
+            schedule[:1] = self.step
         names = ("moment", *(_FUNCTIONS if self.state[_FITTED] else ()))
         return {"schedule": schedule} | {name: getattr(self, name).clone() for name in names}
 
     def set_history(self, history: dict[str, Tensor]) -> None:
         """Go on from a :meth:`history`, with tables that are rebuilt at their next use."""
-        schedule = history["schedule"].to(self.step)
-        self.step.copy_(schedule[:1])
+        captured = self.state[_CAPTURED].clone()
         self.state.zero_()
-        self.state[_KEPT] = schedule[1:]
+        self.state[_KEPT] = history["schedule"].to(self.state)
+        self.state[_CAPTURED] = captured
+        self.state[_FITTED] = int("functions" in history)
+        self.step.copy_(history["schedule"][:1])
         for name in history.keys() - {"schedule"}:
             getattr(self, name).copy_(history[name])
-        self.state[_FITTED] = int("functions" in history)
 
     def take(self, buffers: Mapping[str, Tensor], weight: Tensor, bias: Tensor | None) -> None:
         """Go on with the buffers of other tables, which are of this weight and up to date.
@@ -273,9 +284,11 @@ class HashTables(nn.Module):
             given = buffers.get(name)
             if given is None or (given.shape, given.dtype) != (buffer.shape, buffer.dtype):
                 raise ValueError(f"hashdl.HashTables: buffer {name}: got none of its shape")
+        captured = int(self.state[_CAPTURED])
         for name, buffer in own.items():
             buffer.copy_(buffers[name])
         state = State.of(self.state)
+        state.captured = captured
         state.version, state.pointer = weight_key(weight, bias)
         state.write(self.state)
 
@@ -417,6 +430,7 @@ class HashTables(nn.Module):
         history = self._no_history() if self.state.is_meta else self.history()
         result = super()._apply(fn, recurse)
         if not self.state.is_meta:
+            self.state = _on_host(self.state).zero_()
             self.set_history(history)
         return result
 
@@ -427,6 +441,11 @@ class HashTables(nn.Module):
         }
 
 
+def _on_host(tensor: Tensor) -> Tensor:
+    """In the host's memory, unless it is nowhere."""
+    return tensor if tensor.is_meta else tensor.cpu()
+
+
 # ---- observe_queries_: what balancing needs to know of the queries -------------------------------
 
 
@@ -434,10 +453,13 @@ def _observe_queries_(
     x: Tensor, moment: Tensor, state: Tensor, step: Tensor, training: bool
 ) -> None:
     """Renew the queries' moment; once there were enough, in training alone, now and then."""
-    seen = int(state[_SEEN])
-    if not enough(seen, moment) or (training and int(step) % _OBSERVED_EVERY == 0):
+    if is_captured(x):
+        return
+    known = State.of(state)
+    due = training and steps_so_far(known, step) % _OBSERVED_EVERY == 0
+    if due or not enough(known.seen, moment):
         with own_dtype(x):
-            state[_SEEN] = balancing.renew(moment.view(torch.float32), x, seen)
+            state[_SEEN] = balancing.renew(moment.view(torch.float32), x, known.seen)
 
 
 ops.define_stateful(

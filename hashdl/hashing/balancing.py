@@ -77,11 +77,15 @@ def renew(moment: Tensor, x: Tensor, seen: int) -> int:
         seen: how many queries the estimate comes from.
 
     Returns:
-        How many it comes from now. Queries with NaN or infinity do not count.
+        How many it comes from now. Queries with NaN or infinity do not count; on a GPU, where the
+        host does not ask, they change nothing but the number.
     """
     fresh, count = query_moment(x)
-    if count == 0 or not bool(fresh.isfinite().all()):
+    finite = fresh.isfinite().all()
+    if count == 0 or not (x.is_cuda or finite):
         return seen
+    if x.is_cuda:
+        fresh = torch.where(finite, fresh, moment)
     moment.lerp_(fresh, max(count / (seen + count), _RENEWED))
     return seen + count
 
