@@ -4,19 +4,27 @@ Every contender trains the same layer on the same inputs: dense logits with cros
 linear cross-entropy, both with fused AdamW over all rows, and the hashed layer with Adam over the
 rows touched. Times are of CUDA events over whole steps, rehashing included; peaks are those of
 torch's allocator. Kernels are set against the bandwidth of a copy.
+
+    python benchmarks/gpu.py --json gpu.json
+    python benchmarks/gpu.py --device cpu --rows 20000 --json gpu.json
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+# For "python benchmarks/gpu.py" as well as "python -m benchmarks.gpu".
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import Report, StopWanted, make_parser, new_report, positive, run_benchmark
 from benchmarks.layers import CONFIGS

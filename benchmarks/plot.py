@@ -35,6 +35,7 @@ def plot(path: Path, report: Report) -> None:
         "scaling": _draw_by_rows,
         "width": _draw_width,
         "kernels": _draw_kernels,
+        "retrieval": _draw_retrieval,
         "time_to_accuracy": _draw_accuracy,
     }
     benchmark = report["settings"]["benchmark"]
@@ -115,6 +116,21 @@ def _draw_kernels(axes: Axes, report: Report) -> None:
     axes.set_xlabel("% of what copy bandwidth and matrix product allow")
     settings = report["settings"]
     axes.set_title(f"{settings['rows']:,} rows of {settings['dim']}, batch {settings['batch']}")
+
+
+def _draw_retrieval(axes: Axes, report: Report) -> None:
+    """Queries a second against recall, one at a time."""
+    for name, result in report["contenders"].items():
+        points = [point for point in result["points"].values() if "ms_single" in point]
+        points.sort(key=lambda point: float(point["recall"]))
+        recalls = [point["recall"] for point in points]
+        axes.plot(recalls, [1000 / point["ms_single"] for point in points], marker="o", label=name)
+    axes.set_yscale("log")
+    axes.set_xlabel(f"recall at {report['settings']['k']}")
+    axes.set_ylabel("queries a second, one at a time")
+    settings = report["settings"]
+    axes.set_title(f"{settings['matrix_rows']:,} rows of {settings['matrix_dim']}")
+    axes.legend()
 
 
 def _draw_accuracy(axes: Axes, report: Report) -> None:

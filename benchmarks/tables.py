@@ -44,6 +44,7 @@ def tables_of(report: Report) -> list[Figures]:
             *(_parts_by_rows(name, result) for name, result in report["contenders"].items()),
         ],
         "kernels": lambda: [_kernels(report)],
+        "retrieval": lambda: [_indices(report), _settings(report)],
         "gpu": lambda: [
             _by_rows(report, "step_ms", "ms a step at {:,} rows"),
             _by_rows(report, "peak_mb", "peak MB at {:,} rows"),
@@ -54,6 +55,7 @@ def tables_of(report: Report) -> list[Figures]:
             _by_rows(report, "step_ms", "ms a step at {:,} neurons"),
             _by_rows(report, "top1", "top-1 at {:,} neurons", "{:.4f}"),
         ],
+        "hogwild": lambda: [_workers(report), _met(report)],
         "kdd2017": lambda: _hidden_layers(report),
         "time_to_accuracy": lambda: [_accuracies(report), _parts(report)],
     }
@@ -182,6 +184,37 @@ def _bandwidths(report: Report) -> Figures:
     )
 
 
+def _indices(report: Report) -> Figures:
+    """What each index costs, and its speed at the recall compared at."""
+    at, batch = report["settings"]["at"], report["settings"]["batch"]
+    return _columns(
+        report["contenders"],
+        (
+            ("s to build", "build_seconds", "{:.2f}"),
+            ("MB beside the rows", "index_mb", "{:,.1f}"),
+            (f"ms a query at recall {at:g}", "ms_single_at", "{:.3f}"),
+            (f"in batches of {batch}", "ms_batch_at", "{:.4f}"),
+        ),
+    )
+
+
+def _settings(report: Report) -> Figures:
+    """Every setting of every contender."""
+    points = {
+        f"{name}, {setting}": point
+        for name, result in report["contenders"].items()
+        for setting, point in result["points"].items()
+    }
+    return _columns(
+        points,
+        (
+            ("recall", "recall", "{:.4f}"),
+            ("ms a query", "ms_single", "{:.3f}"),
+            ("in batches", "ms_batch", "{:.4f}"),
+        ),
+    )
+
+
 def _accuracies(report: Report) -> Figures:
     metric = report.get("goal", {}).get("metric", "top1")
     return _columns(
@@ -222,3 +255,23 @@ def _hidden_layers(report: Report) -> list[Figures]:
         figures = _columns(points, columns)
         made.append(Figures([title, *figures.titles[1:]], figures.rows))
     return made
+
+
+def _workers(report: Report) -> Figures:
+    return _columns(
+        report["contenders"],
+        (
+            ("training s", "train_seconds", "{:.1f}"),
+            ("speed-up", "speed_up", "{:.2f}"),
+            ("top-1", "top1", "{:.4f}"),
+            ("overlap of two steps", "overlap", "{:.1%}"),
+        ),
+    )
+
+
+def _met(report: Report) -> Figures:
+    """Share of a step's weights that others would update as well, by number of workers."""
+    met = {name: result["met"] for name, result in report["contenders"].items()}
+    numbers = list(dict.fromkeys(number for by_number in met.values() for number in by_number))
+    figures = _columns(met, [(f"met by {n} workers", n, "{:.1%}") for n in numbers])
+    return Figures(["simulated", *figures.titles[1:]], figures.rows)

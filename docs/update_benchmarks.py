@@ -27,6 +27,7 @@ TITLES = {
     "time_to_accuracy": "Accuracy against training seconds",
     "scaling": "Growth with the number of rows",
     "kernels": "Kernels against the machine",
+    "retrieval": "Finding the largest outputs",
 }
 # Of the settings, these are told by the tables or too long for a line.
 _UNTOLD = ("benchmark", "configs", "contenders", "break_even", "rates")

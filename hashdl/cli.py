@@ -27,6 +27,7 @@ Large PyTorch layers that cost what they use.
   python -m hashdl demo              train one model three ways and compare them (minutes)
   python -m hashdl demo --quick      the same on a small part of the data (under a minute)
   python -m hashdl train --data …    train a classifier with a huge output layer
+  python -m hashdl tune FILE.npz     search how to hash a matrix for queries like those given
   python -m hashdl info              versions, build and instruction set
 """
 
@@ -45,6 +46,19 @@ examples:
   python -m hashdl train --data lemmas --epochs 5 --resume
 
 Ctrl-C ends the step, saves a checkpoint in the output folder and stops; --resume goes on from it.
+"""
+
+
+_TUNE_DESCRIPTION = """\
+Search families, preparations, sizes, probes and sketches for the configuration that finds the
+largest outputs of a matrix at the least cost, measured on its own queries.
+
+The file has arrays W (N, d), b (N,) if there is one, and queries (Q, d), a thousand or more:
+    numpy.savez("layer.npz", W=layer.weight, b=layer.bias, queries=inputs)
+
+examples:
+  python -m hashdl tune layer.npz --recall 0.95 --touched 0.04
+  python -m hashdl tune layer.npz --ms 0.2 --batch 32 --json tried.json --index layer.index
 """
 
 
@@ -74,6 +88,14 @@ def build_parser() -> argparse.ArgumentParser:
             "train",
             help="train a classifier with a huge output layer",
             description=_TRAIN_DESCRIPTION,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+    )
+    _add_tune(
+        commands.add_parser(
+            "tune",
+            help="search how to hash a matrix, for queries like those given",
+            description=_TUNE_DESCRIPTION,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
     )
@@ -125,6 +147,24 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     _add_common(run, "hashdl-train")  # type: ignore[arg-type]
     _add_config(parser.add_argument_group("hashing (--head hashed)"))
     parser.set_defaults(run=run_train)
+
+
+def _add_tune(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, metavar="FILE.npz", help="W, b if there is one, queries")
+    targets = parser.add_argument_group("targets")
+    targets.add_argument("--recall", type=float, help="share of the k best found (default: 0.95)")
+    targets.add_argument("--touched", type=float, help="largest share of rows read")
+    targets.add_argument("--ms", type=float, help="most milliseconds a query")
+    parser.add_argument("--k", type=_positive, default=10, help="outputs that count (default: 10)")
+    parser.add_argument("--batch", type=_positive, default=1, help="queries a call (default: 1)")
+    parser.add_argument(
+        "--families", nargs="+", choices=sorted(FAMILIES), help="to try (default: all)"
+    )
+    parser.add_argument("--threads", type=_positive, help="threads (default: torch's)")
+    parser.add_argument("--seed", type=int, default=0, help="of everything drawn (default: 0)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write what was tried here")
+    parser.add_argument("--index", type=Path, metavar="FILE", help="save the best index here")
+    parser.set_defaults(run=run_tune)
 
 
 def _add_config(group: argparse._ArgumentGroup) -> None:
@@ -228,6 +268,38 @@ def run_train(args: argparse.Namespace) -> int:
     print(f"{result['train_seconds']:.1f} s of training, {result['step_ms']:.1f} ms a step")
     print(f"result and checkpoint in {args.out}")
     return 130 if result["interrupted"] else 0
+
+
+def run_tune(args: argparse.Namespace) -> int:
+    """Search how to hash a matrix."""
+    from hashdl.data import load_matrix
+    from hashdl.tuning import tune
+
+    for path in (args.json, args.index):
+        if path is not None:
+            check_writable(path.resolve().parent)
+    linear, queries = load_matrix(args.file)
+    result = tune(
+        *(linear, queries),
+        target_recall=args.recall,
+        max_touched=args.touched,
+        max_ms=args.ms,
+        k=args.k,
+        batch=args.batch,
+        families=args.families,
+        seed=args.seed,
+    )
+    print(result)
+    if args.json is not None:
+        from hashdl.training.measure import machine
+        from hashdl.training.report import write_json
+
+        settings = {name: getattr(args, name) for name in ("recall", "touched", "ms", "k", "batch")}
+        report = {"machine": machine(), "settings": settings} | result.figures()
+        write_json(args.json, report)
+    if args.index is not None:
+        result.layer.save_index(args.index)
+    return 0 if result.met else 1
 
 
 _METRICS = {f"p{k}": f"P@{k}" for k in (1, 3, 5)} | {f"top{k}": f"top-{k}" for k in (1, 3, 5)}

@@ -58,7 +58,11 @@ class HashConfig:
             sample's own active rows: labels of the batch (at most half of them), the rest drawn
             uniformly. Used by :class:`HashSoftmaxWithLoss` in training. Default: 0.
         log_q: subtract the log of their probability of being drawn from the logits of random and
-            shared rows (sampled softmax, Bengio and Senécal, 2008). Default: ``False``.
+            shared rows (sampled softmax, Bengio and Senécal, 2008). With ``selection="union"``
+            retrieved rows are draws too, whose probability (:attr:`inclusion_known`) counts where
+            it is known: family ``"simhash"``, one probe, exact buckets. Nothing may be left out
+            for want of room then: neither by :attr:`cap` nor by :attr:`candidates` nor by
+            :attr:`active`. Elsewhere retrieved rows count as certain. Default: ``False``.
         center: hash ``w - mean(W)`` instead of ``w``: shifts all logits of a query alike, and
             fills the buckets more evenly. Default: ``True``.
         balance: hash rows and queries in coordinates in which their second moments are equal:
@@ -198,6 +202,17 @@ class HashConfig:
             K = FAMILIES[self.family].default_bits(n_rows)
         C = min(4 * A if self.candidates is None else self.candidates, n_rows)
         return Sizes(K=K, L=self.tables, P=min(self.probes, 2**K), C=C, A=A, R=R)
+
+    @property
+    def inclusion_known(self) -> bool:
+        """Whether it is known how probably a look-up finds a row.
+
+        Examples:
+            >>> HashConfig(probes=1).inclusion_known, HashConfig(probes=2).inclusion_known
+            (True, False)
+        """
+        known = FAMILIES[self.family].known_collisions
+        return known and self.probes == 1 and self.buckets == "exact"
 
     @property
     def bucket_capacity(self) -> int | None:

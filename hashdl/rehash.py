@@ -91,6 +91,7 @@ class State:
         captured: 1 once a CUDA graph counts ``step`` on the device: the host has to ask.
         begun: with ``begun_end``, the tables that come in force in the next training step.
         begun_end: see ``begun``.
+        fitted: 1 where the hash functions were trained on labels: they stay.
     """
 
     built: int = 0
@@ -107,6 +108,7 @@ class State:
     captured: int = 0
     begun: int = 0
     begun_end: int = 0
+    fitted: int = 0
 
     @classmethod
     def of(cls, buffer: Tensor) -> State:
@@ -156,8 +158,8 @@ class Buffers(NamedTuple):
     state: Tensor
 
 
-class _Settings(NamedTuple):
-    """The rest of the op's arguments."""
+class Settings(NamedTuple):
+    """The rest of the op's arguments; what they mean, :class:`hashdl.HashConfig` tells."""
 
     family: str
     transform: str
@@ -299,7 +301,7 @@ class _Rehash:
     """
 
     def __init__(
-        self, weight: Tensor, bias: Tensor | None, buffers: Buffers, given: _Settings
+        self, weight: Tensor, bias: Tensor | None, buffers: Buffers, given: Settings
     ) -> None:
         self.weight, self.bias, self.buffers, self.given = weight, bias, buffers, given
         L, N = buffers.codes.shape
@@ -337,10 +339,9 @@ class _Rehash:
             b.sketch_planes.copy_(planes.view(torch.int32))
             b.next_query_sketch_planes.copy_(query_planes.view(torch.int32))
 
-    def everything(self, balance: bool, codes: Tensor | None = None) -> None:
-        """Hash all rows with new functions and build all tables, or change nothing."""
+    def everything(self, functions: Functions) -> None:
+        """Hash all rows with these functions and build all tables, or change nothing."""
         b, rows = self.buffers, _Rows(self.weight, self.bias)
-        functions = self.new_functions(balance, codes)
         fresh = torch.empty_like(b.codes)
         for group in self.groups:
             _hash_rows(rows, self.scheme, functions, group, fresh[group.start : group.stop])
@@ -401,11 +402,13 @@ class _Rehash:
         """Choose the functions of a cycle."""
         # Queries change as a model learns: balance again at rehash 1, 2, 4, 8, ...
         balance = balance and state.rehashes & (state.rehashes - 1) == 0
-        renewed = balance or self.scheme.kind.learns
+        renewed = balance or (self.scheme.kind.learns and not state.fitted)
         if not self.scheme.folds:
             if renewed:
-                self.everything(balance, self.buffers.codes)
+                self.everything(self.new_functions(balance, self.buffers.codes))
                 state.done = self.cycle.total
+            return
+        if state.fitted:
             return
         touched = int(self.buffers.dirty.count_nonzero())
         if renewed or 2 * touched > self.cycle.n_rows:
@@ -524,6 +527,23 @@ def enough(seen: int, moment: Tensor) -> bool:
     return 0 < moment.shape[0] <= seen
 
 
+def fit_functions(
+    weight: Tensor,
+    bias: Tensor | None,
+    buffers: Buffers,
+    given: Settings,
+    x: Tensor,
+    labels: Tensor,
+) -> None:
+    """Train the functions of tables that are up to date, and hash all rows: :meth:`Scheme.fit`."""
+    rehash = _Rehash(weight, bias, buffers, given)
+    with own_dtype(weight):
+        rehash.everything(rehash.scheme.fit(weight, bias, rehash.functions, x, labels))
+    state = State.of(buffers.state)
+    state.fitted, state.renewed = 1, 0
+    state.write(buffers.state)
+
+
 def steps_so_far(state: State, step: Tensor) -> int:
     """Training steps so far, read from where the tables are only if replays count them there."""
     return int(step) if state.captured else state.step
@@ -543,7 +563,7 @@ def _capture_step(buffers: Buffers) -> None:
 def _refresh_tables_(weight: Tensor, bias: Tensor | None, *rest: Any) -> None:
     """Rebuild what is stale, do what is due of the cycle, and count the training step."""
     count = len(Buffers._fields)
-    buffers, given = Buffers(*rest[:count]), _Settings(*rest[count:])
+    buffers, given = Buffers(*rest[:count]), Settings(*rest[count:])
     state, training = State.of(buffers.state), given.training
     if is_captured(weight):
         if not state.built:
@@ -553,7 +573,7 @@ def _refresh_tables_(weight: Tensor, bias: Tensor | None, *rest: Any) -> None:
         return _capture_step(buffers) if training else None
     key, now = weight_key(weight, bias), steps_so_far(state, buffers.step)
     before = state.values()
-    balance = enough(state.seen, buffers.moment)
+    balance = enough(state.seen, buffers.moment) and not state.fitted
     stale = not state.built or state.pointer != key[1]
     # Replays change the weight, and not its version.
     stale |= not training and (state.version != key[0] or state.step != now)
@@ -561,7 +581,9 @@ def _refresh_tables_(weight: Tensor, bias: Tensor | None, *rest: Any) -> None:
     rehash = _Rehash(weight, bias, buffers, given)
     with own_dtype(weight):
         if stale:
-            rehash.everything(balance, buffers.codes if state.built else None)
+            codes = buffers.codes if state.built else None
+            kept = rehash.functions if state.fitted else rehash.new_functions(balance, codes)
+            rehash.everything(kept)
             state.built, (state.version, state.pointer) = 1, key
             state.balanced = int(balance)
             state.begun = state.begun_end = 0

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hashdl import ops
@@ -18,9 +19,11 @@ from hashdl.profiling import part
 from hashdl.reference import limited_width
 from hashdl.rehash import (
     Buffers,
+    Settings,
     State,
     dirty_bits,
     enough,
+    fit_functions,
     is_captured,
     steps_so_far,
     weight_key,
@@ -30,9 +33,14 @@ from hashdl.rehash import (
 _MOST_BALANCED = 1024
 # Training steps from one look at the queries to the next.
 _OBSERVED_EVERY = 4
+# Numbers of rows that are gathered at once.
+_GATHERED = 1 << 22
 # Places in the buffer "state": what a history keeps, and more.
 _KEPT = State.places("step", "due", "rehashes", "seen")
-_BUILT, _REHASHES, _SEEN, _CAPTURED = State.places("built", "rehashes", "seen", "captured")
+_BUILT, _REHASHES, _SEEN = State.places("built", "rehashes", "seen")
+_CAPTURED, _FITTED = State.places("captured", "fitted")
+# What functions that were trained on labels consist of.
+_FUNCTIONS = ("functions", "next_query_functions", "center", "maps", "scale")
 
 
 class HashTables(nn.Module):
@@ -173,21 +181,47 @@ class HashTables(nn.Module):
             torch.ops.hashdl.refresh_tables_(
                 weight.detach(),
                 None if bias is None else bias.detach(),
-                *(getattr(self, name) for name in Buffers._fields),
-                self.config.family,
-                self.scheme.transform,
-                self.sizes.K,
-                self.config.buckets,
-                self.config.bucket_capacity or 0,
-                self.config.center,
-                self.config.seed,
-                self.rehash_every,
-                self.config.rehash_growth,
-                self.config.rehash_drift,
-                self.background.number if self.config.background else 0,
-                training,
+                *self._buffers_of_op(),
+                *self._settings(training),
             )
         self._known_fresh = () if training else self._freshness(weight, bias)
+
+    def _buffers_of_op(self) -> Buffers:
+        return Buffers(*(getattr(self, name) for name in Buffers._fields))
+
+    def _settings(self, training: bool) -> Settings:
+        config = self.config
+        return Settings(
+            family=config.family,
+            transform=self.scheme.transform,
+            bits=self.sizes.K,
+            buckets=config.buckets,
+            capacity=config.bucket_capacity or 0,
+            center_rows=config.center,
+            seed=config.seed,
+            every=self.rehash_every,
+            growth=config.rehash_growth,
+            drift=config.rehash_drift,
+            background=self.background.number if config.background else 0,
+            training=training,
+        )
+
+    @torch.no_grad()
+    def fit(self, weight: Tensor, bias: Tensor | None, x: Tensor, labels: Tensor) -> None:
+        """Train the functions so that queries find their labels; they stay until the next call.
+
+        Args:
+            weight: (N, d).
+            bias: (N,), or None.
+            x: queries (Q, d).
+            labels: int64 (Q, M), rows; -1 = none.
+        """
+        self.state[_FITTED] = 0
+        self.invalidate()
+        self.refresh(weight, bias, training=False, queries=x)
+        layer = (weight.detach(), None if bias is None else bias.detach())
+        fit_functions(*layer, self._buffers_of_op(), self._settings(False), x.detach(), labels)
+        self._known_fresh = ()
 
     def _freshness(self, weight: Tensor, bias: Tensor | None) -> tuple[int, ...]:
         """What stays as it is while an evaluation finds nothing to do; () where it cannot tell.
@@ -220,12 +254,13 @@ class HashTables(nn.Module):
 
         Returns:
             ``schedule``: training step, step of the next rehash, rehashes so far, queries seen;
-            ``moment``: second moment of the queries.
+            ``moment``: second moment of the queries. Functions that :meth:`fit` has trained too.
         """
         schedule = self.state[_KEPT]
         if self.state[_CAPTURED]:
             schedule[:1] = self.step
-        return {"schedule": schedule, "moment": self.moment.clone()}
+        names = ("moment", *(_FUNCTIONS if self.state[_FITTED] else ()))
+        return {"schedule": schedule} | {name: getattr(self, name).clone() for name in names}
 
     def set_history(self, history: dict[str, Tensor]) -> None:
         """Go on from a :meth:`history`, with tables that are rebuilt at their next use."""
@@ -233,8 +268,10 @@ class HashTables(nn.Module):
         self.state.zero_()
         self.state[_KEPT] = history["schedule"].to(self.state)
         self.state[_CAPTURED] = captured
+        self.state[_FITTED] = int("functions" in history)
         self.step.copy_(history["schedule"][:1])
-        self.moment.copy_(history["moment"])
+        for name in history.keys() - {"schedule"}:
+            getattr(self, name).copy_(history[name])
 
     def take(self, buffers: Mapping[str, Tensor], weight: Tensor, bias: Tensor | None) -> None:
         """Go on with the buffers of other tables, which are of this weight and up to date.
@@ -299,6 +336,50 @@ class HashTables(nn.Module):
                 step=self.step,
                 **self.lookup_sizes(),
             )
+
+    @torch.no_grad()
+    def inclusion(self, x: Tensor, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        r"""Probability, over the seeds, that a query finds a row; where it is known.
+
+        .. math:: q = 1 - (1 - c)^L
+
+        with c the probability of equal codes in one table (:meth:`hashdl.hashing.Family.collision`)
+        in the coordinates in which rows and queries are hashed. It is that of the rows as they
+        are: where they have changed since they were hashed, look-ups know them as they were.
+
+        Args:
+            x: queries (B, d).
+            rows: integers (B, A), or (A,) for all queries; -1 = none.
+            weight: (N, d).
+            bias: (N,), or None.
+
+        Returns:
+            float32 (B, A), 1 where there is no row.
+        """
+        floats = (tensor.view(torch.float32) for tensor in (self.center, self.maps, self.scale))
+        center, maps, scale = floats
+        units = F.normalize(self.scheme.query_vectors(x, maps, has_bias=bias is not None), dim=1)
+
+        def unit_rows(ids: Tensor) -> Tensor:
+            some = None if bias is None else bias[ids]
+            return F.normalize(
+                self.scheme.row_vectors(weight[ids], some, center, maps, scale), dim=1
+            )
+
+        ids = rows.clamp_min(0).long()
+        if ids.dim() == 1:
+            cosines = units @ unit_rows(ids).t()
+        else:
+            A, D = ids.shape[1], units.shape[1]
+            step = max(_GATHERED // max(A * D, 1), 1)
+            pieces = [
+                (unit_rows(some.flatten()).reshape(-1, A, D) @ unit[:, :, None]).squeeze(2)
+                for some, unit in zip(ids.split(step), units.split(step), strict=True)
+            ]
+            cosines = torch.cat(pieces)
+        same = self.scheme.kind.collision(cosines, self.sizes.K)
+        found = -torch.expm1(self.sizes.L * torch.log1p(-same))
+        return found.masked_fill(rows < 0, 1)
 
     def lookup_sizes(self) -> dict[str, Any]:
         """What every look-up in these tables is asked with, as keyword arguments of its op."""

@@ -119,15 +119,28 @@ HASHDL_INLINE void store(T* p, Vec<float> v) {
   for (int64_t i = 0; i < VecOf<float>::lanes; ++i) store1(p + i, v[i]);
 }
 
-/// Sum of the lanes, by halves: the order is the same for every call.
+/// Sum of the lanes, by halves: the order is the same for every call. In shuffles: by way of memory
+/// it would take longer than the products of a row of 128.
+template <typename A, typename V>
+HASHDL_INLINE A reduce_halves(V v) {
+  constexpr int lanes = sizeof(V) / sizeof(A);
+  if constexpr (lanes == 2) {
+    return v[0] + v[1];
+  } else if constexpr (lanes == 4) {
+    return reduce_halves<A>(__builtin_shufflevector(v, v, 0, 1) +
+                            __builtin_shufflevector(v, v, 2, 3));
+  } else if constexpr (lanes == 8) {
+    return reduce_halves<A>(__builtin_shufflevector(v, v, 0, 1, 2, 3) +
+                            __builtin_shufflevector(v, v, 4, 5, 6, 7));
+  } else {
+    static_assert(lanes == 16);
+    return reduce_halves<A>(__builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
+                            __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15));
+  }
+}
 template <typename A>
 HASHDL_INLINE A reduce(Vec<A> v) {
-  A lanes[VecOf<A>::lanes];
-  std::memcpy(lanes, &v, sizeof(v));
-  for (int64_t width = VecOf<A>::lanes / 2; width > 0; width /= 2) {
-    for (int64_t i = 0; i < width; ++i) lanes[i] += lanes[i + width];
-  }
-  return lanes[0];
+  return reduce_halves<A>(v);
 }
 
 /// e^x, one unit in the last place off or so: 0 for -inf and wherever a float would be subnormal

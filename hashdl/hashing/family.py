@@ -24,12 +24,14 @@ class Family(ABC):
             functions, and cost nothing. Others override :meth:`project`.
         learns: functions follow from the rows: :meth:`fit` renews them at every rehash.
         dtype: of the functions: float32 or int32.
+        known_collisions: :meth:`collision` says how probable equal codes are.
     """
 
     name: ClassVar[str]
     linear: ClassVar[bool] = True
     learns: ClassVar[bool] = False
     dtype: ClassVar[torch.dtype] = torch.float32
+    known_collisions: ClassVar[bool] = False
 
     def default_bits(self, n_rows: int) -> int:
         """K where none is given: buckets of about 4 rows, and 2^20 buckets at most."""
@@ -78,3 +80,12 @@ class Family(ABC):
         Returns:
             int32 (B, tables, P), -1 = none.
         """
+
+    def collision(self, cosines: Tensor, K: int) -> Tensor:
+        """Probability, over the functions, of equal codes in one table; tables are independent.
+
+        Args:
+            cosines: of the angles between rows and queries, any shape.
+            K: bits of a code.
+        """
+        raise NotImplementedError(f"{self.name} has no known collision probabilities")

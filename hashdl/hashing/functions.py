@@ -21,10 +21,13 @@ from torch import Tensor
 from hashdl.hashing import balancing, centering
 from hashdl.hashing.families import FAMILIES
 from hashdl.hashing.family import Family
+from hashdl.hashing.learned import LearnedSimHash
 from hashdl.hashing.transforms import TRANSFORMS
 
 # Rows that centre, moments and learned functions follow from: so many tell them well enough.
 _SAMPLE = 1 << 14
+# Queries that functions are trained on.
+_QUERIES = 1 << 10
 
 
 class Functions(NamedTuple):
@@ -133,10 +136,45 @@ class Scheme:
             some_codes = None if codes is None else codes[:, ::every].t()
             with balancing.one_thread():
                 made = self.kind.fit(made, vectors, some_codes, self.bits)
+        return Functions(*self._folded(made, maps), center, maps, scale)
+
+    def _folded(self, made: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """What rows and what queries meet."""
         if not self.folds or maps.shape[1] == 0:
-            return Functions(made, made, center, maps, scale)
+            return made, made
         with balancing.one_thread():
-            return Functions(maps[0] @ made, maps[1] @ made, center, maps, scale)
+            return maps[0] @ made, maps[1] @ made
+
+    def fit(
+        self, weight: Tensor, bias: Tensor | None, functions: Functions, x: Tensor, labels: Tensor
+    ) -> Functions:
+        """Functions by which queries meet their labels: :meth:`LearnedSimHash.fit`.
+
+        Args:
+            weight: (N, d).
+            bias: (N,), or None.
+            functions: whose centre, maps and scale stay.
+            x: queries (Q, d), of which some are looked at where there are many.
+            labels: int64 (Q, M), rows that they are to find; -1 = none.
+        """
+        kind = self.kind
+        assert isinstance(kind, LearnedSimHash)
+        some = slice(None, None, max(1, -(-x.shape[0] // _QUERIES)))
+        x, labels = x[some], labels[some]
+        every = torch.arange(0, weight.shape[0], max(1, weight.shape[0] // _SAMPLE))
+        picked = torch.cat([every.to(labels.device), labels[labels >= 0]]).unique()
+        where = (functions.center, functions.maps, functions.scale)
+        picked_bias = None if bias is None else bias[picked]
+        rows = self.row_vectors(weight[picked], picked_bias, *where)
+        queries = self.query_vectors(x, functions.maps, has_bias=bias is not None)
+        places = torch.where(labels < 0, -1, torch.searchsorted(picked, labels.clamp_min(0)))
+        made = self.kind.make(queries.shape[1], self.tables, self.bits, self.seed).to(x.device)
+        if bias is None and self.folds:
+            made[-1] = 0
+        with balancing.one_thread():
+            made = kind.fit(made, rows, None, self.bits, queries, places)
+        of_rows, of_queries = self._folded(made, functions.maps)
+        return functions._replace(rows=of_rows, queries=of_queries)
 
     def columns(self, functions: Tensor, tables: range) -> Tensor:
         """The functions of some tables."""
@@ -150,10 +188,8 @@ class Scheme:
         some = self.columns(functions.rows, tables)
         if self.folds:
             return project_rows(weight, bias, functions.center, some)
-        vectors = _mapped(_vectors(weight, bias, functions.center), functions.maps[0])
-        if self.transform:
-            vectors = TRANSFORMS[self.transform].rows(vectors, float(functions.scale))
-        return self.kind.project(vectors, some)
+        where = (functions.center, functions.maps, functions.scale)
+        return self.kind.project(self.row_vectors(weight, bias, *where), some)
 
     def project_queries(
         self, x: Tensor, queries: Tensor, maps: Tensor, *, has_bias: bool
@@ -161,11 +197,30 @@ class Scheme:
         """Projections (B, L width) of queries, with their functions."""
         if self.folds:
             return project_queries(x, queries)
-        last = x.new_full((x.shape[0], 1), float(has_bias))
+        return self.kind.project(self.query_vectors(x, maps, has_bias=has_bias), queries)
+
+    def row_vectors(
+        self, weight: Tensor, bias: Tensor | None, center: Tensor, maps: Tensor, scale: Tensor
+    ) -> Tensor:
+        """Rows as the family meets them, float32 (M, coordinates); see :class:`Functions`."""
+        vectors = _mapped(_vectors(weight, bias, center), maps[0])
+        if self.transform:
+            vectors = TRANSFORMS[self.transform].rows(vectors, float(scale))
+        return vectors if bias is not None else self._without_last(vectors)
+
+    def query_vectors(self, x: Tensor, maps: Tensor, *, has_bias: bool) -> Tensor:
+        """Queries (B, d) as the family meets them, float32 (B, coordinates)."""
+        last = x.new_full((x.shape[0], 1), 1.0 if self.folds else float(has_bias))
         vectors = _mapped(torch.cat([x, last], 1).float(), maps[1])
         if self.transform:
             vectors = TRANSFORMS[self.transform].queries(vectors)
-        return self.kind.project(vectors, queries)
+        return vectors if has_bias else self._without_last(vectors)
+
+    def _without_last(self, vectors: Tensor) -> Tensor:
+        """Functions that fold leave out the last coordinate of rows without bias: :meth:`new`."""
+        if not self.folds:
+            return vectors
+        return torch.nn.functional.pad(vectors[:, :-1], (0, 1))
 
 
 def project_queries(x: Tensor, planes: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ class LearnedSimHash(SimHash):
 
     name = "learned"
     learns = True
+    known_collisions = False
 
     def fit(
         self,

@@ -18,6 +18,7 @@ class SimHash(Family):
     """Signs of Gaussian projections."""
 
     name = "simhash"
+    known_collisions = True
 
     def shape(self, D: int, L: int, K: int) -> tuple[int, int]:
         """(D, L K): a hyperplane a bit."""
@@ -30,6 +31,15 @@ class SimHash(Family):
     def codes(self, projections: Tensor, K: int) -> Tensor:
         """The signs: :func:`hashdl.ops.pack_signs`."""
         return ops.pack_signs(projections, K)
+
+    def collision(self, cosines: Tensor, K: int) -> Tensor:
+        r""":math:`(1 - \theta / \pi)^K`.
+
+        Examples:
+            >>> SimHash().collision(torch.tensor([1.0, 0.0, -1.0]), 2)
+            tensor([1.0000, 0.2500, 0.0000])
+        """
+        return (1 - cosines.clamp(-1, 1).arccos() / torch.pi).pow(K)
 
     def probe(self, projections: Tensor, K: int, P: int) -> Tensor:
         """Cheapest flips first: :func:`hashdl.ops.probe_signs`."""

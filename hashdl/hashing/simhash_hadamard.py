@@ -20,6 +20,7 @@ class HadamardSimHash(SimHash):
     """Signs of structured random projections."""
 
     name = "simhash_hadamard"
+    known_collisions = False  # those of SimHash, but nearly
     linear = False
     dtype = torch.int32
 

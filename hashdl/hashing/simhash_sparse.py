@@ -18,6 +18,7 @@ class SparseSimHash(SimHash):
     """Signs of sparse random projections."""
 
     name = "simhash_sparse"
+    known_collisions = False  # those of SimHash, but nearly
 
     def make(self, D: int, L: int, K: int, seed: int) -> Tensor:
         """Hyperplanes of distinct coordinates; a projection's mean square is that of the vector."""

@@ -172,7 +172,7 @@ class HashLinear(nn.Linear):
         if rows is None:
             flat, known = self._active_rows(x)
         else:
-            flat, known = self._given_rows(input, rows), None
+            flat, known = self._given_rows(input, rows, "sparse_forward"), None
         with part("forward"):
             layer = (x, self.weight, self.bias)
             sparse = self.config.sparse_grad
@@ -211,7 +211,7 @@ class HashLinear(nn.Linear):
             flat = (
                 self._rows_from_active(x, active)
                 if rows is None
-                else self._given_rows(values, rows)
+                else self._given_rows(values, rows, "sparse_to_sparse")
             )
             with part("forward"):
                 z = active_sparse_linear(
@@ -222,6 +222,45 @@ class HashLinear(nn.Linear):
             self.tables.mark(flat)
         shape = (*values.shape[:-1], flat.shape[-1])
         return flat.reshape(shape), z.reshape(shape)
+
+    @torch.no_grad()
+    def inclusion_probability(self, input: Tensor, rows: Tensor) -> Tensor:
+        r"""Probability, over the seeds, that a look-up finds rows: a sample's importance weights.
+
+        With it the rows found are a sample of all rows:
+        :math:`\sum_{i \text{ found}} f_i / q_i` has the expectation :math:`\sum_i f_i`. It holds
+        where nothing is left out for want of room: see ``HashConfig.log_q``. After Spring and
+        Shrivastava, *A new unbiased and efficient class of LSH-based samplers and estimators for
+        partition function computation in log-linear models* (2017).
+
+        Args:
+            input: the inputs.
+            rows: rows of each sample, as of :meth:`active`; -1 = none.
+
+        Shape:
+            - Input: :math:`(*, d)`; rows: integer :math:`(*, A)`
+            - Output: float32 :math:`(*, A)`, 1 at padding
+
+        Raises:
+            ValueError: the probabilities of this configuration are not known.
+
+        Examples:
+            >>> config = HashConfig(probes=1, bits=2, selection="union", active=99)
+            >>> layer, x = HashLinear(8, 100, config=config), torch.randn(4, 8)
+            >>> rows, values = layer.sparse_forward(x)
+            >>> total = (values / layer.inclusion_probability(x, rows)).sum(1)
+        """
+        if not self.config.inclusion_known:
+            raise ValueError(
+                "HashLinear.inclusion_probability: config: not known, wanted family='simhash', "
+                "probes=1 and buckets='exact'"
+            )
+        x, flat = self._flat(input), self._given_rows(input, rows, "inclusion_probability")
+        if self.tables is None:
+            return torch.ones(rows.shape, device=rows.device)
+        if not self.tables.built:
+            self.rehash()
+        return self.tables.inclusion(x, flat, self.weight, self.bias).reshape(rows.shape)
 
     @torch.no_grad()
     def topk(self, input: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -269,6 +308,40 @@ class HashLinear(nn.Linear):
         for chunk in self._flat(inputs).split(_OBSERVED):
             self.tables.observe(chunk, training=True)
         self.rehash()
+
+    @torch.no_grad()
+    def fit_codes(self, inputs: Tensor, labels: Tensor) -> None:
+        """Train the hash functions so that inputs find their labels, and rehash all rows.
+
+        For inference, after training: the labels need not be the rows with the largest outputs.
+        The functions stay until the next call, through rehashes and moves;
+        :meth:`save_index` keeps them. After *label-sensitive sampling* (Liu et al., *HALOS*, MLSys
+        2021): see :mod:`hashdl.hashing.learned`.
+
+        Args:
+            inputs: a sample of what the layer is given; of many, 1024 are looked at.
+            labels: rows that each input is to find; -1 = none.
+
+        Shape:
+            - inputs: :math:`(*, d)`; labels: integer :math:`(*)` or :math:`(*, M)`
+
+        Raises:
+            ValueError: the family is not ``"learned"``, or the layer has no tables.
+            RuntimeError: labels have another shape or dtype, or are no rows.
+
+        Examples:
+            >>> layer = HashLinear(8, 300, config=HashConfig(family="learned", active=30))
+            >>> layer.fit_codes(torch.randn(100, 8), torch.randint(300, (100,)))
+        """
+        tables = self._tables_for("fit_codes")
+        if self.config.family != "learned":
+            raise ValueError(
+                f"HashLinear.fit_codes: config.family: got {self.config.family!r}, wanted 'learned'"
+            )
+        x, of_x = self._flat(inputs), self._codes_labels(inputs, labels)
+        for chunk in x.split(_OBSERVED):
+            tables.observe(chunk, training=True)
+        tables.fit(self.weight, self.bias, x, of_x)
 
     def save_index(self, path: str | os.PathLike[str]) -> None:
         """Write the tables to a file, brought up to date: what :meth:`load_index` reads.
@@ -385,16 +458,37 @@ class HashLinear(nn.Linear):
         layer = (self.weight, self.bias)
         return select_from_active(self.tables, x, active, *layer, training=self.training)
 
-    def _given_rows(self, input: Tensor, rows: Tensor) -> Tensor:
+    def _given_rows(self, input: Tensor, rows: Tensor, method: str) -> Tensor:
         """A caller's rows as int32 (B, A)."""
         integers = not (rows.is_floating_point() or rows.is_complex() or rows.dtype == torch.bool)
         if not integers or rows.dim() == 0 or rows.shape[:-1] != input.shape[:-1]:
             wanted = ", ".join(map(str, (*input.shape[:-1], "A")))
             raise RuntimeError(
-                f"HashLinear.sparse_forward: rows: got {rows.dtype} of shape "
+                f"HashLinear.{method}: rows: got {rows.dtype} of shape "
                 f"{tuple(rows.shape)}, wanted integers of shape ({wanted})"
             )
         return rows.reshape(-1, rows.shape[-1]).to(torch.int32)
+
+    def _codes_labels(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        """Labels of inputs as int64 (B, M)."""
+        integers = not (labels.is_floating_point() or labels.dtype == torch.bool)
+        shape = inputs.shape[:-1]
+        if not integers or labels.shape[: len(shape)] != shape or labels.dim() > len(shape) + 1:
+            wanted = ", ".join(map(str, shape))
+            raise RuntimeError(
+                f"HashLinear.fit_codes: labels: got {labels.dtype} of shape "
+                f"{tuple(labels.shape)}, wanted integers of shape ({wanted}) or ({wanted}, M)"
+            )
+        if (
+            labels.numel() > 0
+            and not -1 <= int(labels.min()) <= int(labels.max()) < self.out_features
+        ):
+            raise RuntimeError(
+                f"HashLinear.fit_codes: labels: got {int(labels.min())} to {int(labels.max())}, "
+                f"wanted -1 to out_features - 1 = {self.out_features - 1}"
+            )
+        M = labels.shape[-1] if labels.dim() > len(shape) else 1
+        return labels.reshape(-1, M).long()
 
     def _topk_of_candidates(self, x: Tensor, k: int) -> tuple[Tensor, Tensor]:
         assert self.tables is not None

@@ -32,6 +32,24 @@ class SoftmaxOutput(NamedTuple):
     loss: Tensor
 
 
+class _Draws(NamedTuple):
+    """What of the active rows was drawn.
+
+    Attributes:
+        own: bool (B, Q), of a sample's own rows.
+        own_log_q: log of their probability of being there, broadcast to (B, Q).
+        shared: bool (T,), of the shared rows; None without any.
+        shared_log_q: likewise, broadcast to (B, T).
+        also_own: bool (B, T), shared rows that a sample has by itself as well.
+    """
+
+    own: Tensor
+    own_log_q: Tensor
+    shared: Tensor | None
+    shared_log_q: Tensor | None
+    also_own: Tensor | None
+
+
 class HashSoftmaxWithLoss(nn.Module):
     r"""Softmax cross-entropy over N classes that computes only the classes that matter.
 
@@ -46,7 +64,11 @@ class HashSoftmaxWithLoss(nn.Module):
     classes and, with ``config.log_q``, the probability of being drawn for random and shared ones:
     the sum is then an unbiased estimate of that over all classes (sampled softmax: Bengio and
     Senécal, *Adaptive Importance Sampling to Accelerate Training of a Neural Probabilistic Language
-    Model*, 2008). In evaluation, loss and probabilities are exact.
+    Model*, 2008), if there are any such draws. With ``config.selection="union"``, and where
+    ``config.inclusion_known``, retrieved classes are draws as well, and :math:`q_i` is the
+    probability of being retrieved or drawn: unbiased without random classes too, at about
+    :math:`B A d^2` multiplications where the layer is balanced. In evaluation, loss and
+    probabilities are exact.
 
     The interface is that of :class:`torch.nn.AdaptiveLogSoftmaxWithLoss`; classes need no order.
 
@@ -166,7 +188,9 @@ class HashSoftmaxWithLoss(nn.Module):
             z, s = active_linear(x, weight, bias, rows, shared, known, sparse_grad=sparse)
         with part("loss"):
             if config.log_q:
-                z, s = self._correct(z, s, rows, shared, n_labels, tables.sizes.R)
+                with torch.no_grad():
+                    draws = self._draws(x, rows, shared, n_labels, labels.shape[1], tables)
+                z, s = _correct(z, s, draws)
             return active_log_prob(z, None if shared is None else s, rows, shared, labels)
 
     def _shared_rows(
@@ -187,38 +211,48 @@ class HashSoftmaxWithLoss(nn.Module):
                 step=tables.step,
             )
 
-    def _correct(
+    def _draws(
         self,
-        z: Tensor,
-        s: Tensor,
+        x: Tensor,
         rows: Tensor,
         shared: Tensor | None,
         n_labels: Tensor | None,
-        R: int,
-    ) -> tuple[Tensor, Tensor]:
-        """Subtract log q from the logits of what was drawn, and count a class once a sample."""
-        own_draw = torch.arange(rows.shape[1], device=rows.device) >= rows.shape[1] - R
-        log_q = self._log_q(shared, n_labels, R).to(z)
+        M: int,
+        tables: HashTables,
+    ) -> _Draws:
+        """What of rows (B, M + A) and shared ones was drawn, and how probably."""
+        config, R, device = self.config, tables.sizes.R, rows.device
+        known = config.selection == "union" and config.inclusion_known
+        first = M if known else rows.shape[1] - R
+        own = (torch.arange(rows.shape[1], device=device) >= first).expand_as(rows)
+        missed = self._missed(shared, n_labels, R)
+
+        def log_q(ids: Tensor) -> Tensor:
+            found: Tensor | float = 0.0
+            if known:
+                found = tables.inclusion(x, ids, self.linear.weight, self.linear.bias)
+            # Of what is never drawn no logarithm is taken in earnest.
+            return (1 - missed * (1 - found)).clamp_min(torch.finfo(torch.float32).tiny).log()
+
         if shared is None or n_labels is None:
-            return z - own_draw * log_q, s
+            return _Draws(own, log_q(rows), None, None, None)
         T = shared.shape[0]
         place = reference.find(shared, rows)
         is_label = (place >= 0) & (place < n_labels)  # of the batch: there whatever is drawn
-        shared_draw = torch.arange(T, device=rows.device) >= n_labels
-        own = torch.zeros((rows.shape[0], T + 1), dtype=torch.bool, device=rows.device)
-        own = own.scatter(1, torch.where(place < 0, T, place), True)[:, :T]
-        z = z - (own_draw & ~is_label) * log_q
-        return z, (s - shared_draw * log_q).masked_fill(own, -torch.inf)
+        also_own = torch.zeros((rows.shape[0], T + 1), dtype=torch.bool, device=device)
+        also_own = also_own.scatter(1, torch.where(place < 0, T, place), True)[:, :T]
+        drawn = torch.arange(T, device=device) >= n_labels
+        return _Draws(own & ~is_label, log_q(rows), drawn, log_q(shared), also_own)
 
-    def _log_q(self, shared: Tensor | None, n_labels: Tensor | None, R: int) -> Tensor:
-        """Log of the probability that a class is drawn for a sample, on its own or shared."""
+    def _missed(self, shared: Tensor | None, n_labels: Tensor | None, R: int) -> Tensor:
+        """Probability that a class is not drawn for a sample, neither on its own nor shared."""
         N = self.n_classes
         missed = torch.tensor((1 - 1 / N) ** R, dtype=torch.float64, device=self.weight.device)
         if shared is not None and n_labels is not None:
             # Of the N - n_labels classes that are no labels, so many were drawn, all alike likely.
             drawn = (shared >= 0).sum() - n_labels
             missed = missed * (1 - drawn.double() / (N - n_labels).clamp_min(1))
-        return (1 - missed).clamp_min(1 / N).log()
+        return missed
 
     # ---- all classes ---------------------------------------------------------------------------
 
@@ -313,6 +347,15 @@ class HashSoftmaxWithLoss(nn.Module):
                 f"HashSoftmaxWithLoss: target: got labels from {low} to {high}, wanted {lowest} to "
                 f"n_classes - 1 = {self.n_classes - 1}"
             )
+
+
+def _correct(z: Tensor, s: Tensor, draws: _Draws) -> tuple[Tensor, Tensor]:
+    """Subtract log q from the logits of what was drawn, and count a class once a sample."""
+    z = z - draws.own * draws.own_log_q.to(z)
+    if draws.shared is None or draws.shared_log_q is None or draws.also_own is None:
+        return z, s
+    s = s - draws.shared * draws.shared_log_q.to(s)
+    return z, s.masked_fill(draws.also_own, -torch.inf)
 
 
 def _padded(offsets: Tensor, values: Tensor) -> Tensor:

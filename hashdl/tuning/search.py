@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import mean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -95,6 +96,15 @@ class TuneResult:
         for number in best:
             lines[number + 1] += "  <-"
         return "\n".join(lines)
+
+    def figures(self) -> dict[str, Any]:
+        """Everything as plain values, for a JSON file."""
+        return {
+            "met": self.met,
+            "dense_ms": self.dense_ms,
+            "config": dataclasses.asdict(self.config),
+            "trials": [dataclasses.asdict(trial) for trial in self.trials],
+        }
 
     def __str__(self) -> str:
         ms = self.best.ms

@@ -23,6 +23,15 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+def uneven(B: int, d: int, *, seed: int = 11) -> Tensor:
+    """Queries (B, d) that vary ten times as much in their first coordinate as in their last."""
+    return randn(B, d, seed=seed) * torch.logspace(0, -1, d)
+
+
+def assert_same_bits(left: list[Tensor], right: list[Tensor]) -> None:
+    torch.testing.assert_close(left, right, rtol=0, atol=0)
+
+
 def codes_of(name: str, vectors: Tensor, *, tables: int, bits: int, seed: int = 0) -> Tensor:
     """Codes (M, L) that a family gives."""
     family = FAMILIES[name]

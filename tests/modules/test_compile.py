@@ -27,11 +27,12 @@ def fresh_dynamo() -> Iterator[None]:
 class Model(nn.Module):
     """A hidden layer, and a hashed one with its loss."""
 
-    def __init__(self, kind: str, sparse_grad: bool) -> None:
+    def __init__(self, kind: str, sparse_grad: bool, **changes: object) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.hidden = nn.Linear(D, 10)
         config = CONFIG.replace(random=0.3, rehash_every=2, sparse_grad=sparse_grad, balance=True)
+        config = config.replace(**changes)
         if kind == "layer":
             config = config.replace(background=True, rehash_drift=0.5)
             self.last: nn.Module = HashLinear(10, 100, config=config)
@@ -50,8 +51,8 @@ class Model(nn.Module):
         return self.last if isinstance(self.last, HashLinear) else self.last.linear
 
 
-def assert_trains_alike(kind: str, sparse_grad: bool, backend: str) -> None:
-    eager = Model(kind, sparse_grad)
+def assert_trains_alike(kind: str, sparse_grad: bool, backend: str, **changes: object) -> None:
+    eager = Model(kind, sparse_grad, **changes)
     original = copy.deepcopy(eager)
     compiled = torch.compile(original, backend=backend, fullgraph=True)
     optimizers = [hashdl.optim.SGD(model.parameters(), lr=0.2) for model in (eager, original)]
@@ -68,7 +69,8 @@ def assert_trains_alike(kind: str, sparse_grad: bool, backend: str) -> None:
     for ours, theirs in zip(original.parameters(), eager.parameters(), strict=True):
         assert not ours.grad.is_sparse
         torch.testing.assert_close(ours, theirs)
-    assert not torch.equal(eager.hidden.weight, Model(kind, sparse_grad).hidden.weight)
+    untrained = Model(kind, sparse_grad, **changes)
+    assert not torch.equal(eager.hidden.weight, untrained.hidden.weight)
     ages = [
         {name: int(b) for name, b in model.named_buffers() if name.endswith("step")}
         for model in (original, eager)
@@ -89,6 +91,11 @@ def assert_trains_alike(kind: str, sparse_grad: bool, backend: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_compiled_training_is_eager_training(kind: str, sparse_grad: bool) -> None:
     assert_trains_alike(kind, sparse_grad, "aot_eager")
+
+
+@pytest.mark.parametrize("kind", ["layer", "head"])
+def test_compiled_training_with_learned_functions_and_sketches(kind: str) -> None:
+    assert_trains_alike(kind, True, "aot_eager", family="kmeans", selection="sketch")
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from module_helpers import CONFIG, D, N, dense_grad, inputs, make_layer, mask_of
 from torch import Tensor, nn
 
 from hashdl import HashConfig, HashLinear
-from hashdl.config import SELECTIONS
+from hashdl.ops import SELECTIONS
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 TOLERANCE = {
@@ -217,12 +218,15 @@ def test_threshold_drops_candidates_of_few_buckets() -> None:
     assert 0 < int((kept >= 0).sum()) < int((unlimited >= 0).sum())
 
 
+@pytest.mark.parametrize("changes", [{"bits": 7}, {"family": "kmeans", "bits": 5, "tables": 2}])
 @pytest.mark.parametrize(("bias", "norm"), [(False, 0.1), (True, 10.0)])
-def test_recall_on_clustered_rows_is_far_above_chance(bias: bool, norm: float) -> None:
+def test_recall_on_clustered_rows_is_far_above_chance(
+    bias: bool, norm: float, changes: dict[str, Any]
+) -> None:
     generator = torch.Generator().manual_seed(0)
     centers = torch.randn(50, D, generator=generator)
     rows = centers.repeat(20, 1) + 0.1 * torch.randn(1000, D, generator=generator)
-    layer = make_layer(1000, bias, active=50, bits=7)
+    layer = make_layer(1000, bias, active=50, **changes)
     with torch.no_grad():
         layer.weight.copy_(F.normalize(rows, dim=1))
         if bias:

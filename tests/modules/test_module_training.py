@@ -46,12 +46,13 @@ OPTIMIZERS = [(*pair, False) for pair in DENSE] + [(*pair, True) for pair in SPA
 
 
 @pytest.mark.parametrize(("make", "options", "sparse_grad"), OPTIMIZERS)
+@pytest.mark.parametrize("family", ["simhash", "kmeans"])
 @pytest.mark.parametrize("kind", ["layer", "head", "shared head"])
 def test_a_few_steps_of_every_optimizer_lower_the_loss(
-    make: Make, options: dict[str, Any], sparse_grad: bool, kind: str
+    make: Make, options: dict[str, Any], sparse_grad: bool, kind: str, family: str
 ) -> None:
     torch.manual_seed(0)
-    config = CONFIG.replace(sparse_grad=sparse_grad, rehash_every=3)
+    config = CONFIG.replace(sparse_grad=sparse_grad, rehash_every=3, family=family)
     x, target = inputs(16), torch.arange(16)
     if kind == "layer":
         model: nn.Module = HashLinear(D, 200, config=config)
@@ -124,13 +125,14 @@ def test_the_same_layer_twice_in_one_graph() -> None:
 # ---- threads and runs --------------------------------------------------------------------------
 
 
-def trained(kind: str, make: Make, threads: int) -> list[Tensor]:
+def trained(kind: str, make: Make, threads: int, **changes: Any) -> list[Tensor]:
     """Weights after training a layer large enough that kernels and matmul use their threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         torch.manual_seed(0)
         config = HashConfig(active=40, random=0.25, tables=6, rehash_every=2, sparse_grad=True)
+        config = config.replace(**changes)
         body = nn.Linear(D, 48)
         if kind == "layer":
             model: nn.Module = HashLinear(48, 3000, config=config)
@@ -163,3 +165,36 @@ def test_runs_and_threads_give_the_same_weights_bit_for_bit(kind: str, make: Mak
     for a, b, c in zip(one, again, two, strict=True):
         assert torch.equal(a, b)
         assert torch.equal(a, c)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"family": "kmeans"}, {"family": "kmeans", "selection": "sketch", "balance": None}]
+)
+def test_learned_functions_and_sketches_train_alike_on_any_number_of_threads(
+    changes: dict[str, Any],
+) -> None:
+    one, two = (trained("head", hashdl.optim.Adam, threads, **changes) for threads in (1, 2))
+    assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+@pytest.mark.parametrize("family", ["simhash", "kmeans"])
+@pytest.mark.parametrize("selection", ["exact", "sketch"])
+def test_a_hashed_head_learns_what_a_dense_one_does(family: str, selection: str) -> None:
+    """400 classes about centres of their own: through rehashes that must follow the weights."""
+    torch.manual_seed(0)
+    centers, n_classes = torch.randn(400, D), 400
+    changes = {"active": 40, "random": 0.2, "tables": 8, "rehash_every": 5, "bits": 4}
+    config = CONFIG.replace(family=family, selection=selection, balance=True, **changes)
+    head = HashSoftmaxWithLoss(D, n_classes, config=config)
+    optimizer = hashdl.optim.Adam(head.parameters(), lr=0.05)
+    for step in range(60):
+        target = (torch.arange(64) * 37 + 64 * step) % n_classes
+        optimizer.zero_grad()
+        head(centers[target] + 0.1 * inputs(64, seed=step), target).loss.backward()
+        optimizer.step()
+    head.eval()
+    every = torch.arange(n_classes)
+    hashed = head.topk(centers, 1)[1][:, 0] == every
+    exact = head.topk(centers, 1, exact=True)[1][:, 0] == every
+    assert exact.float().mean() > 0.9
+    assert hashed.float().mean() > 0.9 * exact.float().mean()

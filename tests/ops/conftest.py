@@ -3,24 +3,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from ops_samples import RunPython
 
 import hashdl
 
 FOLDER = Path(__file__).parent
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    """For tests that set the number of threads: set back after."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -516,10 +516,11 @@ def refresh_tables__args(
     queries: int = 0,
     sketch: bool = True,
     training: bool = True,
+    family: str = "simhash",
 ) -> Args:
     """``queries``: how many have been observed; planes are balanced after d + 1."""
     selection = "sketch" if sketch else "exact"
-    config = HashConfig(bits=bits, tables=L, balance=balance, selection=selection)
+    config = HashConfig(family=family, bits=bits, tables=L, balance=balance, selection=selection)
     tables = HashTables(N, d, config)
     tables.observe(uneven(queries, d), training=True)
     settings: dict[str, Any] = {

@@ -68,6 +68,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("refresh_tables_", {"queries": 20}),
     ("refresh_tables_", {"balance": False}),
     ("refresh_tables_", {"sketch": False, "L": 9}),
+    ("refresh_tables_", {"family": "kmeans", "queries": 20}),
     ("observe_queries_", {}),
     ("observe_queries_", {"B": 0, "training": False}),
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import ops_samples as samples
 import pytest
@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from hashdl import ops, rehash
-from hashdl.hashing import functions
+from hashdl.hashing import FAMILIES, functions
 from hashdl.hashing.functions import project_rows
+from hashdl.hashing.simhash import SimHash
 from hashdl.rehash import State, groups_of
 
 N, L, BITS, EVERY = 90, 20, 3, 40
@@ -21,11 +22,23 @@ GROUPS = groups_of(L)
 # What look-ups meet.
 IN_FORCE = ("query_functions", "offsets", "rows", "query_sketch_planes", "sketches", "norms")
 FUNCTIONS = (
-    *("functions", "next_query_functions", "center", "maps"),
+    *("functions", "next_query_functions", "center", "maps", "scale"),
     *("sketch_planes", "next_query_sketch_planes"),
 )
 
 Given = dict[str, Any]
+
+
+class Explicit(SimHash):
+    """Meets balanced vectors: functions of two cycles cannot stand side by side."""
+
+    name = "explicit"
+    linear: ClassVar[bool] = False
+
+
+@pytest.fixture(autouse=True)
+def explicit_family(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FAMILIES, "explicit", Explicit())
 
 
 @pytest.fixture(autouse=True)
@@ -118,19 +131,20 @@ def change(given: Given, row: int) -> None:
     given["dirty"][row] = rehash.dirty_bits(L)
 
 
-def _signs(given: Given, planes: Tensor, center: Tensor, bits: int) -> Tensor:
+def _projections(given: Given, planes: Tensor, center: Tensor) -> Tensor:
     planes, center = (tensor.view(torch.float32) for tensor in (planes, center))
-    return ops.pack_signs(project_rows(given["weight"], given["bias"], center, planes), bits)
+    return project_rows(given["weight"], given["bias"], center, planes)
 
 
 def codes_of(given: Given, met: dict[str, Tensor]) -> Tensor:
     """Codes (L, N) of the rows as they are."""
-    return _signs(given, met["functions"], met["center"], given["bits"]).t()
+    projections = _projections(given, met["functions"], met["center"])
+    return FAMILIES[given["family"]].codes(projections, given["bits"]).t()
 
 
 def sketches_of(given: Given, met: dict[str, Tensor]) -> Tensor:
     """Sketches (N, W) of the rows as they are."""
-    return _signs(given, met["sketch_planes"], met["center"], 32)
+    return ops.pack_signs(_projections(given, met["sketch_planes"], met["center"]), 32)
 
 
 def codes_in_force(given: Given) -> Tensor:
@@ -155,9 +169,12 @@ def turn_queries(given: Given) -> None:
 # ---- even work -----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("family", ["simhash", "kmeans"])
 @pytest.mark.parametrize("renewing", [True, False])
-def test_a_cycle_takes_each_row_and_each_table_once(renewing: bool, work: Work) -> None:
-    given = new(queries=20 * renewing)
+def test_a_cycle_takes_each_row_and_each_table_once(
+    renewing: bool, family: str, work: Work
+) -> None:
+    given = new(queries=20 * renewing, family=family)
     for _ in range(3):
         work.clear()
         run(given)
@@ -227,8 +244,18 @@ def test_where_most_rows_were_touched_the_centre_is_renewed() -> None:
 # ---- consistency ---------------------------------------------------------------------------------
 
 
-def test_at_every_step_each_table_fits_the_planes_that_queries_meet() -> None:
-    given = new(queries=20)
+@pytest.mark.parametrize(
+    ("family", "cycles"),
+    [
+        ("simhash", 4),  # rehash 0, 1, 2 and 4
+        ("kmeans", 6),  # every rehash
+    ],
+)
+def test_at_every_step_each_table_fits_the_functions_that_queries_meet(
+    family: str, cycles: int
+) -> None:
+    given = new(queries=20, family=family)
+    width = given["functions"].shape[1] // L
     known = [kept(given, FUNCTIONS)]  # the functions of all cycles so far
     touched = torch.zeros(N, dtype=torch.bool)
     mixed = 0
@@ -239,7 +266,7 @@ def test_at_every_step_each_table_fits_the_planes_that_queries_meet() -> None:
         expected = [(f["next_query_functions"], codes_of(given, f)) for f in known]
         actual, ages = codes_in_force(given), set()
         for table in range(L):
-            columns = slice(table * BITS, (table + 1) * BITS)
+            columns = slice(table * width, (table + 1) * width)
             met = given["query_functions"][:, columns]
             fits = [i for i, (q, _) in enumerate(expected) if torch.equal(met, q[:, columns])]
             assert len(fits) == 1
@@ -253,7 +280,7 @@ def test_at_every_step_each_table_fits_the_planes_that_queries_meet() -> None:
         mixed += len(ages) > 1
         met = given["query_sketch_planes"]
         same = [i for i, f in enumerate(known) if torch.equal(met, f["next_query_sketch_planes"])]
-        assert same == fits  # of the last table
+        assert fits[0] in same  # in force with the last table
         sketches = sketches_of(given, known[fits[0]])
         assert torch.equal(given["sketches"][~touched], sketches[~touched])
         assert max(ages) - min(ages) <= 1
@@ -262,8 +289,55 @@ def test_at_every_step_each_table_fits_the_planes_that_queries_meet() -> None:
             touched[now % N] = True
         if now % EVERY == 0:
             turn_queries(given)
-    assert len(known) == 4  # rehash 0, 1, 2 and 4
+    assert len(known) == cycles
     assert mixed > EVERY // 2
+
+
+# ---- families that learn, and families that do not fold ------------------------------------------
+
+
+def test_learned_functions_follow_the_rows_from_the_buckets_that_they_had() -> None:
+    given = new(family="kmeans", balance=False) | {"center_rows": False}
+    for row in range(N):
+        given["weight"][row] += 0.3 * samples.randn(6, seed=row)
+        given["dirty"][row] = rehash.dirty_bits(L)
+    codes = given["codes"].clone()
+    run(given)
+    kind = FAMILIES["kmeans"]
+    vectors = torch.cat([given["weight"], given["bias"][:, None]], 1)
+    wanted = kind.fit(kind.make(7, L, BITS, given["seed"]), vectors, codes.t(), BITS)
+    torch.testing.assert_close(given["functions"].view(torch.float32), wanted)
+    assert not torch.equal(given["codes"], codes)
+    assert (given["codes"] == codes).float().mean() > 0.5  # drawn anew, 1 / 8 would stay
+    assert torch.equal(codes_in_force(given), codes_of(given, given))
+
+
+def explicit_codes(given: Given) -> Tensor:
+    maps = given["maps"].view(torch.float32)
+    vectors = torch.cat([given["weight"], given["bias"][:, None]], 1)
+    mapped = (vectors - given["center"].view(torch.float32)) @ maps[0]
+    projections = mapped @ given["functions"].view(torch.float32)
+    return ops.pack_signs(projections, BITS).t()
+
+
+def test_functions_that_do_not_fold_are_renewed_all_at_once(work: Work) -> None:
+    """Balanced anew at rehash 1 and 2, not at 3: then touched rows are hashed step by step."""
+    given = new(queries=20, family="explicit")
+    assert torch.equal(codes_in_force(given), explicit_codes(given))
+    for rehashes in (1, 2, 3):
+        turn_queries(given)
+        change(given, 3)
+        maps = given["maps"].clone()
+        work.clear()
+        run(given, EVERY - 1)
+        balanced = rehashes < 3
+        assert torch.equal(given["maps"], maps) != balanced
+        assert (work.rows() == 0) == balanced
+        run(given, 1)
+        assert torch.equal(codes_in_force(given), explicit_codes(given))
+        assert given["dirty"].eq(0).all()
+        assert torch.equal(given["query_functions"], given["functions"])
+        assert state_of(given).rehashes == rehashes + 1
 
 
 def test_a_row_touched_between_two_passes_is_hashed_again_in_the_next_cycle(
@@ -326,8 +400,9 @@ def test_evaluation_with_a_changed_weight_rehashes_at_once_and_begins_a_cycle() 
 
 @pytest.mark.parametrize("row", [0, 50])
 @pytest.mark.parametrize("queries", [0, 20])
-def test_a_bad_row_stops_the_cycle_until_it_is_mended(queries: int, row: int) -> None:
-    given, other = (new(queries=queries) for _ in range(2))
+@pytest.mark.parametrize("family", ["simhash", "kmeans"])
+def test_a_bad_row_stops_the_cycle_until_it_is_mended(family: str, queries: int, row: int) -> None:
+    given, other = (new(queries=queries, family=family) for _ in range(2))
     for tables in (given, other):
         for touched in (0, 50):
             change(tables, touched)
@@ -369,11 +444,12 @@ def test_functions_of_a_failed_beginning_are_not_taken_for_old_ones(
 
 
 @pytest.mark.usefixtures("threads")
-def test_cycles_do_not_depend_on_threads() -> None:
+@pytest.mark.parametrize(("family", "n_rows"), [("simhash", 40_000), ("kmeans", 9_000)])
+def test_cycles_do_not_depend_on_threads(family: str, n_rows: int) -> None:
     results = []
     for count in (1, 2):
         torch.set_num_threads(count)
-        given = new(N=40_000, d=20, L=9, bits=6, queries=40) | {"every": 5}
+        given = new(N=n_rows, d=20, L=9, bits=6, queries=40, family=family) | {"every": 5}
         for now in steps(given, 2 * EVERY):
             given["weight"][now::7].neg_()
             given["dirty"][now::7] = 3

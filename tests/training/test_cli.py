@@ -3,9 +3,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
-from hashdl import cli, demo
+from hashdl import HashConfig, HashLinear, cli, demo
 from hashdl.cli import main
 
 SMALL = ["--hidden", "16", "--epochs", "2", "--batch-size", "64", "--lr", "2e-2", "--active", "20"]
@@ -140,3 +142,30 @@ def test_demo_writes_json_and_plot(
     printed = capsys.readouterr().out
     assert "hashed" in printed
     assert "three best guesses" in printed
+
+
+def test_tune_prints_writes_and_saves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows, queries = (torch.randn(count, 6, generator=generator) for count in (400, 200))
+    np.savez(tmp_path / "layer.npz", W=rows.numpy(), queries=queries.numpy())
+    tried, index = tmp_path / "tried.json", tmp_path / "layer.index"
+    flags = ["--recall", "0.3", "--families", "kmeans", "--k", "3"]
+    files = ["--json", str(tried), "--index", str(index)]
+    assert main(["tune", str(tmp_path / "layer.npz"), *flags, *files]) == 0
+    printed = capsys.readouterr().out
+    assert "hashdl.HashConfig(" in printed
+    report = json.loads(tried.read_text())
+    assert report["met"]
+    layer = HashLinear(6, 400, bias=False, config=HashConfig(**report["config"]))
+    with torch.no_grad():
+        layer.weight.copy_(rows)
+    layer.load_index(index)
+    assert report["trials"][0]["config"] == report["config"]
+
+
+def test_tune_says_by_its_exit_status_that_a_target_is_missed(tmp_path: Path) -> None:
+    np.savez(
+        tmp_path / "layer.npz", W=np.eye(40), queries=np.random.default_rng(0).random((50, 40))
+    )
+    flags = ["--recall", "1", "--touched", "0.01", "--families", "kmeans"]
+    assert main(["tune", str(tmp_path / "layer.npz"), *flags]) == 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ops_samples as samples
+import hashing_helpers as helpers
 import pytest
 import torch
 
@@ -39,12 +39,12 @@ def test_directions_point_anywhere() -> None:
 def test_balanced_directions_meet_rows_and_queries_as_the_maps_do() -> None:
     D = 8
     moments = (
-        samples.uneven(50, D, seed=seed).t() @ samples.uneven(50, D, seed=seed) for seed in (1, 2)
+        helpers.uneven(50, D, seed=seed).t() @ helpers.uneven(50, D, seed=seed) for seed in (1, 2)
     )
     maps = balancing.maps(*moments)
     plain, _ = sketching.planes(NO_MAPS, D, 64, seed=3)
     rows, queries = sketching.planes(maps, D, 64, seed=3)
-    v = samples.randn(10, D)
+    v = helpers.randn(10, D)
     torch.testing.assert_close(v @ rows, (v @ maps[0]) @ plain, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(v @ queries, (v @ maps[1]) @ plain, rtol=1e-4, atol=1e-4)
 
@@ -52,10 +52,24 @@ def test_balanced_directions_meet_rows_and_queries_as_the_maps_do() -> None:
 @pytest.mark.parametrize(("D", "bits"), [(32, 32), (8, 64), (1, 32)])
 def test_lengths_are_those_of_the_vectors(D: int, bits: int) -> None:
     """Up to one factor, the same for all rows."""
-    vectors = samples.randn(20, D)
+    vectors = helpers.randn(20, D)
     planes, _ = sketching.planes(NO_MAPS, D, bits, seed=0)
-    lengths = sketching.lengths(vectors @ planes) * D**0.5
-    torch.testing.assert_close(lengths, vectors.norm(dim=1))
+    nowhere = torch.zeros(D)
+    _, lengths = sketching.sketch(vectors[:, :-1], vectors[:, -1], planes, nowhere)
+    torch.testing.assert_close(lengths * D**0.5, vectors.norm(dim=1))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_bits_are_signs_about_the_centre(bias: bool) -> None:
+    planes, _ = sketching.planes(NO_MAPS, 9, 64, seed=0)
+    weight, some_bias = helpers.randn(20, 8), helpers.randn(20, seed=1) if bias else None
+    center = helpers.randn(9, seed=2)
+    last = torch.zeros(20) if some_bias is None else some_bias
+    projections = (torch.cat([weight, last[:, None]], 1) - center) @ planes
+    sketches, lengths = sketching.sketch(weight, some_bias, planes, center)
+    bits = (sketches[:, :, None] >> torch.arange(32)) & 1
+    assert torch.equal(bits.reshape(20, 64).bool(), projections > 0)
+    torch.testing.assert_close(lengths, projections.square().mean(1).sqrt())
 
 
 @pytest.mark.usefixtures("threads")
@@ -63,25 +77,22 @@ def test_planes_do_not_depend_on_threads() -> None:
     results = []
     for count in (1, 2):
         torch.set_num_threads(count)
-        maps = samples.randn(2, 300, 300)
+        maps = helpers.randn(2, 300, 300)
         results.append(list(sketching.planes(maps, 300, 256, seed=0)))
-    samples.assert_same_bits(*results)
+    helpers.assert_same_bits(*results)
 
 
 def test_scores_estimate_inner_products() -> None:
     """Proportional to them, the better the more bits."""
     D, N, B = 24, 400, 30
-    rows, queries = samples.randn(N, D) * torch.linspace(0.2, 2, N)[:, None], samples.randn(B, D)
+    rows, queries = helpers.randn(N, D) * torch.linspace(0.2, 2, N)[:, None], helpers.randn(B, D)
     every = torch.arange(N).int().expand(B, N)
     wanted = (queries @ rows.t()).flatten()
     correlations = []
     for bits in (32, 128, 512):
         planes, _ = sketching.planes(NO_MAPS, D, bits, seed=0)
-        projections = rows @ planes
-        sketches = ops.pack_signs(projections, 32)
-        scores = ops.sketch_scores(
-            queries @ planes, sketches, sketching.lengths(projections), every
-        )
+        made = sketching.sketch(rows[:, :-1], rows[:, -1], planes, torch.zeros(D))
+        scores = ops.sketch_scores(queries @ planes, *made, every)
         correlations.append(float(torch.corrcoef(torch.stack([scores.flatten(), wanted]))[0, 1]))
     assert correlations == sorted(correlations)
     assert correlations[0] > 0.7

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import ops_samples as samples
+import hashing_helpers as helpers
 import pytest
 import torch
 from torch import Tensor
 
-from hashdl.hashing import FAMILIES, balancing, functions, register
-from hashdl.hashing.family import Family
+from hashdl.hashing import FAMILIES, balancing, functions
 from hashdl.hashing.functions import Functions, Scheme
 from hashdl.hashing.kmeans import KMeans
 from hashdl.hashing.simhash import SimHash
@@ -38,8 +37,8 @@ def families(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def layer(*, bias: bool = True) -> tuple[Tensor, Tensor | None]:
     """Rows with a large common direction."""
-    weight = samples.randn(N, D - 1) * torch.linspace(0.5, 2, D - 1) + 1
-    return weight, samples.randn(N, seed=1) - 2 if bias else None
+    weight = helpers.randn(N, D - 1) * torch.linspace(0.5, 2, D - 1) + 1
+    return weight, helpers.randn(N, seed=1) - 2 if bias else None
 
 
 def query_moment(queries: Tensor) -> Tensor:
@@ -47,11 +46,13 @@ def query_moment(queries: Tensor) -> Tensor:
 
 
 def scheme_of(family: str, **changes: bool) -> Scheme:
-    return Scheme(family, bits=BITS, tables=L, **({"center_rows": True, "seed": 5} | changes))
+    return Scheme(
+        family, transform="", bits=BITS, tables=L, **({"center_rows": True, "seed": 5} | changes)
+    )
 
 
 def new(scheme: Scheme, *, balance: bool, bias: bool = True) -> Functions:
-    moment = query_moment(samples.uneven(60, D - 1)) if balance else None
+    moment = query_moment(helpers.uneven(60, D - 1)) if balance else None
     size = D if balance else 0
     return scheme.new(*layer(bias=bias), moment, torch.zeros(2, size, size), None)
 
@@ -68,7 +69,7 @@ def test_folded_functions_project_as_explicit_vectors_do(
     assert folded.folds
     assert not explicit.folds
     weight, some_bias = layer(bias=bias)
-    x = samples.uneven(20, D - 1)
+    x = helpers.uneven(20, D - 1)
     got, wanted = (new(scheme, balance=balance, bias=bias) for scheme in (folded, explicit))
     bound = {"rtol": 1e-3, "atol": 1e-3}
     for tables in (range(L), range(1, 2)):
@@ -98,7 +99,7 @@ def test_maps_stay_where_no_moment_is_given() -> None:
     scheme = scheme_of("simhash")
     balanced = new(scheme, balance=True)
     again = scheme.new(*layer(), None, balanced.maps, None)
-    samples.assert_same_bits(list(again), list(balanced))
+    helpers.assert_same_bits(list(again), list(balanced))
     plain = scheme.new(*layer(), None, torch.zeros(2, D, D), None)
     assert torch.equal(plain.maps, torch.eye(D).expand(2, D, D))
     assert torch.equal(plain.rows, plain.queries)
@@ -110,7 +111,7 @@ def test_maps_stay_where_no_moment_is_given() -> None:
 def test_rows_that_are_not_finite_are_refused(family: str, balance: bool, value: float) -> None:
     weight, bias = layer()
     weight[7, 2] = value
-    moment = query_moment(samples.uneven(60, D - 1)) if balance else None
+    moment = query_moment(helpers.uneven(60, D - 1)) if balance else None
     with pytest.raises(ValueError, match="rows are not finite"):
         scheme_of(family).new(weight, bias, moment, torch.zeros(2, D, D), None)
 
@@ -129,24 +130,6 @@ def test_learned_functions_see_as_many_rows_as_they_need(monkeypatch: pytest.Mon
     weight, bias = layer()
     codes = torch.zeros(L, N, dtype=torch.int32)
     for bits in (1, 4):
-        scheme = Scheme("kmeans", bits, L, center_rows=True, seed=0)
+        scheme = Scheme("kmeans", "", bits, L, center_rows=True, seed=0)
         scheme.new(weight, bias, None, torch.zeros(2, 0, 0), codes)
     assert seen == [(150, (150, L)), (300, (300, L))]
-
-
-def test_a_name_is_taken_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match="there is a family 'simhash' already"):
-        register(SimHash())
-    monkeypatch.delitem(FAMILIES, ExplicitSimHash.name)
-    family: Family = ExplicitSimHash()
-    register(family)
-    assert FAMILIES[family.name] is family
-
-
-@pytest.mark.parametrize("family", ["simhash", "kmeans"])
-def test_hashing_a_vector_takes_as_many_multiplications_as_there_are_functions(family: str) -> None:
-    kind = FAMILIES[family]
-    rows, columns = kind.shape(D, L, BITS)
-    assert kind.make(D, L, BITS, 0).shape == (rows, columns)
-    assert kind.make(D, L, BITS, 0).dtype == kind.dtype
-    assert kind.multiplications(D, L, BITS) == rows * columns

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ops_samples as samples
+import hashing_helpers as helpers
 import pytest
 import torch
 import torch.nn.functional as F
@@ -17,8 +17,8 @@ D, L, K = 12, 3, 4
 
 def clusters(count: int, size: int, *, spread: float = 0.3) -> Tensor:
     """Rows (count * size, D): row r is of cluster r % count."""
-    centers = samples.randn(count, D)
-    return centers.repeat(size, 1) + spread * samples.randn(count * size, D, seed=1)
+    centers = helpers.randn(count, D)
+    return centers.repeat(size, 1) + spread * helpers.randn(count * size, D, seed=1)
 
 
 def made() -> Tensor:
@@ -59,7 +59,7 @@ def test_fitted_centroids_are_near_the_rows() -> None:
 
 
 def test_each_rehash_brings_centroids_nearer_to_the_rows() -> None:
-    rows = samples.randn(3000, D)
+    rows = helpers.randn(3000, D)
     errors, functions = [], FAMILY.fit(made(), rows, codes_of(rows, made()), K)
     for _ in range(6):
         errors.append(error(rows, functions))
@@ -84,7 +84,7 @@ def test_a_rehash_moves_centroids_to_the_mean_of_the_rows_that_they_had() -> Non
 
 def test_heavy_buckets_are_split(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nearly all rows lie together: centroids that others leave go there."""
-    rows = torch.cat([clusters(1, 600), samples.randn(40, D, seed=4)])
+    rows = torch.cat([clusters(1, 600), helpers.randn(40, D, seed=4)])
     loads = loads_of(codes_of(rows, FAMILY.fit(made(), rows, None, K)))
     assert loads.max() < 100  # the mean is 40
     assert (loads > 0).all()
@@ -100,8 +100,8 @@ def test_centroids_without_rows_follow_the_seed_until_there_are_rows() -> None:
 
 @pytest.mark.parametrize("warm", [False, True])
 def test_fewer_rows_than_centroids_have_a_bucket_each(warm: bool) -> None:
-    rows = samples.randn(5, D, seed=9)
-    codes = samples.int32([[3 * r] * L for r in range(5)]) if warm else None
+    rows = helpers.randn(5, D, seed=9)
+    codes = torch.tensor([[3 * r] * L for r in range(5)]).int() if warm else None
     fitted = FAMILY.fit(made(), rows, codes, K)
     torch.testing.assert_close(cosines(rows, fitted), torch.ones(5, L))
     assert all(len(set(table.tolist())) == 5 for table in codes_of(rows, fitted).t())
@@ -111,7 +111,7 @@ def test_fewer_rows_than_centroids_have_a_bucket_each(warm: bool) -> None:
 @pytest.mark.parametrize("scale", [1.0, 0.0])
 @pytest.mark.parametrize("warm", [False, True])
 def test_equal_rows_have_one_bucket(warm: bool, scale: float) -> None:
-    rows = (scale * samples.randn(1, D)).expand(50, D)
+    rows = (scale * helpers.randn(1, D)).expand(50, D)
     codes = torch.full((50, L), 7, dtype=torch.int32) if warm else None
     fitted = FAMILY.fit(made(), rows, codes, K)
     assert fitted.isfinite().all()
@@ -132,8 +132,8 @@ def test_the_fit_does_not_depend_on_how_much_is_held_at_once(
 
 @pytest.mark.usefixtures("threads")
 def test_functions_do_not_depend_on_threads() -> None:
-    weight, bias = samples.randn(5000, 40), samples.randn(5000, seed=1)
-    scheme = Scheme("kmeans", bits=6, tables=2, center_rows=True, seed=3)
+    weight, bias = helpers.randn(5000, 40), helpers.randn(5000, seed=1)
+    scheme = Scheme("kmeans", transform="", bits=6, tables=2, center_rows=True, seed=3)
     nothing = torch.zeros(2, 0, 0)
     results = []
     for count in (1, 2):
@@ -143,21 +143,21 @@ def test_functions_do_not_depend_on_threads() -> None:
         codes = FAMILY.codes(projections, 6)
         results.append([*first, codes, *scheme.new(weight, bias, None, nothing, codes.t())])
         assert torch.get_num_threads() == count
-    samples.assert_same_bits(*results)
+    helpers.assert_same_bits(*results)
 
 
 # ---- codes and probes ----------------------------------------------------------------------------
 
 
 def test_a_row_has_the_code_of_the_centroid_with_the_largest_inner_product() -> None:
-    rows, functions = samples.randn(100, D), made()
+    rows, functions = helpers.randn(100, D), made()
     scores = (rows @ functions).reshape(100, L, 2**K)
     assert torch.equal(codes_of(rows, functions), scores.argmax(2).int())
 
 
 @pytest.mark.parametrize("probes", [1, 5, 16, 40])
 def test_a_query_probes_the_best_centroids_first(probes: int) -> None:
-    queries, functions = samples.randn(100, D), made()
+    queries, functions = helpers.randn(100, D), made()
     projections = FAMILY.project(queries, functions)
     buckets = FAMILY.probe(projections, K, probes)
     assert buckets.shape == (100, L, min(probes, 2**K))

@@ -1,0 +1,50 @@
+"""A layer's matrix and queries from a file, for tuning and for comparing indices."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hashdl.data.errors import DataError
+
+
+def load_matrix(path: str | os.PathLike[str]) -> tuple[nn.Linear, Tensor]:
+    """Read a matrix and queries that it is asked.
+
+    Args:
+        path: an .npz file with arrays ``W`` (N, d), ``b`` (N,) if there is one, and ``queries``
+            (Q, d), of any floating dtype.
+
+    Returns:
+        A linear layer with these rows, float32, and queries float32 (Q, d).
+
+    Raises:
+        OSError: the file cannot be read.
+        DataError: it is no .npz file, an array is missing, not finite or of a wrong shape.
+    """
+    try:
+        with np.load(path) as arrays:
+            found = {name: arrays[name] for name in ("W", "b", "queries") if name in arrays}
+    except ValueError as error:
+        raise DataError(path, "it is no .npz file of arrays") from error
+    for name in ("W", "queries"):
+        if name not in found:
+            raise DataError(path, f"got no array {name}, wanted W and queries")
+    tensors = {name: torch.from_numpy(array).float() for name, array in found.items()}
+    weight, queries = tensors["W"], tensors["queries"]
+    N, d = weight.shape if weight.dim() == 2 else (-1, -1)
+    wanted = {"W": (N, d), "queries": (len(queries), d), "b": (N,)}
+    for name, tensor in tensors.items():
+        if tuple(tensor.shape) != wanted[name]:
+            shape = ", ".join(str(size) if size >= 0 else "*" for size in wanted[name])
+            raise DataError(path, f"{name}: got shape {tuple(tensor.shape)}, wanted ({shape})")
+        if not bool(tensor.isfinite().all()):
+            raise DataError(path, f"{name}: got NaN or infinity")
+    linear = nn.Linear(d, N, bias="b" in tensors, device="meta")
+    linear.weight = nn.Parameter(weight)
+    if "b" in tensors:
+        linear.bias = nn.Parameter(tensors["b"])
+    return linear, queries
