@@ -97,6 +97,23 @@ def hashed_step(s: Layer) -> list[Work]:
     ]
 
 
+def other_kernels(s: Layer) -> list[Work]:
+    """Those of other families, for a batch of queries, and of tables with a capacity."""
+    buckets, D = s.B * s.L * s.P, s.d + 1
+    n = 1 << (D - 1).bit_length()
+    # Digits of 3 bits have 8 slots; the last one has those of the bits that are left.
+    slots = s.L * (s.K // 3 * 8 + (1 << s.K % 3 if s.K % 3 else 0))
+    runs = -(-s.L * s.K // n)
+    butterflies = s.B * runs * 3 * n * (n.bit_length() - 1)
+    return [
+        Work("hadamard_projections", s.B * (D + s.L * s.K) * 4, butterflies, launches=2),
+        Work("densified_projections", s.B * (D + slots) * 4, launches=2),
+        Work("pack_digits", s.B * (slots + s.L) * 4),
+        Work("probe_digits", s.B * slots * 4 + buckets * 4),
+        Work("limit_buckets, one table in a while", s.N * 4 * 2 + (16 << s.K), launches=5),
+    ]
+
+
 def dense_step(s: Layer) -> list[Work]:
     """A dense layer, cross_entropy and fused AdamW with 16-bit states."""
     logits, weights = 2 * s.B * s.N, s.N * s.d
@@ -136,14 +153,19 @@ def row_of(work: Work) -> str:
 
 
 def table(title: str, works: list[Work]) -> str:
-    """Markdown, with a sum."""
+    """Markdown."""
     lines = [
         f"| {title} | MB | GFLOP | µs at least |",
         "|---|---|---|---|",
         *(row_of(work) for work in works),
-        f"| sum | | | {sum(work.seconds for work in works) * 1e6:,.0f} |",
     ]
     return "\n".join(lines)
+
+
+def summed_table(title: str, works: list[Work]) -> str:
+    """Of kernels that run one after the other."""
+    seconds = sum(work.seconds for work in works)
+    return f"{table(title, works)}\n| sum | | | {seconds * 1e6:,.0f} |"
 
 
 def section() -> str:
@@ -155,10 +177,11 @@ def section() -> str:
         f"U = {small.U:,} of 10⁶, {large.U:,} of 10⁷.",
     ]
     for name, layer in (("10⁶", small), ("10⁷", large)):
-        parts.append(table(f"hashed, N = {name}", hashed_step(layer)))
-        parts.append(table(f"dense, N = {name}", dense_step(layer)))
+        parts.append(summed_table(f"hashed, N = {name}", hashed_step(layer)))
+        parts.append(summed_table(f"dense, N = {name}", dense_step(layer)))
         dense, hashed = (sum(w.seconds for w in step(layer)) for step in (dense_step, hashed_step))
         parts.append(f"Ratio of the sums at N = {name}: {dense / hashed:.0f}.")
+    parts.append(table("other families, N = 10⁶", other_kernels(small)))
     hashed = sum(work.started for work in hashed_step(small))
     training = break_even(hashed, training=True, B=small.B)
     lines = [

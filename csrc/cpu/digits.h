@@ -18,7 +18,8 @@ HASHDL_HOST_DEVICE inline int64_t digits_of(int64_t K) { return (K + kDigitBits 
 
 /// Slots of the i-th digit.
 HASHDL_HOST_DEVICE inline int64_t slots_of(int64_t K, int64_t i) {
-  return int64_t{1} << std::min(kDigitBits, K - kDigitBits * i);
+  const int64_t left = K - kDigitBits * i;
+  return int64_t{1} << (left < kDigitBits ? left : kDigitBits);
 }
 
 /// Slots of a whole code.

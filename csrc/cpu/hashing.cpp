@@ -3,16 +3,9 @@
 #include <algorithm>
 #include <utility>
 
-#include "cpu/random.h"
 #include "cpu/signs.h"
 
 namespace hashdl::cpu {
-namespace {
-
-// Apart from the streams of look-ups and selections.
-constexpr int64_t kReservoirStream = int64_t{2} << 40;
-
-}  // namespace
 
 bool pack_signs(const float* projections, int64_t begin, int64_t end, int64_t L, int64_t K,
                 int32_t* codes) {
@@ -84,20 +77,7 @@ bool limit_offsets(const LimitBuckets& args) {
 }
 
 void limit_rows(const LimitBuckets& args, int64_t begin, int64_t end) {
-  for (int64_t c = begin; c < end; ++c) {
-    const int32_t* rows = args.rows + args.offsets[c];
-    const int64_t size = args.offsets[c + 1] - args.offsets[c];
-    const int64_t kept = std::min(size, args.capacity);
-    int32_t* slots = args.limited_rows + args.limited_offsets[c];
-    const int32_t* first = args.reservoir ? rows : rows + size - kept;
-    std::copy(first, first + kept, slots);
-    if (!args.reservoir || kept == size) continue;
-    const uint64_t key = stream_key(args.seed, args.table, kReservoirStream + c);
-    for (int64_t i = kept + 1; i <= size; ++i) {
-      const int64_t slot = draw_below(key, i, i);
-      if (slot < kept) slots[slot] = rows[i - 1];
-    }
-  }
+  for (int64_t c = begin; c < end; ++c) limit_bucket(args, c);
 }
 
 }  // namespace hashdl::cpu

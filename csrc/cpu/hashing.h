@@ -4,6 +4,9 @@
 
 #include <cstdint>
 
+#include "cpu/host_device.h"
+#include "cpu/random.h"
+
 namespace hashdl::cpu {
 
 /// codes[m, l] = sum over k of [projections[m, l*K + k] > 0] << k, for m in [begin, end).
@@ -54,9 +57,25 @@ struct LimitBuckets {
 /// The offsets of all buckets. Returns false when a bucket ends before it starts, or outside rows.
 bool limit_offsets(const LimitBuckets& args);
 
-/// The rows of the buckets in [begin, end). Of a full bucket's reservoir, the i-th row (from 1)
-/// beyond the capacity takes the slot of draw i below i, if there is such a slot: so each of the i
-/// rows so far is there with the same probability (Vitter, ACM TOMS 1985, algorithm R).
+/// The rows of bucket c. Of a full bucket's reservoir, the i-th row (from 1) beyond the capacity
+/// takes the slot of draw i below i, if there is such a slot: so each of the i rows so far is there
+/// with the same probability (Vitter, ACM TOMS 1985, algorithm R).
+HASHDL_HOST_DEVICE inline void limit_bucket(const LimitBuckets& args, int64_t c) {
+  const int32_t* rows = args.rows + args.offsets[c];
+  const int64_t size = args.offsets[c + 1] - args.offsets[c];
+  const int64_t kept = size < args.capacity ? size : args.capacity;
+  int32_t* slots = args.limited_rows + args.limited_offsets[c];
+  const int32_t* first = args.reservoir ? rows : rows + size - kept;
+  for (int64_t i = 0; i < kept; ++i) slots[i] = first[i];
+  if (!args.reservoir) return;
+  const uint64_t key = stream_key(args.seed, args.table, kReservoirStream + c);
+  for (int64_t i = kept + 1; i <= size; ++i) {
+    const int64_t slot = draw_below(key, i, i);
+    if (slot < kept) slots[slot] = rows[i - 1];
+  }
+}
+
+/// The rows of the buckets in [begin, end).
 void limit_rows(const LimitBuckets& args, int64_t begin, int64_t end);
 
 }  // namespace hashdl::cpu

@@ -26,6 +26,7 @@ HASHDL_HOST_DEVICE inline uint64_t stream_key(int64_t seed, int64_t step, int64_
 // Streams: the look-up of sample b draws from stream b, selection from kRandomRowsStream + b.
 constexpr int64_t kSharedStream = -1;
 constexpr int64_t kRandomRowsStream = int64_t{1} << 40;
+constexpr int64_t kReservoirStream = int64_t{2} << 40;  // of bucket 0; the step is the table
 
 /// Draw number `draw` of the stream: uniform in [0, bound), for bound < 2^31.
 HASHDL_HOST_DEVICE inline int64_t draw_below(uint64_t key, int64_t draw, int64_t bound) {

@@ -58,6 +58,23 @@ __global__ void find_offsets(const int32_t* sorted, int64_t N, int64_t count, in
   offsets[c] = static_cast<int32_t>(low);
 }
 
+/// What each bucket keeps.
+__global__ void count_kept(cpu::LimitBuckets args, int32_t* kept) {
+  const int64_t c = thread_index();
+  if (c >= args.buckets) return;
+  const int64_t first = args.offsets[c], last = args.offsets[c + 1];
+  require(first >= 0 && last >= first && last <= args.N,
+          "hashdl::limit_buckets: offsets: got a bucket that ends before it starts, or outside "
+          "rows");
+  kept[c] = static_cast<int32_t>(last - first < args.capacity ? last - first : args.capacity);
+}
+
+/// A thread a bucket: most are small.
+__global__ void limit_kernel(cpu::LimitBuckets args) {
+  const int64_t c = thread_index();
+  if (c < args.buckets) cpu::limit_bucket(args, c);
+}
+
 __global__ void mark_rows_kernel(MarkRows args) {
   const int64_t i = thread_index();
   if (i >= args.Q || args.rows[i] == -1) return;
@@ -92,6 +109,27 @@ void build_tables(const BuildTables& args, Scratch& scratch, Stream stream) {
     launch(find_offsets, blocks_for(count, kThreads), kThreads, 0, stream, sorted, N, count,
            args.offsets + l * count);
   }
+}
+
+void limit_buckets(const cpu::LimitBuckets& args, int64_t width, Scratch& scratch, Stream stream) {
+  const int64_t blocks = blocks_for(args.buckets, kThreads);
+  const int count = static_cast<int>(args.buckets);
+  int32_t* const kept = scratch.take<int32_t>(args.buckets);
+  size_t bytes = 0;
+  const auto sum = [&](void* memory) {
+    check(cub::DeviceScan::InclusiveSum(memory, bytes, kept, args.limited_offsets + 1, count,
+                                        stream));
+  };
+  sum(nullptr);
+  void* const memory = scratch.take<char>(static_cast<int64_t>(bytes));
+  if (scratch.measuring()) return;
+  const auto row_bytes = static_cast<size_t>(width) * sizeof(int32_t);
+  check(cudaMemsetAsync(args.limited_offsets, 0, sizeof(int32_t), stream));
+  check(cudaMemsetAsync(args.limited_rows, 0xff, row_bytes, stream));
+  if (args.buckets == 0) return;
+  launch(count_kept, blocks, kThreads, 0, stream, args, kept);
+  sum(memory);
+  launch(limit_kernel, blocks, kThreads, 0, stream, args);
 }
 
 void mark_rows(const MarkRows& args, Stream stream) {

@@ -2,6 +2,7 @@
 // M vectors, N rows, L tables, K bits a table.
 #pragma once
 
+#include "cpu/hashing.h"
 #include "cuda/scratch.h"
 
 namespace hashdl::cuda {
@@ -20,6 +21,9 @@ struct BuildTables {
   int64_t L, N, K;
 };
 void build_tables(const BuildTables& args, Scratch& scratch, Stream stream);
+
+/// Of one table, whose limited rows are `width`: -1 behind the last bucket.
+void limit_buckets(const cpu::LimitBuckets& args, int64_t width, Scratch& scratch, Stream stream);
 
 struct MarkRows {
   uint8_t* dirty;       ///< (N), written

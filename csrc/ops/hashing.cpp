@@ -136,6 +136,7 @@ std::tuple<Tensor, Tensor> limit_buckets(const Tensor& offsets, const Tensor& ro
   check(replacement == "fifo" || replacement == "reservoir", op, "replacement",
         "got '" + replacement + "', wanted one of ['fifo', 'reservoir']");
   const Tensor source = as_contiguous(rows), ends = as_contiguous(offsets);
+  check_one_device(op, {source, ends});
   // No product: a capacity may be as large as an int64.
   const int64_t width = buckets == 0 || capacity > N / buckets ? N : capacity * buckets;
   const Tensor limited_offsets = empty(source, {L, buckets + 1}, ScalarType::Int);
@@ -151,6 +152,14 @@ std::tuple<Tensor, Tensor> limit_buckets(const Tensor& offsets, const Tensor& ro
                                  replacement == "reservoir",
                                  seed,
                                  first_table + l};
+    if constexpr (kCuda) {
+      if (is_cuda(source)) {
+        run_with_scratch(source, [&](cuda::Scratch& scratch, cuda::Stream stream) {
+          cuda::limit_buckets(args, width, scratch, stream);
+        });
+        continue;
+      }
+    }
     check(cpu::limit_offsets(args), op, "offsets",
           "got a bucket that ends before it starts, or outside rows");
     torch::stable::parallel_for(0, buckets, kPartBuckets, [&](int64_t begin, int64_t end) {

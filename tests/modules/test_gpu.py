@@ -59,3 +59,44 @@ def test_a_sparse_gradient_of_two_passes_is_that_of_a_dense_one() -> None:
         for part in x.chunk(2):
             layer(part).square().sum().backward()
     torch.testing.assert_close(sparse.weight.grad.to_dense(), dense.weight.grad)
+
+
+def test_a_training_step_with_nothing_due_does_not_wait() -> None:
+    torch.manual_seed(0)
+    layer = HashLinear(16, 500, config=CONFIG.replace(rehash_every=100_000)).cuda()
+    optimizer = optim.SGD(layer.parameters(), lr=0.01)
+    x = torch.randn(30, 16, device="cuda")
+
+    def step() -> None:
+        layer(x).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    for _ in range(3):  # builds and balances
+        step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(8):
+            step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert layer.stats()["step"] == 11
+
+
+def test_replays_of_a_graph_draw_anew_and_count() -> None:
+    torch.manual_seed(0)
+    layer = HashLinear(16, 500, config=CONFIG.replace(random=20)).cuda()
+    x, graph = torch.randn(30, 16, device="cuda"), torch.cuda.CUDAGraph()
+    with torch.no_grad():
+        for _ in range(3):
+            layer.sparse_forward(x)
+        with torch.cuda.graph(graph):
+            rows, _ = layer.sparse_forward(x)
+    found = []
+    for _ in range(2):
+        graph.replay()
+        found.append(rows.clone())
+    assert not torch.equal(*found)
+    assert layer.stats()["step"] == 5
+    layer.tables.refresh(layer.weight, layer.bias, training=True)
+    assert layer.stats()["step"] == 6

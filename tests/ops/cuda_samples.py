@@ -62,6 +62,12 @@ CASES: dict[str, list[Case]] = {
         *({}, {"N": 0}, {"N": 1}, {"L": 0}, {"bits": 1}),
         {"N": 600, "L": 2, "bits": 9},
     ],
+    "limit_buckets": [
+        *({}, {"replacement": "fifo"}, {"L": 0}, {"capacity": 1}, {"capacity": 2**62}),
+        *({"N": N, "replacement": kind} for N in (0, 1) for kind in ("fifo", "reservoir")),
+        {"N": 500, "L": 2, "bits": 9, "capacity": 1},
+        {"N": 900, "bits": 1, "capacity": 100},
+    ],
     "mark_rows_": [{}, {"B": 0}, {"bits": 255}, {"B": 50, "A": 30}],
     "probe_signs": [
         {},

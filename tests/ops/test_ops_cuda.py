@@ -121,6 +121,7 @@ BAD: list[tuple[str, str, Any, str]] = [
     ("densified_projections", "functions", 13, "densified_projections: functions: wanted 1"),
     ("hadamard_projections", "functions", 16, "hadamard_projections: functions: got a coord"),
     ("build_tables", "codes", 8, "build_tables: codes: got a code outside"),
+    ("limit_buckets", "offsets", 31, "limit_buckets: offsets: got a bucket that ends before"),
     ("mark_rows_", "rows", 40, "mark_rows_: rows: got an id outside"),
     ("probe_signs", "projections", torch.inf, "probe_signs: projections: got NaN or infinity"),
     ("best_columns", "scores", -torch.inf, "best_columns: scores: got NaN or infinity"),
