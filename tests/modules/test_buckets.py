@@ -48,7 +48,7 @@ def test_adversarial_rows(name: str, kind: str, center: bool) -> None:
     assert all((row >= 0).sum() == row[row >= 0].unique().numel() for row in rows)
     dense = masked_linear(layer, x, rows)
     wanted = dense.gather(1, rows.clamp_min(0).long()).masked_fill(rows < 0, 0)
-    torch.testing.assert_close(values, wanted)
+    torch.testing.assert_close(values, wanted, rtol=1e-5, atol=1e-5)
     values.sum().backward()
     counts = torch.bincount(rows[rows >= 0].long(), minlength=N).float()
     torch.testing.assert_close(dense_grad(layer.bias), counts)
