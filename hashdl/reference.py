@@ -376,7 +376,7 @@ def sketch_scores(
         ids = candidates[b].clamp_min(0).long()
         bits = (sketches[ids].unsqueeze(-1) >> places) & 1
         signs = (2 * bits - 1).flatten(1).to(sketch_queries.dtype)
-        scores[b] = norms[ids] * (signs @ sketch_queries[b])
+        scores[b] = norms[ids] * (signs * sketch_queries[b]).sum(1)
     return scores.masked_fill(candidates < 0, 0)
 
 
@@ -586,9 +586,15 @@ def gather_sparse_linear(
     op, (N, d) = "gather_sparse_linear", weight.shape
     _check_ids(columns, -1, d, op, "columns")
     _check_ids(rows, -1, N, op, "rows")
-    x = _spread(values, columns, d)
-    wide_bias = None if bias is None else bias.to(x.dtype)
-    return gather_linear(x, weight.to(x.dtype), wide_bias, rows).to(weight.dtype)
+    ids, wide = rows.clamp_min(0).long(), accumulator(weight.dtype)
+    z = values.new_zeros(rows.shape, dtype=wide)
+    for b in range(rows.shape[0] if N else 0):  # a sample at a time: (B, A, J) may not fit
+        met = columns[b] >= 0
+        some = weight[ids[b].unsqueeze(1), columns[b, met].long()].to(wide)
+        z[b] = (some * values[b, met].to(wide)).sum(1)
+    if bias is not None and N:
+        z += bias[ids].to(wide)
+    return z.masked_fill(rows < 0, 0).to(weight.dtype)
 
 
 def gather_sparse_linear_backward(
