@@ -400,18 +400,22 @@ class _Rehash:
 
     def begin(self, state: State, balance: bool) -> None:
         """Choose the functions of a cycle."""
-        # Queries change as a model learns: balance again at rehash 1, 2, 4, 8, ...
-        balance = balance and state.rehashes & (state.rehashes - 1) == 0
-        renewed = balance or (self.scheme.kind.learns and not state.fitted)
+        touched = int(self.buffers.dirty.count_nonzero())
+        moved = 2 * touched > self.cycle.n_rows
+        # Queries change as a model learns: balance again at rehash 1, 2, 4, 8, ..., and when most
+        # rows have moved, as they do early in training.
+        doubling = state.rehashes & (state.rehashes - 1) == 0
+        renewed = balance and doubling
+        renewed |= self.scheme.kind.learns and not state.fitted
         if not self.scheme.folds:
             if renewed:
-                self.everything(self.new_functions(balance, self.buffers.codes))
+                self.everything(self.new_functions(balance and doubling, self.buffers.codes))
                 state.done = self.cycle.total
             return
         if state.fitted:
             return
-        touched = int(self.buffers.dirty.count_nonzero())
-        if renewed or 2 * touched > self.cycle.n_rows:
+        if renewed or moved:
+            balance = balance and (doubling or moved)
             self.set_functions(self.new_functions(balance, self.buffers.codes))
             state.renewed = 1
             # Now: should a row fail, no later step may take these for the old functions.
