@@ -3,8 +3,8 @@
 Rows (w, b) are searched for the largest inner products with queries (x, 1). Half of the queries
 prepare (hashdl's tune searches by them, once for each of --targets; the others need none), the
 other half is asked, one at a time and --batch at once, everything in turns. Of each contender:
-recall and milliseconds a query for every setting, seconds to build, seconds to build anew after all
-rows changed, and the memory of the index beside the matrix.
+recall and milliseconds a query for every setting, seconds to build from the rows as they are (of
+hashdl, all tables anew), and the memory of the index beside the matrix.
 
     python benchmarks/retrieval.py --matrix classifier.npz --json retrieval.json
     python benchmarks/retrieval.py --rows 20000 --dim 64 --contenders dense hashdl
@@ -95,7 +95,7 @@ Ask = Callable[[Tensor], Any]
 
 
 class Contender(ABC):
-    """One way to find the largest inner products, built when made.
+    """One way to find the largest inner products.
 
     Args:
         task: what is searched.
@@ -104,7 +104,6 @@ class Contender(ABC):
 
     def __init__(self, task: Task, args: argparse.Namespace) -> None:
         self.task, self.args = task, args
-        self.build()
 
     @abstractmethod
     def build(self) -> None:

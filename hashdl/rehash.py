@@ -400,8 +400,6 @@ class _Rehash:
 
     def begin(self, state: State, balance: bool) -> None:
         """Choose the functions of a cycle."""
-        touched = int(self.buffers.dirty.count_nonzero())
-        moved = 2 * touched > self.cycle.n_rows
         # Queries change as a model learns: balance again at rehash 1, 2, 4, 8, ..., and when most
         # rows have moved, as they do early in training.
         doubling = state.rehashes & (state.rehashes - 1) == 0
@@ -414,6 +412,8 @@ class _Rehash:
             return
         if state.fitted:
             return
+        touched = int(self.buffers.dirty.count_nonzero())
+        moved = 2 * touched > self.cycle.n_rows
         if renewed or moved:
             balance = balance and (doubling or moved)
             self.set_functions(self.new_functions(balance, self.buffers.codes))

@@ -385,10 +385,6 @@ class HashTables(nn.Module):
         """What every look-up in these tables is asked with, as keyword arguments of its op."""
         return {"cap": self.config.cap, "candidates": self.sizes.C, "seed": self.config.seed}
 
-    def sketch_scores(self, x: Tensor, candidates: Tensor) -> Tensor:
-        """Scores (B, C) of candidates of the queries x: see :func:`hashdl.ops.sketch_scores`."""
-        return ops.sketch_scores(*self._sketch(x), candidates)
-
     def _sketch(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Projections of the queries (B, S), sketches (N, S / 32) and lengths (N,) of the rows."""
         with part("hash"), own_dtype(x):

@@ -121,9 +121,7 @@ class Scheme:
             maps = balancing.unit_maps(maps.shape[1], maps.device)
         if not bool(center.isfinite().all()):
             raise ValueError("rows are not finite")
-        made = self.kind.make(coordinates, self.tables, self.bits, self.seed).to(weight.device)
-        if bias is None and self.folds:
-            made[-1] = 0  # (x, 1) against (w, 0): the 1 would turn queries off their rows
+        made = self._drawn(coordinates, weight.device, has_bias=bias is not None)
         scale = torch.ones(1, device=weight.device)
         if self.kind.learns or self.transform:
             vectors = _mapped(_vectors(rows, some_bias, center), maps[0])
@@ -137,6 +135,13 @@ class Scheme:
             with balancing.one_thread():
                 made = self.kind.fit(made, vectors, some_codes, self.bits)
         return Functions(*self._folded(made, maps), center, maps, scale)
+
+    def _drawn(self, coordinates: int, device: torch.device, *, has_bias: bool) -> Tensor:
+        """The family's functions as drawn."""
+        made = self.kind.make(coordinates, self.tables, self.bits, self.seed).to(device)
+        if self.folds and not has_bias:
+            made[-1] = 0  # (x, 1) against (w, 0): the 1 would turn queries off their rows
+        return made
 
     def _folded(self, made: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
         """What rows and what queries meet."""
@@ -168,9 +173,7 @@ class Scheme:
         rows = self.row_vectors(weight[picked], picked_bias, *where)
         queries = self.query_vectors(x, functions.maps, has_bias=bias is not None)
         places = torch.where(labels < 0, -1, torch.searchsorted(picked, labels.clamp_min(0)))
-        made = self.kind.make(queries.shape[1], self.tables, self.bits, self.seed).to(x.device)
-        if bias is None and self.folds:
-            made[-1] = 0
+        made = self._drawn(queries.shape[1], x.device, has_bias=bias is not None)
         with balancing.one_thread():
             made = kind.fit(made, rows, None, self.bits, queries, places)
         of_rows, of_queries = self._folded(made, functions.maps)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from hashdl import metrics, ops
 from hashdl.config import HashConfig
 from hashdl.hashing import FAMILIES, sketching
+from hashdl.hashing.functions import project_queries
 from hashdl.nn import HashLinear, HashSoftmaxWithLoss
 from hashdl.progress import track
 from hashdl.tuning.text import figure, in_code, table
@@ -342,9 +343,18 @@ class _Curve:
         layer = study.built(config)
         assert layer.tables is not None
         self.tables = layer.tables
-        self.has_bias = layer.bias is not None
-        bits = _SKETCH_BITS[-1]
-        self.sketches, self.norms, self.query_planes = _sketch(layer, bits, base.seed)
+        sketches, self.norms, query_planes = _sketch(layer, _SKETCH_BITS[-1], base.seed)
+        self.words = {bits: sketches[:, : bits // 32].contiguous() for bits in _SKETCH_BITS}
+        # For each chunk of queries: all buckets, projections for sketches, and the true answers.
+        tried_on, self.answers = study.held_out[:_TRIED_ON], study.truth[:_TRIED_ON]
+        self.chunks = [
+            (
+                self.tables.probe(x, has_bias=layer.bias is not None),
+                project_queries(x, query_planes),
+                truth,
+            )
+            for x, truth in zip(tried_on.split(_CHUNK), self.answers.split(_CHUNK), strict=True)
+        ]
         self.max_load = int(layer.stats()["max_load"])
 
     def trials(self, enough: Callable[[Trial], bool]) -> Iterator[Trial]:
@@ -374,11 +384,9 @@ class _Curve:
         C = math.ceil(min(1.0, 1.5 * _MOST_FOUND) * study.n_rows)
         hits, counts = 0, list[int]()
         ranks: dict[int, list[Tensor]] = {bits: [] for bits in _SKETCH_BITS}
-        tried_on, answers = study.held_out[:_TRIED_ON], study.truth[:_TRIED_ON]
-        for x, truth in zip(tried_on.split(_CHUNK), answers.split(_CHUNK), strict=True):
-            buckets = tables.probe(x, has_bias=self.has_bias)[:, :, :P].contiguous()
+        for buckets, queries, truth in self.chunks:
             candidates, _ = ops.lookup(
-                *(buckets, tables.offsets, tables.rows),
+                *(buckets[:, :, :P], tables.offsets, tables.rows),
                 cap=study.n_rows,
                 candidates=C,
                 seed=0,
@@ -389,12 +397,11 @@ class _Curve:
             missing = self._missing(candidates, truth)
             counts += (candidates >= 0).sum(1).tolist()
             hits += int((~missing).sum())
-            queries = _with_one(x) @ self.query_planes
             for bits, parts in ranks.items():
                 scored = self._scores(queries, candidates, bits)
                 parts.append(_ranks(scored, self._scores(queries, truth.int(), bits), missing))
         of_all = {bits: torch.cat(parts) for bits, parts in ranks.items()}
-        return counts, hits / answers.numel(), of_all
+        return counts, hits / self.answers.numel(), of_all
 
     def _missing(self, candidates: Tensor, truth: Tensor) -> Tensor:
         """Which of the true answers (B, k) are no candidates."""
@@ -403,8 +410,7 @@ class _Curve:
         return ~seen.gather(1, truth + 1)
 
     def _scores(self, queries: Tensor, rows: Tensor, bits: int) -> Tensor:
-        words = self.sketches[:, : bits // 32].contiguous()
-        scores = ops.sketch_scores(queries[:, :bits].contiguous(), words, self.norms, rows)
+        scores = ops.sketch_scores(queries[:, :bits], self.words[bits], self.norms, rows)
         return scores.masked_fill(rows < 0, -torch.inf)
 
     def _trial(self, P: int, counts: list[int], recall: float, sketch: dict[str, object]) -> Trial:
@@ -444,10 +450,6 @@ def _sketch(layer: HashLinear, bits: int, seed: int) -> tuple[Tensor, Tensor, Te
     planes, query_planes = sketching.planes(maps, len(center), bits, seed)
     sketches, norms = sketching.sketch(layer.weight, layer.bias, planes, center)
     return sketches, norms, query_planes
-
-
-def _with_one(x: Tensor) -> Tensor:
-    return torch.cat([x.float(), x.new_ones((len(x), 1), dtype=torch.float32)], 1)
 
 
 def _ranks(scores: Tensor, of_true: Tensor, missing: Tensor) -> Tensor:
