@@ -2,8 +2,7 @@
 #include "cpu/digits.h"
 
 #include "cuda/digits.h"
-#include "cuda/probing.h"
-#include "ops/common.h"
+#include "ops/probing.h"
 
 namespace hashdl::ops {
 namespace {
@@ -44,36 +43,15 @@ Tensor pack_digits(const Tensor& projections, int64_t bits) {
 
 Tensor probe_digits(const Tensor& projections, int64_t bits, int64_t probes) {
   constexpr auto op = "probe_digits";
-  const int64_t L = check_digits(projections, bits, op), B = projections.size(0);
-  check(probes >= 1, op, "probes", "got " + std::to_string(probes) + ", wanted 1 or more");
-  const int64_t P = std::min(probes, int64_t{1} << bits), slots = cpu::all_slots(bits);
-  const Tensor source = as_contiguous(projections);
-  const Tensor buckets = empty(source, {B, L, P}, ScalarType::Int);
-  if constexpr (kCuda) {
-    if (is_cuda(source)) {
-      const cuda::Probe args{data<float>(source), mutable_data<int32_t>(buckets), B, L, bits, P};
-      run_with_scratch(source, [&](cuda::Scratch& scratch, cuda::Stream stream) {
-        cuda::probe_digits(args, scratch, stream);
-      });
-      return buckets;
-    }
-  }
-  const bool finite = parallel_all(B, 8, [&](int64_t begin, int64_t end) {
-    const float* values = data<float>(source);
-    int32_t* out = mutable_data<int32_t>(buckets);
-    std::vector<int32_t> memory(cpu::DigitSequence::bytes(bits, P) / 4);
-    cpu::DigitSequence sequence(bits, P, memory.data());
-    std::vector<int32_t> own((end - begin) * L);
-    const bool ok =
-        cpu::pack_digits(values + begin * L * slots, (end - begin) * L, bits, own.data());
-    for (int64_t i = begin * L; ok && i < end * L; ++i) {
-      sequence.fill(values + i * slots, own[i - begin * L], out + i * P);
-    }
-    return ok;
-  });
-  check(finite, op, "projections",
-        "got NaN or infinity, wanted finite values (is the input finite?)");
-  return buckets;
+  const int64_t L = check_digits(projections, bits, op);
+  const auto pack = [&](const float* values, int64_t count, int32_t* codes) {
+    return cpu::pack_digits(values, count, bits, codes);
+  };
+  const auto on_gpu = [](const cuda::Probe& args, cuda::Scratch& scratch, cuda::Stream stream) {
+    cuda::probe_digits(args, scratch, stream);
+  };
+  return probe<cpu::DigitSequence>(projections, L, cpu::all_slots(bits), bits, probes, op, pack,
+                                   on_gpu);
 }
 
 /// Where each digit's slots end.

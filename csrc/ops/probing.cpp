@@ -1,49 +1,25 @@
 // Which buckets a query probes: probe_signs and best_columns.
-#include <algorithm>
+#include "ops/probing.h"
 
 #include "cpu/columns.h"
 #include "cpu/hashing.h"
 #include "cpu/probe_sequence.h"
-#include "cuda/probing.h"
-#include "ops/common.h"
 
 namespace hashdl::ops {
 namespace {
-
-constexpr auto kNotFinite = "got NaN or infinity, wanted finite values (is the input finite?)";
 
 Tensor probe_signs(const Tensor& projections, int64_t bits, int64_t probes) {
   constexpr auto op = "probe_signs";
   check_bits(bits, op);
   check_sign_projections(projections, bits, op);
-  check(probes >= 1, op, "probes", "got " + std::to_string(probes) + ", wanted 1 or more");
-  const int64_t B = projections.size(0), L = projections.size(1) / bits;
-  const int64_t P = std::min(probes, int64_t{1} << bits);
-  const Tensor source = as_contiguous(projections);
-  const Tensor buckets = empty(source, {B, L, P}, ScalarType::Int);
-  if constexpr (kCuda) {
-    if (is_cuda(source)) {
-      const cuda::Probe args{data<float>(source), mutable_data<int32_t>(buckets), B, L, bits, P};
-      run_with_scratch(source, [&](cuda::Scratch& scratch, cuda::Stream stream) {
-        cuda::probe_signs(args, scratch, stream);
-      });
-      return buckets;
-    }
-  }
-  const bool finite = parallel_all(B, 8, [&](int64_t begin, int64_t end) {
-    const float* values = data<float>(source);
-    int32_t* out = mutable_data<int32_t>(buckets);
-    std::vector<int32_t> memory(cpu::ProbeSequence::bytes(bits, P) / 4);
-    cpu::ProbeSequence sequence(bits, P, memory.data());
-    std::vector<int32_t> own((end - begin) * L);
-    const bool ok = cpu::pack_signs(values + begin * L * bits, 0, end - begin, L, bits, own.data());
-    for (int64_t i = begin * L; ok && i < end * L; ++i) {
-      sequence.fill(values + i * bits, own[i - begin * L], out + i * P);
-    }
-    return ok;
-  });
-  check(finite, op, "projections", kNotFinite);
-  return buckets;
+  const auto pack = [&](const float* values, int64_t count, int32_t* codes) {
+    return cpu::pack_signs(values, 0, count, 1, bits, codes);
+  };
+  const auto on_gpu = [](const cuda::Probe& args, cuda::Scratch& scratch, cuda::Stream stream) {
+    cuda::probe_signs(args, scratch, stream);
+  };
+  return probe<cpu::ProbeSequence>(projections, projections.size(1) / bits, bits, bits, probes, op,
+                                   pack, on_gpu);
 }
 
 Tensor best_columns(const Tensor& scores, int64_t groups, int64_t count) {

@@ -190,9 +190,7 @@ def test_sketch_selection_keeps_the_candidates_of_the_highest_scores() -> None:
     x = inputs(5)
     rows = layer.active(x)
     found = layer.tables.lookup(x)
-    scores = hashdl.ops.sketch_scores(*layer.tables._sketch(x), found).masked_fill(
-        found < 0, -torch.inf
-    )
+    scores = ops.sketch_scores(*layer.tables._sketch(x), found).masked_fill(found < 0, -torch.inf)
     lowest_kept = scores.topk(20).values[:, -1:]
     for sample in range(5):
         kept = torch.isin(found[sample], rows[sample])
