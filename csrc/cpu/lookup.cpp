@@ -5,6 +5,11 @@
 #include "cpu/random.h"
 
 namespace hashdl::cpu {
+namespace {
+
+constexpr int32_t kLine = 16;  ///< row ids of a cache line
+
+}  // namespace
 
 Finder::Finder(const Lookup& args)
     : args_(args), queries_(kInFlight, Query(args.P * args.L)), probed_(args.P) {}
@@ -39,13 +44,20 @@ void Finder::probe(int64_t b) {
   }
 }
 
+/// The first two lines: most buckets lie across the end of one.
+void Finder::prefetch_rows(const Bucket& bucket) {
+  const int32_t* first = bucket.rows + bucket.start;
+  __builtin_prefetch(first);
+  __builtin_prefetch(first + std::min(bucket.read, kLine) - 1);
+}
+
 void Finder::locate(int64_t b) {
   const int64_t L = args_.L;
   Query& query = queries_[b % kInFlight];
   const uint64_t key = stream_key(args_.seed, args_.step, b);
   for (int64_t i = 0, p = 0, l = 0; i < args_.P * L; ++i) {
     query[i] = locate(l, bucket(b, l, p), key, i);
-    if (query[i].read > 0) __builtin_prefetch(query[i].rows + query[i].start);
+    if (query[i].read > 0) prefetch_rows(query[i]);
     if (++l == L) l = 0, ++p;
   }
 }
@@ -69,18 +81,29 @@ Finder::Bucket Finder::locate(int64_t l, int32_t code, uint64_t key, int64_t i) 
 
 void Finder::collect(int64_t b) {
   candidates_ = args_.candidates + b * args_.C;
-  hits_ = args_.hits + b * args_.C;
+  hits_ = args_.hits == nullptr ? nullptr : args_.hits + b * args_.C;
   count_ = 0;
-  if (args_.L == 1 && buckets_differ(b)) return copy(b);
-  if (!found_) found_.emplace(args_.C);
-  found_->clear();
-  std::fill(hits_, hits_ + args_.C, 0);
-  for (const Bucket& bucket : queries_[b % kInFlight]) {
-    const int32_t before_end = std::min(bucket.read, bucket.size - bucket.start);
-    for (int32_t i = 0; i < before_end; ++i) add(bucket.rows[bucket.start + i]);
-    for (int32_t i = 0; i < bucket.read - before_end; ++i) add(bucket.rows[i]);
+  if (args_.L == 1 && buckets_differ(b)) {
+    copy(b);
+  } else if (hits_ == nullptr) {
+    collect_distinct<false>(b);
+  } else {
+    std::fill(hits_, hits_ + args_.C, 0);
+    collect_distinct<true>(b);
   }
   std::fill(candidates_ + count_, candidates_ + args_.C, -1);
+}
+
+template <bool kHits>
+void Finder::collect_distinct(int64_t b) {
+  if (!found_) found_.emplace(args_.C);
+  found_->clear();
+  for (const Bucket& bucket : queries_[b % kInFlight]) {
+    if (!kHits && count_ == args_.C) return;
+    const int32_t before_end = std::min(bucket.read, bucket.size - bucket.start);
+    add<kHits>(bucket.rows + bucket.start, before_end);
+    add<kHits>(bucket.rows, bucket.read - before_end);
+  }
 }
 
 /// Whether a sample probes no bucket of table 0 twice.
@@ -103,9 +126,9 @@ void Finder::copy(int64_t b) {
     append(bucket.rows + bucket.start, before_end);
     append(bucket.rows, bucket.read - before_end);
   }
+  if (hits_ == nullptr) return;
   std::fill(hits_, hits_ + count_, 1);
   std::fill(hits_ + count_, hits_ + args_.C, 0);
-  std::fill(candidates_ + count_, candidates_ + args_.C, -1);
 }
 
 void Finder::append(const int32_t* rows, int32_t count) {
@@ -114,16 +137,22 @@ void Finder::append(const int32_t* rows, int32_t count) {
   count_ += fitting;
 }
 
-void Finder::add(int32_t row) {
-  if (count_ == args_.C) {
-    const int32_t number = found_->find(row);
-    if (number >= 0) ++hits_[number];
-    return;
+/// Until there are C candidates; from there on, if they are counted, the hits of those.
+template <bool kHits>
+void Finder::add(const int32_t* rows, int32_t count) {
+  int32_t i = 0;
+  for (; i < count && count_ < args_.C; ++i) {
+    const int32_t number = found_->number(rows[i], count_);
+    candidates_[number] = rows[i];
+    if constexpr (kHits) ++hits_[number];
+    count_ += number == count_;
   }
-  const int32_t number = found_->number(row, count_);
-  candidates_[number] = row;
-  ++hits_[number];
-  count_ += number == count_;
+  if constexpr (kHits) {
+    for (; i < count; ++i) {
+      const int32_t number = found_->find(rows[i]);
+      if (number >= 0) ++hits_[number];
+    }
+  }
 }
 
 }  // namespace hashdl::cpu

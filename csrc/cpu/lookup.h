@@ -15,7 +15,8 @@ struct Lookup {
   const int32_t* offsets;  ///< (L, width)
   const int32_t* rows;     ///< (L, N)
   int32_t* candidates;     ///< (B, C), written: distinct rows in order of discovery, then -1
-  int32_t* hits;           ///< (B, C), written: in how many probed buckets the row stood
+  int32_t* hits;  ///< (B, C), written: in how many probed buckets the row stood; null: not counted,
+                  ///< and nothing is read once there are C candidates
   int64_t N, L, P, C;
   int64_t width;       ///< 2^K + 1
   int64_t cap;         ///< most rows read from one bucket; from a random place on, around the end
@@ -52,12 +53,16 @@ class Finder {
   int32_t bucket(int64_t b, int64_t l, int64_t p) const;
   void probe(int64_t b);   ///< asks for the offsets of the buckets
   void locate(int64_t b);  ///< the buckets; asks for their rows
+  static void prefetch_rows(const Bucket& bucket);
   Bucket locate(int64_t l, int32_t code, uint64_t key, int64_t i);
   void collect(int64_t b);  ///< distinct rows
+  template <bool kHits>
+  void collect_distinct(int64_t b);
   bool buckets_differ(int64_t b);
   void copy(int64_t b);  ///< all rows, where one table is all there is
   void append(const int32_t* rows, int32_t count);
-  void add(int32_t row);
+  template <bool kHits>
+  void add(const int32_t* rows, int32_t count);
 
   const Lookup& args_;
   std::vector<Query> queries_;  ///< sample b's is the (b % kInFlight)-th

@@ -246,6 +246,8 @@ std::tuple<Tensor, Tensor> find_active(
         return find_on_gpu(w, stages, B, step_for_gpu(step));
       }
     }
+    const bool counted = mode == Selection::frequency || mode == Selection::threshold;
+    if (!counted) lookup.args.hits = nullptr;
     in_range = parallel_all(B, kBlock, [&](int64_t begin, int64_t end) {
       Worker<T> worker(stages);
       bool ok = true;
