@@ -84,8 +84,16 @@ void backward_input(const GatherBackwardInput<T>& args, int64_t begin, int64_t e
   delete[] sum;
 }
 
+/// Whether all vectors of the rows' gradients are aligned, as `stream` wants.
+template <typename T>
+HASHDL_INLINE bool streams(const GatherBackwardWeight<T>& args) {
+  const int64_t bytes = args.d * static_cast<int64_t>(sizeof(T));
+  const auto first = reinterpret_cast<uintptr_t>(args.grad_weight);
+  return args.streamed && bytes % kVectorBytes == 0 && first % kVectorBytes == 0;
+}
+
 /// One part of a row's gradient: the range [k, k + V * lanes) in registers over all its pairs.
-template <int V, typename T>
+template <int V, bool kStream, typename T>
 HASHDL_INLINE void weight_chunk(const GatherBackwardWeight<T>& args, int64_t group, int64_t k) {
   using A = Accumulate<T>;
   constexpr int64_t lanes = VecOf<A>::lanes;
@@ -98,7 +106,14 @@ HASHDL_INLINE void weight_chunk(const GatherBackwardWeight<T>& args, int64_t gro
     const A g = extra ? A(1) : A(load1(args.grad_z + pair));
     for (int v = 0; v < V; ++v) sums[v] += g * load(source + k + v * lanes);
   }
-  for (int v = 0; v < V; ++v) store(args.grad_weight + group * args.d + k + v * lanes, sums[v]);
+  T* out = args.grad_weight + group * args.d + k;
+  for (int v = 0; v < V; ++v) {
+    if constexpr (kStream) {
+      stream(out + v * lanes, sums[v]);
+    } else {
+      store(out + v * lanes, sums[v]);
+    }
+  }
 }
 
 template <typename T>
@@ -129,16 +144,24 @@ HASHDL_INLINE void bias_gradient(const GatherBackwardWeight<T>& args, int64_t gr
   store1(args.grad_bias + group, sum);
 }
 
-template <typename T>
-void backward_weight(const GatherBackwardWeight<T>& args, int64_t begin, int64_t end) {
+template <bool kStream, typename T>
+HASHDL_INLINE void weight_gradients(const GatherBackwardWeight<T>& args, int64_t begin,
+                                    int64_t end) {
   constexpr int64_t lanes = VecOf<Accumulate<T>>::lanes;
   for (int64_t group = begin; group < end; ++group) {
     int64_t k = 0;
-    for (; k + 8 * lanes <= args.d; k += 8 * lanes) weight_chunk<8>(args, group, k);
-    for (; k + lanes <= args.d; k += lanes) weight_chunk<1>(args, group, k);
+    for (; k + 8 * lanes <= args.d; k += 8 * lanes) weight_chunk<8, kStream>(args, group, k);
+    for (; k + lanes <= args.d; k += lanes) weight_chunk<1, kStream>(args, group, k);
     for (; k < args.d; ++k) weight_tail(args, group, k);
     if (args.grad_bias != nullptr) bias_gradient(args, group);
   }
+}
+
+template <typename T>
+void backward_weight(const GatherBackwardWeight<T>& args, int64_t begin, int64_t end) {
+  if (!streams(args)) return weight_gradients<false>(args, begin, end);
+  weight_gradients<true>(args, begin, end);
+  end_streaming();
 }
 
 template <typename T>

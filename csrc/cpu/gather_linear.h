@@ -47,7 +47,8 @@ struct GatherBackwardWeight {
   T* grad_weight;        ///< (U, d), written
   T* grad_bias;          ///< (U), written, or null
   int64_t d, A;
-  int64_t pairs;  ///< B * A
+  int64_t pairs;          ///< B * A
+  bool streamed = false;  ///< grad_weight is more than stays in cache until it is read
 };
 
 template <typename T>

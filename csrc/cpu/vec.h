@@ -119,6 +119,32 @@ HASHDL_INLINE void store(T* p, Vec<float> v) {
   for (int64_t i = 0; i < VecOf<float>::lanes; ++i) store1(p + i, v[i]);
 }
 
+/// Store past the caches, what is read again much later: the line need not be read first. `p` is
+/// aligned to a vector, and `end_streaming` comes before another thread reads it.
+HASHDL_INLINE void stream(float* p, Vec<float> v) {
+#if defined(__AVX512F__)
+  __builtin_ia32_movntps512(p, v);
+#elif defined(__AVX__)
+  __builtin_ia32_movntps256(p, v);
+#elif defined(__SSE__)
+  __builtin_ia32_movntps(p, v);
+#else
+  store(p, v);
+#endif
+}
+HASHDL_INLINE void stream(double* p, Vec<double> v) {
+  stream(reinterpret_cast<float*>(p), bit_copy<Vec<float>>(v));
+}
+template <typename T>
+HASHDL_INLINE void stream(T* p, Vec<float> v) {
+  store(p, v);
+}
+HASHDL_INLINE void end_streaming() {
+#if defined(__SSE__)
+  __builtin_ia32_sfence();
+#endif
+}
+
 /// Sum of the lanes, by halves: the order is the same for every call. In shuffles: by way of memory
 /// it would take longer than the products of a row of 128.
 template <typename A, typename V>

@@ -26,6 +26,9 @@ namespace {
 /// Samples a row, on average over all rows, from which on a GPU sorts the pairs by row.
 constexpr int64_t kReuse = 2;
 
+/// Bytes of a gradient that do not stay in a core's own cache until an optimizer reads them.
+constexpr int64_t kStreamed = 1 << 20;
+
 /// The checks that forward and backward share; rows must be contiguous.
 void check_layer(const Tensor& x, const Tensor& weight, const Tensor& rows, const char* op) {
   check_weight_and_input(x, weight, op);
@@ -241,7 +244,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> gather_linear_backward(
                                                  mutable_data<T>(grad_bias),
                                                  d,
                                                  A,
-                                                 B * A};
+                                                 B * A,
+                                                 U * d * int64_t{sizeof(T)} >= kStreamed};
     for_groups(groups,
                [&](int64_t begin, int64_t end) { kernels.backward_weight(to_weight, begin, end); });
   });

@@ -13,9 +13,9 @@ from hashdl import ops
 def coalesced(parameter: Tensor) -> Tensor:
     """The gradient of a parameter with distinct, ascending rows, or entries of a 2-d parameter.
 
-    Autograd drops the coalesced flag as it accumulates; sorting again costs as much as the
+    Autograd drops the coalesced flag as it accumulates; merging again costs as much as the
     optimizer's own work, and looking whether the rows ascend costs nothing on a CPU. On a GPU it
-    would make the host wait: there rows are merged again, and may be padded (see :func:`merged`).
+    would make the host wait: there rows are merged in any case, and may be padded.
 
     Raises:
         RuntimeError: the gradient is neither one of rows nor one of a 2-d parameter's entries.
@@ -29,20 +29,20 @@ def coalesced(parameter: Tensor) -> Tensor:
         )
     if grad.is_coalesced():
         return grad
-    on_gpu = grad.is_cuda and grad.sparse_dim() == 1
-    if on_gpu and ops.has_cuda_kernel("gather_linear_backward"):
-        return merged(parameter, grad)
-    places = _places(grad)
-    if bool((places[1:] > places[:-1]).all()):
-        return grad._coalesced_(True)
-    return grad.coalesce()
+    if not grad.is_cuda:
+        places = _places(grad)
+        if bool((places[1:] > places[:-1]).all()):
+            return grad._coalesced_(True)
+    own = not grad.is_cuda or ops.has_cuda_kernel("gather_linear_backward")
+    return merged(parameter, grad) if own and grad.sparse_dim() == 1 else grad.coalesce()
 
 
 def merged(parameter: Tensor, grad: Tensor) -> Tensor:
     """The gradient with each row once, ascending, by the op that sums gradients of rows.
 
-    On a GPU as many entries come back as there were, so that nothing waits for their number: the
-    last row again and again, with gradients of 0, which the row optimizers skip.
+    On all threads, where torch's coalescing takes one on a CPU. On a GPU as many entries come back
+    as there were, so that nothing waits for their number: the last row again and again, with
+    gradients of 0, which the row optimizers skip.
     """
     rows, values = grad._indices()[0].to(torch.int32), grad._values()
     width = math.prod(values.shape[1:])

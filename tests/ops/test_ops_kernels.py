@@ -235,6 +235,7 @@ LAYERS: dict[str, list[dict[str, Any]]] = {
         {"padding": 1.0},
         {"B": 40, "A": 30, "N": 200, "d": 130},
         {"N": 5000, "A": 30},  # ids of more than one digit of the radix sort
+        {"B": 12, "A": 80, "N": 5000, "d": 512},  # a gradient that is stored past the caches
     ],
     "combine_rows": [
         {},
