@@ -73,11 +73,11 @@ class HashConfig:
             Queries are observed as they come; d + 1 of them must have been seen.
             Default: ``None``: for layers with up to 1024 inputs, unless :attr:`rank` is given.
         rank: hash rows and queries, and sketch rows, in the ``rank`` coordinates in which outputs
-            vary most, instead of balancing all d + 1 of them: takes ``(N + Q) d rank`` multiplications
-            a rehash, instead of the order of :math:`d^3`, with Q = 256 queries remembered
-            (:mod:`hashdl.hashing.lowrank`). With ``selection="sketch"`` a row's sketch is these
-            coordinates, in float32, instead of sign bits. For hidden layers, whose inputs few
-            directions tell apart. Default: ``None``, all.
+            vary most, instead of balancing all d + 1 of them (:mod:`hashdl.hashing.lowrank`). With
+            Q = 256 queries remembered, a rehash then takes about ``(3 N + 2 Q) d rank``
+            multiplications to find them, N up to 1024, instead of some :math:`d^3`. With
+            ``selection="sketch"`` a row's sketch is these coordinates, in float32, instead of sign
+            bits. For hidden layers, whose inputs few directions tell apart. Default: ``None``, all.
         rehash_every: training steps from the first rehash to the second; the work is spread evenly
             over them. Default: ``None``, ``N / 4000``, at least 50: so a step hashes at most about
             4000 rows however many there are, and a row, which a batch meets ever more rarely the

@@ -5,9 +5,10 @@ r"""The hash functions of one layer: those of a family, and what comes before th
     (x, 1) \to S^{-T} (x, 1) \to T_q(\cdot) \to \text{buckets to probe}
 
 with the centre c (:mod:`hashdl.hashing.centering`), the balancing S
-(:mod:`hashdl.hashing.balancing`, or of a low rank :mod:`hashdl.hashing.lowrank`) and the two sides of a transform T
-(:mod:`hashdl.hashing.transforms`), each of which may be left out. A linear family without a
-transform meets rows and queries as they are: its functions are multiplied by S or its inverse.
+(:mod:`hashdl.hashing.balancing`; or of a low rank, :mod:`hashdl.hashing.lowrank`) and the two sides
+of a transform T (:mod:`hashdl.hashing.transforms`), each of which may be left out. A linear family
+without a transform meets rows and queries as they are: its functions are multiplied by S or its
+inverse.
 """
 
 from __future__ import annotations
