@@ -144,10 +144,15 @@ class HashTables(nn.Module):
         """Whether there are tables, of whatever age."""
         return not self.state.is_meta and bool(self.state[_BUILT])
 
+    @property
+    def watches_queries(self) -> bool:
+        """Whether functions follow from the queries too."""
+        return self.moment.numel() + self.recent.numel() > 0
+
     def observe(self, x: Tensor, *, training: bool) -> None:
         """Let queries x (B, d) tell how to balance: in training, and until there were enough."""
         self._follow(x.device)
-        if self.moment.numel() + self.recent.numel() > 0:
+        if self.watches_queries:
             torch.ops.hashdl.observe_queries_(
                 x.detach(), self.moment, self.recent, self.state, self.step, training
             )
@@ -234,8 +239,8 @@ class HashTables(nn.Module):
 
     def _may_stay(self) -> bool:
         """Whether neither queries to come nor replays of a graph make tables stale."""
-        known = (self.moment, self.recent)
-        settled = not any(map(torch.Tensor.numel, known)) or enough(int(self.state[_SEEN]), *known)
+        seen = int(self.state[_SEEN])
+        settled = not self.watches_queries or enough(seen, self.moment, self.recent)
         return settled and not self.state[_CAPTURED]
 
     def _follow(self, device: torch.device) -> None:
