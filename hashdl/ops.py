@@ -1069,11 +1069,10 @@ def _check_gather_linear_backward(
         _check_shape(extra_bias, (E,), op, "extra_bias")
 
 
-def _touched_rows(weight: Tensor, rows: Tensor, extra_rows: Tensor | None) -> Any:
-    """How many rows the backward pass answers with: what the CUDA kernels have room for, or U."""
+def _size_of_touched(weight: Tensor, room: int) -> Any:
+    """How many rows or entries a backward pass answers with: on CUDA those there is room for."""
     if weight.device.type == "cuda" and has_cuda_kernel("gather_linear_backward"):
-        pairs = rows.numel() + (0 if extra_rows is None else extra_rows.numel())
-        return min(weight.shape[0], pairs)
+        return room
     return torch.library.get_ctx().new_dynamic_size()
 
 
@@ -1092,7 +1091,8 @@ def _(
     extra_grad: Tensor | None,
     extra_bias: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    U = _touched_rows(weight, rows, extra_rows)
+    pairs = rows.numel() + (0 if extra_rows is None else extra_rows.numel())
+    U = _size_of_touched(weight, min(weight.shape[0], pairs))
     return (
         x.new_empty(x.shape),
         rows.new_empty((U,)),
@@ -1284,8 +1284,9 @@ def _check_gather_sparse_linear_backward(
 def _(
     grad_z: Tensor, values: Tensor, columns: Tensor, weight: Tensor, rows: Tensor
 ) -> tuple[Tensor, ...]:
-    context = torch.library.get_ctx()
-    U, E = context.new_dynamic_size(), context.new_dynamic_size()
+    N, d = weight.shape
+    U = _size_of_touched(weight, min(N, rows.numel()))
+    E = _size_of_touched(weight, min(min(N, rows.numel()) * d, rows.numel() * columns.shape[1]))
     return (
         *(values.new_empty(values.shape), rows.new_empty((U,)), weight.new_empty((U,))),
         *(rows.new_empty((U + 1,), dtype=torch.int64), rows.new_empty((E,))),
@@ -1312,6 +1313,10 @@ def gather_sparse_linear_backward(
         starts: int64 (U + 1,): row ``touched[u]`` has the entries from starts[u] to starts[u + 1].
         entry_columns: int32 (E,), ascending within a row.
         grad_weight: (E,), of these entries.
+
+    The CUDA kernels answer with min(N, B A) rows, G, and min(G d, B A I) entries, so that the host
+    need not wait to learn U and E: the last row, and the last entry, come again and again, with
+    gradients of 0 (column 0 of the first of the rows, where there is no entry at all).
     """
     gradients: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor] = (
         _ops.gather_sparse_linear_backward(grad_z, values, columns, weight, rows)

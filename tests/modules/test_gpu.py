@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from hashdl import HashConfig, HashLinear, HashSoftmaxWithLoss, optim
+from hashdl.nn import HashMLP
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
@@ -43,6 +44,25 @@ def test_training_goes_as_on_the_cpu(sparse_grad: bool) -> None:
             loss = layer(x.to(device), target.to(device)).loss
             loss.backward()
             optim.clip_grad_norm_(layer.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(loss.detach().cpu())
+        torch.testing.assert_close(losses[1], losses[0], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("sparse_grad", [False, True])
+def test_chains_of_active_layers_train_as_on_the_cpu(sparse_grad: bool) -> None:
+    torch.manual_seed(0)
+    config = CONFIG.replace(active=1.0, candidates=500, sparse_grad=sparse_grad)
+    models = pair(HashMLP(16, [200, 300], 10, config=config))
+    optimizers = [optim.Adam(model.parameters(), lr=0.01) for model in models]
+    for _ in range(5):
+        x, target = torch.randn(30, 16), torch.randint(10, (30,))
+        losses = []
+        for model, optimizer, device in zip(models, optimizers, ("cpu", "cuda"), strict=True):
+            loss = nn.functional.cross_entropy(model(x.to(device)), target.to(device))
+            loss.backward()
+            optim.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
             losses.append(loss.detach().cpu())

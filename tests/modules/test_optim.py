@@ -206,6 +206,22 @@ def test_merged_gradients_are_coalesced_ones(columns: tuple[int, ...], rows: lis
     assert torch.equal(ours._values(), theirs.values())
 
 
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize(
+    "entries", [[], [(4, 0)], [(7, 1), (3, 2), (7, 1), (3, 0), (0, 2), (0, 2)]]
+)
+def test_merged_gradients_of_entries_are_coalesced_ones(
+    entries: list[tuple[int, int]], transposed: bool
+) -> None:
+    weight = nn.Parameter(torch.zeros(3, ROWS).t() if transposed else torch.zeros(ROWS, 3))
+    values = torch.arange(len(entries)).float()
+    places = torch.tensor(entries, dtype=torch.long).reshape(-1, 2).t()
+    grad = torch.sparse_coo_tensor(places, values, weight.shape, check_invariants=False)
+    ours, theirs = merged(weight, grad), grad.coalesce()
+    assert torch.equal(ours._indices(), theirs.indices())
+    assert torch.equal(ours._values(), theirs.values())
+
+
 # ---- gradients of single entries ---------------------------------------------------------------
 
 
