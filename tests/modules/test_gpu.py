@@ -81,9 +81,11 @@ def test_a_sparse_gradient_of_two_passes_is_that_of_a_dense_one() -> None:
     torch.testing.assert_close(sparse.weight.grad.to_dense(), dense.weight.grad)
 
 
-def test_a_training_step_with_nothing_due_does_not_wait() -> None:
+@pytest.mark.parametrize("every", [100_000, 8])
+def test_a_training_step_that_renews_no_functions_does_not_wait(every: int) -> None:
     torch.manual_seed(0)
-    layer = HashLinear(16, 500, config=CONFIG.replace(rehash_every=100_000)).cuda()
+    config = CONFIG.replace(rehash_every=every, rehash_growth=1.0)
+    layer = HashLinear(16, 20_000, config=config).cuda()
     optimizer = optim.SGD(layer.parameters(), lr=0.01)
     x = torch.randn(30, 16, device="cuda")
 
@@ -92,7 +94,8 @@ def test_a_training_step_with_nothing_due_does_not_wait() -> None:
         optimizer.step()
         optimizer.zero_grad()
 
-    for _ in range(3):  # builds and balances
+    before = 3 if every > 8 else 17  # functions are renewed at rehash 1, 2 and 4
+    for _ in range(before):
         step()
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -100,7 +103,7 @@ def test_a_training_step_with_nothing_due_does_not_wait() -> None:
             step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert layer.stats()["step"] == 11
+    assert layer.stats()["step"] == before + 8
 
 
 def test_replays_of_a_graph_draw_anew_and_count() -> None:

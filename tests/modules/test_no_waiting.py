@@ -26,10 +26,13 @@ READS = (
 )
 
 
-def train(layer: hashdl.HashLinear, steps: int) -> None:
+TO_INT = Tensor.__int__
+
+
+def train(layer: hashdl.HashLinear, steps: int, samples: int = 30) -> None:
     optimizer = hashdl.optim.SGD(layer.parameters(), lr=0.1)
     for step in range(steps):
-        layer(inputs(30, seed=step)).square().sum().backward()
+        layer(inputs(samples, seed=step)).square().sum().backward()
         optimizer.step()
         optimizer.zero_grad()
 
@@ -111,6 +114,67 @@ def test_a_step_with_nothing_due_reads_nothing(
     assert int(layer.tables.step) == 11
     changed = set((layer.tables.state != state).nonzero().flatten().tolist())
     assert {*State.places("step", "seen")} <= changed
+
+
+class Arrived:
+    """In the place of a Readback: the number as it is when it is asked for."""
+
+    def __init__(self, number: Tensor) -> None:
+        self.number = number
+
+    def __int__(self) -> int:
+        return TO_INT(self.number)
+
+
+def cycling_layer(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> hashdl.HashLinear:
+    """At the beginning of a cycle of seven steps whose functions stay if few rows are touched."""
+    monkeypatch.setattr(rehash, "Readback", Arrived)
+    layer = make_layer(active=5, rehash_every=7, rehash_growth=1.0, balance=True, **changes)
+    while layer.stats()["rehashes"] < 3:  # at 1, 2 and 4 functions are renewed
+        train(layer, 1, samples=1)
+    return layer
+
+
+@pytest.mark.skipif(not hashdl.has_extension(), reason="the reference reads values")
+@pytest.mark.usefixtures("on_gpu")
+@pytest.mark.parametrize("changes", [{}, {"tables": 20}, {"selection": "sketch"}])
+def test_a_cycle_whose_functions_stay_reads_nothing(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    layer = cycling_layer(monkeypatch, **changes)
+    codes, functions = layer.tables.codes.clone(), layer.tables.functions.clone()
+    with monkeypatch.context() as patch:
+        reads = spy(patch, layer.tables.state)
+        train(layer, 7, samples=1)
+        assert reads == []
+    assert layer.stats()["rehashes"] == 4
+    assert torch.equal(layer.tables.functions, functions)
+    assert not torch.equal(layer.tables.codes, codes)
+
+
+@pytest.mark.usefixtures("on_gpu")
+@pytest.mark.parametrize("steps", [5, 6])
+def test_functions_are_renewed_where_most_rows_have_moved_before_the_last_step(
+    monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    layer = cycling_layer(monkeypatch)
+    functions = layer.tables.functions.clone()
+    train(layer, steps, samples=1)
+    layer.tables.mark(torch.arange(N).int()[None])
+    train(layer, 7 - steps, samples=1)
+    assert layer.stats()["rehashes"] == 4
+    assert torch.equal(layer.tables.functions, functions) == (steps == 6)
+
+
+def test_a_number_that_arrived_is_forgotten_when_all_rows_are_hashed(
+    on_gpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = cycling_layer(monkeypatch)
+    layer.tables.mark(torch.arange(N).int()[None])
+    train(layer, 6, samples=1)
+    assert layer.tables.state in rehash._asked
+    layer.rehash()
+    assert layer.tables.state not in rehash._asked
 
 
 def test_a_refresh_with_nothing_due_launches_nothing_but_the_count(
