@@ -168,8 +168,10 @@ def kernel_calls(N: int, args: argparse.Namespace) -> dict[str, tuple[Step, floa
     grad = torch.randn(U, d, device=args.device, dtype=torch.bfloat16)
     row, pairs = 2 * d, B * A
 
+    first = torch.ones((), device=args.device)
+
     def adam() -> None:
-        ops.adam_rows_(weight, exp_avg, exp_avg_sq, touched, grad, lr=1e-6, step=1)
+        ops.adam_rows_(weight, exp_avg, exp_avg_sq, touched, grad, lr=1e-6, step=first)
 
     return {
         "copy": (lambda: other.copy_(weight), 2 * N * row),

@@ -165,9 +165,13 @@ def _check_bits(bits: int, op: str) -> None:
     _check(1 <= bits <= MAX_BITS, op, "bits", f"got {bits}, wanted 1 to {MAX_BITS}")
 
 
+def _check_one_element(tensor: Tensor, op: str, name: str) -> None:
+    _check(tensor.numel() == 1, op, name, f"got shape {tuple(tensor.shape)}, wanted one element")
+
+
 def _check_step(step: Tensor, op: str) -> None:
     _check_dtype(step, torch.int64, op, "step")
-    _check(step.numel() == 1, op, "step", f"got shape {tuple(step.shape)}, wanted one element")
+    _check_one_element(step, op, "step")
 
 
 # ---- pack_signs --------------------------------------------------------------------------------
@@ -1616,11 +1620,12 @@ def _check_adam_rows_(
     eps: float,
     weight_decay: float,
     decoupled: bool,
-    step: int,
+    step: Tensor,
 ) -> None:
     op = "adam_rows_"
     _check_update(op, weight, rows, grad)
-    _check_at_least(step, 1, op, "step")
+    _check_dtype(step, torch.float32, op, "step")
+    _check_one_element(step, op, "step")
     _check_state(op, exp_avg, weight, "exp_avg")
     _check_state(op, exp_avg_sq, weight, "exp_avg_sq", row_wise=True)
 
@@ -1628,7 +1633,7 @@ def _check_adam_rows_(
 @_op(
     "adam_rows_(Tensor(a!) weight, Tensor(b!) exp_avg, Tensor(c!) exp_avg_sq, Tensor rows, "
     "Tensor grad, float lr, float beta1, float beta2, float eps, float weight_decay, "
-    "bool decoupled, int step) -> ()",
+    "bool decoupled, Tensor step) -> ()",
     _check_adam_rows_,
 )
 def _(*args: Any) -> None:
@@ -1647,7 +1652,7 @@ def adam_rows_(
     eps: float = 1e-8,
     weight_decay: float = 0.0,
     decoupled: bool = False,
-    step: int,
+    step: Tensor,
 ) -> None:
     """A step of :class:`torch.optim.Adam` on some rows, in place.
 
@@ -1665,7 +1670,8 @@ def adam_rows_(
         eps: added to the root.
         weight_decay: L2 penalty, or with ``decoupled`` a decay as in AdamW, on touched rows.
         decoupled: see ``weight_decay``.
-        step: number of this step, from 1.
+        step: float32, one element: the number of this step, from 1; in the host's memory, or on the
+            GPU of the weight, where the host does not wait for it.
     """
     _ops.adam_rows_(
         weight, exp_avg, exp_avg_sq, rows, grad, lr, *betas, eps, weight_decay, decoupled, step

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -104,6 +105,40 @@ def test_a_training_step_that_renews_no_functions_does_not_wait(every: int) -> N
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert layer.stats()["step"] == before + 8
+
+
+@pytest.mark.parametrize("make", [optim.SGD, optim.Adam, optim.RowWiseAdam])
+def test_replays_of_a_whole_step_are_steps(make: type[torch.optim.Optimizer]) -> None:
+    torch.manual_seed(0)
+    config = CONFIG.replace(rehash_every=100_000)
+    layers = pair(HashSoftmaxWithLoss(16, 500, config=config).cuda())
+    options = {} if make is optim.SGD else {"capturable": True}
+    x, target = torch.randn(30, 16, device="cuda"), torch.randint(500, (30,), device="cuda")
+
+    def stepping(layer: nn.Module) -> Callable[[], None]:
+        optimizer = make(layer.parameters(), lr=0.01, **options)
+
+        def step() -> None:
+            layer(x, target).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        return step
+
+    eager, captured = (stepping(layer) for layer in layers)
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            eager()
+            captured()
+    torch.cuda.current_stream().wait_stream(stream)
+    with torch.cuda.graph(graph):
+        captured()
+    for _ in range(4):
+        eager()
+        graph.replay()
+    torch.testing.assert_close(layers[1].weight, layers[0].weight)
 
 
 def test_replays_of_a_graph_draw_anew_and_count() -> None:

@@ -177,6 +177,33 @@ def test_a_number_that_arrived_is_forgotten_when_all_rows_are_hashed(
     assert layer.tables.state not in rehash._asked
 
 
+@pytest.mark.skipif(not hashdl.has_extension(), reason="the reference reads values")
+@pytest.mark.usefixtures("on_gpu")
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [
+        (hashdl.optim.SGD, {"momentum": 0.9}),
+        (hashdl.optim.Adam, {}),
+        (hashdl.optim.Adam, {"capturable": True}),
+        (hashdl.optim.RowWiseAdam, {"capturable": True}),
+    ],
+)
+def test_steps_of_row_optimizers_read_nothing(
+    monkeypatch: pytest.MonkeyPatch, make: Any, options: dict[str, Any]
+) -> None:
+    layer = make_layer(sparse_grad=True)
+    optimizer = make(layer.parameters(), lr=0.1, **options)
+    monkeypatch.setattr(hashdl.ops, "has_cuda_kernel", lambda name: True)
+    with monkeypatch.context() as patch:
+        reads = spy(patch, layer.tables.state)
+        for step in range(3):
+            layer(inputs(30, seed=step)).square().sum().backward()
+            reads.clear()
+            hashdl.optim.clip_grad_norm_(layer.parameters(), 1.0)
+            optimizer.step()
+            assert reads == []
+
+
 def test_a_refresh_with_nothing_due_launches_nothing_but_the_count(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
