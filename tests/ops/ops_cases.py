@@ -96,6 +96,7 @@ BOTH: Cases = {
     "sketch_scores": [
         *({}, {"B": 0}, {"C": 0}, {"C": 1}, {"N": 0}, {"N": 1}, {"padding": 1.0}),
         *({"W": W} for W in (1, 9)),
+        *({"coordinates": S} for S in (1, 16, 33)),
     ],
     "select": [
         *({}, {"B": 0}, {"C": 0}),
@@ -211,6 +212,7 @@ _CPU: Cases = {
     ],
     "sketch_scores": [
         *({"W": W} for W in (0, 2, 8, 17)),
+        *({"coordinates": S} for S in (0, 8)),
         {"padding": 0.0},
         {"B": 30, "C": 90, "W": 9, "N": 500},  # candidates beyond what is fetched ahead
     ],
@@ -282,6 +284,7 @@ _CUDA: Cases = {
     ],
     "find_active": [
         *({"selection": kind} for kind in ("sketch", "frequency", "threshold", "union")),
+        {"selection": "sketch", "coordinates": 6},
         *({"M": M, "T": T} for M, T in ((2, 5), (0, 0))),
         {"active": 3, "random": 3},
         {"random": 0},
