@@ -152,6 +152,22 @@ def test_a_cycle_whose_functions_stay_reads_nothing(
     assert not torch.equal(layer.tables.codes, codes)
 
 
+@pytest.mark.parametrize("changes", [{}, {"tables": 20}, {"selection": "sketch"}])
+def test_all_rows_of_a_slice_get_what_touched_ones_get(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    layers = []
+    for gpu in (False, True):
+        with monkeypatch.context() as patch:
+            if gpu:
+                patch.setattr(Tensor, "is_cuda", property(lambda tensor: True))
+                patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+            layers.append(cycling_layer(patch, **changes))
+            train(layers[-1], 7, samples=1)
+    for name in ("codes", "sketches", "dirty", "offsets", "rows"):
+        assert torch.equal(*(getattr(layer.tables, name) for layer in layers)), name
+
+
 @pytest.mark.usefixtures("on_gpu")
 @pytest.mark.parametrize("steps", [5, 6])
 def test_functions_are_renewed_where_most_rows_have_moved_before_the_last_step(
