@@ -263,15 +263,20 @@ def _workers(report: Report) -> Figures:
         (
             ("training s", "train_seconds", "{:.1f}"),
             ("speed-up", "speed_up", "{:.2f}"),
+            ("at most", "speed_up_limit", "{:.1f}"),
+            ("CPU s, all workers", "cpu_seconds", "{:.1f}"),
+            ("of it tables", "tables_share", "{:.1%}"),
             ("top-1", "top1", "{:.4f}"),
             ("overlap of two steps", "overlap", "{:.1%}"),
+            ("of all steps of a round", "overlap_of_round", "{:.1%}"),
         ),
     )
 
 
 def _met(report: Report) -> Figures:
-    """Share of a step's weights that others would update as well, by number of workers."""
-    met = {name: result["met"] for name, result in report["contenders"].items()}
+    """Share of a step's updates that others would make as well, by number of workers."""
+    measured = {name: result for name, result in report["contenders"].items() if "met" in result}
+    met = {name: result["met"] for name, result in measured.items()}
     numbers = list(dict.fromkeys(number for by_number in met.values() for number in by_number))
     figures = _columns(met, [(f"met by {n} workers", n, "{:.1%}") for n in numbers])
-    return Figures(["simulated", *figures.titles[1:]], figures.rows)
+    return Figures(["if steps are independent", *figures.titles[1:]], figures.rows)
