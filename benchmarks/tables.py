@@ -68,10 +68,10 @@ def sentences_of(report: Report) -> list[str]:
     for name, result in report["contenders"].items():
         if "exponent" in result:
             lines.append(f"{name}: step time grows as rows^{result['exponent']:.2f}")
-        if "work_exponent" in result:
+        for key, law in result.get("laws", {}).items():
             lines.append(
-                f"{name}: multiplications grow as rows^{result['work_exponent']:.2f}, by which "
-                f"10^9 rows would take {result['work_at_1e9']:,.0f} a sample"
+                f"{name}: {key} grow as neurons^{law['exponent']:.2f} ± {law['error']:.2f} "
+                f"(95 %, {law['points']} widths)"
             )
         if "break_even_rows" in result:
             lines.append(f"{name}: {_break_even(result)}")
