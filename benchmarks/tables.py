@@ -36,7 +36,7 @@ def describe(report: Report) -> str:
 def tables_of(report: Report) -> list[Figures]:
     """The tables of a report, whichever benchmark it is of."""
     makers = {
-        "output_layer": lambda: [_steps(report), _parts(report)],
+        "output_layer": lambda: [_steps(report), _energy(report), _parts(report)],
         "break_even": lambda: [_by_rows(report, "step_ms", "ms a step at {:,} rows")],
         "scaling": lambda: [
             _by_rows(report, "step_ms", "ms a step at {:,} rows"),
@@ -54,12 +54,20 @@ def tables_of(report: Report) -> list[Figures]:
             _by_rows(report, "multiplications", "multiplications at {:,} neurons"),
             _by_rows(report, "step_ms", "ms a step at {:,} neurons"),
             _by_rows(report, "top1", "top-1 at {:,} neurons", "{:.4f}"),
+            *_energy_by_rows(report),
         ],
         "hogwild": lambda: [_workers(report), _met(report)],
         "kdd2017": lambda: _hidden_layers(report),
         "time_to_accuracy": lambda: [_accuracies(report), _parts(report)],
     }
     return [figures for figures in makers[report["settings"]["benchmark"]]() if figures.rows]
+
+
+# Each with what it is called, and where it comes from.
+_JOULES = (
+    ("joules_step", "J a step, measured", "energy_source"),
+    ("joules_step_estimated", "J a step, estimated", "estimate_source"),
+)
 
 
 def sentences_of(report: Report) -> list[str]:
@@ -75,6 +83,7 @@ def sentences_of(report: Report) -> list[str]:
             )
         if "break_even_rows" in result:
             lines.append(f"{name}: {_break_even(result)}")
+    lines += [f"energy: {source}" for source in _energy_sources(report)]
     machine, goal = report["machine"], report.get("goal", {}).get("accuracy")
     if "copy_gb_per_s" in machine:
         lines.append(
@@ -119,6 +128,36 @@ def _steps(report: Report) -> Figures:
             ("peak MB", "peak_mb", "{:,.0f}"),
         ),
     )
+
+
+def _energy(report: Report) -> Figures:
+    """Joules a step by contender; no rows where none has any."""
+    counted = {
+        name: result
+        for name, result in report["contenders"].items()
+        if any(key in result for key, _, _ in _JOULES)
+    }
+    columns = [(title, key, "{:.3g}") for key, title, _ in _JOULES]
+    columns += [(part, f"joules_{part}", "{:.3g}") for part in ("arithmetic", "memory")]
+    return _columns(counted, columns)
+
+
+def _energy_by_rows(report: Report) -> list[Figures]:
+    """A table for each kind of figure that there is."""
+    results = [by for result in report["contenders"].values() for by in result["by_rows"].values()]
+    return [
+        _by_rows(report, key, f"{title} at {{:,}} neurons", "{:.3g}")
+        for key, title, _ in _JOULES
+        if any(key in result for result in results)
+    ]
+
+
+def _energy_sources(report: Report) -> list[str]:
+    """Where joules come from, or why they were not measured."""
+    results = list(report["contenders"].values())
+    results += [by for result in results for by in result.get("by_rows", {}).values()]
+    keys = [source for _, _, source in _JOULES]
+    return list(dict.fromkeys(one[key] for key in keys for one in results if key in one))
 
 
 def _parts(report: Report) -> Figures:

@@ -3,8 +3,9 @@
 A net with one hidden layer is trained on the same task at each number of neurons, dense and hashed;
 the hashed one computes --active neurons a sample whatever their number. Reported are
 multiplications a sample (those of a training step, finding neurons and rehashing included),
-milliseconds a step, test accuracy, and power laws of the first two, fitted from --fit-from neurons
-on. docs/update_extrapolation.py makes a page of it, which carries the laws on to 10^9 neurons.
+milliseconds and joules a step, test accuracy, and power laws of multiplications and milliseconds,
+fitted from --fit-from neurons on. docs/update_extrapolation.py makes a page of it, which carries
+the laws on to 10^9 neurons.
 
     python benchmarks/width.py --json width.json
     python benchmarks/plot.py width.json width.png
@@ -37,11 +38,12 @@ from benchmarks.common import (
     save,
 )
 from benchmarks.hidden_nets import Hashed, Net, Standard
-from benchmarks.hidden_training import COUNTED, DATA, accuracy, fit, load
+from benchmarks.hidden_training import COUNTED, DATA, accuracy, energy, fit, load
 from benchmarks.layers import config_fields, make_configs
 from benchmarks.power_law import fit as fit_power
 from benchmarks.steps import add_config_flag
 from hashdl import HashConfig
+from hashdl.energy import EnergyMeter
 from hashdl.progress import track
 
 NAMES = ("standard", "hashed")
@@ -108,7 +110,8 @@ def measure(args: argparse.Namespace, stop: StopWanted) -> Report:
         torch.manual_seed(args.seed)
         net = build(name, [d, n, classes])
         schedule = (args.rate, args.epochs, args.batch, args.seed)
-        seconds, steps = fit(net, splits.train, *schedule, stop)
+        with EnergyMeter() as meter:
+            seconds, steps = fit(net, splits.train, *schedule, stop)
         work = net.multiplications(splits.valid.inputs[:COUNTED], args.batch)
         top1 = accuracy(net, splits.test)
         return {
@@ -116,7 +119,7 @@ def measure(args: argparse.Namespace, stop: StopWanted) -> Report:
             "multiplications_test": work.test,
             "step_ms": 1e3 * seconds / steps,
             "top1": top1,
-        }
+        } | energy(net, splits.train, args.batch, work, meter, steps)
 
     pairs = [
         (name, n)

@@ -54,7 +54,8 @@ def counted(report: Report, neurons: int) -> float:
     gradients = sizes.A * d
     output = 3 * classes * sizes.A
     rehash = neurons * hashing / (config.rehash_interval(neurons) * settings["batch"])
-    return hashing + ranking + forward + gradients + output + rehash
+    total: float = hashing + ranking + forward + gradients + output + rehash
+    return total
 
 
 def gigabytes(report: Report, neurons: int) -> dict[str, float]:
@@ -186,10 +187,10 @@ farther it is from what was fitted.
 
 Two ways to get there, and neither is a measurement. The laws above assume that what they were
 fitted to goes on. The count below assumes the configuration: K = {far.K} bits at 10⁹ neurons
-({sizes.K} at {widths[-1]:,}), L = {far.L} tables, P = {far.P} probes, at most {far.C} candidates, a
-rehash in {config.rehash_interval(FAR):,} steps. By default K is 20 at most, and from 200,000 neurons
-on a step hashes 4,000 rows at most, so the count hardly grows any more. It is an upper bound:
-look-ups may find fewer.
+({sizes.K} at {widths[-1]:,}), L = {far.L} tables, P = {far.P} probes, at most {far.C} candidates,
+a rehash in {config.rehash_interval(FAR):,} steps. By default K is 20 at most, and from 200,000
+neurons on a step hashes 4,000 rows at most, so the count hardly grows any more. It is an upper
+bound: look-ups may find fewer.
 
 {count_lines(report)}
 
