@@ -39,7 +39,7 @@ from torch import Tensor
 from hashdl import ops
 from hashdl.background import background
 from hashdl.hashing import sketching
-from hashdl.hashing.functions import Functions, Scheme
+from hashdl.hashing.functions import Functions, Scheme, project_rows
 from hashdl.precision import own_dtype
 from hashdl.schedule import earliest_rehash, looks_for_drift, next_rehash
 
@@ -53,6 +53,8 @@ _BUILD_SHARE = 32
 _PROJECTIONS = 1 << 18
 # Touched rows that are hashed again to see whether they have drifted.
 _DRIFT_ROWS = 128
+# Queries by which a low rank is balanced at first.
+_FEW_QUERIES = 32
 
 
 def groups_of(tables: int) -> list[range]:
@@ -143,6 +145,7 @@ class Buffers(NamedTuple):
     query_sketch_planes: Tensor
     next_query_sketch_planes: Tensor
     moment: Tensor
+    recent: Tensor
     maps: Tensor
     center: Tensor
     scale: Tensor
@@ -168,6 +171,7 @@ class Settings(NamedTuple):
     capacity: int
     center_rows: bool
     seed: int
+    rank: int
     every: int
     growth: float
     drift: float | None
@@ -266,12 +270,26 @@ class _Rows(NamedTuple):
 
 
 def _hash_rows(
-    rows: _Rows, scheme: Scheme, functions: Functions, group: range, codes: Tensor
+    rows: _Rows,
+    scheme: Scheme,
+    functions: Functions,
+    group: range,
+    codes: Tensor,
+    sketches: Tensor | None = None,
 ) -> None:
-    """Write the codes int32 (G, M) of M rows in the tables of a group."""
+    """Write the codes int32 (G, M) of M rows in the tables of a group.
+
+    Those of a low rank are made of coordinates, which are written to ``sketches`` (M, rank), as the
+    int32 of their bits.
+    """
     columns = scheme.columns(functions.rows, group).shape[1]
     for chunk, weight, bias in rows.chunks(columns):
-        projections = scheme.project_rows(weight, bias, functions, group)
+        if sketches is None:
+            projections = scheme.project_rows(weight, bias, functions, group)
+        else:
+            mapped = project_rows(weight, bias, functions.center, functions.maps[0])
+            sketches[chunk] = mapped.view(torch.int32)
+            projections = scheme.project_mapped_rows(mapped, functions, group)
         try:
             fresh = scheme.kind.codes(projections, scheme.bits)
         except RuntimeError as error:  # it looks at every projection: no second look here
@@ -307,10 +325,13 @@ class _Rehash:
         L, N = buffers.codes.shape
         self.groups, self.cycle = groups_of(L), _Cycle(N, L)
         self.scheme = Scheme(
-            given.family, given.transform, given.bits, L, given.center_rows, given.seed
+            *(given.family, given.transform, given.bits, L),
+            *(given.center_rows, given.seed, given.rank),
         )
         self.dtype = self.scheme.kind.dtype
-        self.sketched = buffers.sketches.numel() > 0
+        # By sign bits, or by the coordinates of a low rank, which hashing makes in any case.
+        self.signed = buffers.norms.numel() > 0
+        self.mapped = buffers.sketches.numel() > 0 and not self.signed
 
     @property
     def functions(self) -> Functions:
@@ -321,10 +342,11 @@ class _Rehash:
 
     def new_functions(self, balance: bool, codes: Tensor | None) -> Functions:
         b = self.buffers
-        moment = b.moment.view(torch.float32) if balance else None
+        known = b.recent[: State.of(b.state).seen] if self.given.rank else b.moment
+        queries = known.view(torch.float32) if balance else None
         maps = b.maps.view(torch.float32)
         try:
-            return self.scheme.new(self.weight, self.bias, moment, maps, codes)
+            return self.scheme.new(self.weight, self.bias, queries, maps, codes)
         except ValueError as error:
             raise _not_finite() from error
 
@@ -333,7 +355,7 @@ class _Rehash:
         places = (b.functions, b.next_query_functions, b.center, b.maps, b.scale)
         for place, fresh in zip(places, functions, strict=True):
             place.copy_(fresh.contiguous().view(torch.int32))
-        if self.sketched:
+        if self.signed:
             D, S = b.sketch_planes.shape
             planes, query_planes = sketching.planes(functions.maps, D, S, self.given.seed)
             b.sketch_planes.copy_(planes.view(torch.int32))
@@ -343,11 +365,15 @@ class _Rehash:
         """Hash all rows with these functions and build all tables, or change nothing."""
         b, rows = self.buffers, _Rows(self.weight, self.bias)
         fresh = torch.empty_like(b.codes)
+        sketches = torch.empty_like(b.sketches) if self.mapped else None
         for group in self.groups:
-            _hash_rows(rows, self.scheme, functions, group, fresh[group.start : group.stop])
+            codes = fresh[group.start : group.stop]
+            _hash_rows(rows, self.scheme, functions, group, codes, sketches)
         b.codes.copy_(fresh)
         self.set_functions(functions)
-        if self.sketched:
+        if sketches is not None:
+            b.next_sketches.copy_(sketches)
+        elif self.signed:
             self.sketch(rows, slice(None))
         for table in range(len(fresh)):
             self.put_in_force(table)
@@ -402,24 +428,22 @@ class _Rehash:
         """Choose the functions of a cycle."""
         # Queries change as a model learns: balance again at rehash 1, 2, 4, 8, ..., and when most
         # rows have moved, as they do early in training.
-        doubling = state.rehashes & (state.rehashes - 1) == 0
-        renewed = balance and doubling
-        renewed |= self.scheme.kind.learns and not state.fitted
-        if not self.scheme.folds:
-            if renewed:
-                self.everything(self.new_functions(balance and doubling, self.buffers.codes))
-                state.done = self.cycle.total
-            return
         if state.fitted:
             return
-        touched = int(self.buffers.dirty.count_nonzero())
-        moved = 2 * touched > self.cycle.n_rows
-        if renewed or moved:
-            balance = balance and (doubling or moved)
-            self.set_functions(self.new_functions(balance, self.buffers.codes))
-            state.renewed = 1
-            # Now: should a row fail, no later step may take these for the old functions.
-            state.write(self.buffers.state)
+        doubling = state.rehashes & (state.rehashes - 1) == 0
+        moved = 2 * int(self.buffers.dirty.count_nonzero()) > self.cycle.n_rows
+        balance = balance and (doubling or moved)
+        if not (balance or moved or self.scheme.kind.learns):
+            return
+        functions = self.new_functions(balance, self.buffers.codes)
+        if not self.scheme.folds:
+            self.everything(functions)
+            state.done = self.cycle.total
+            return
+        self.set_functions(functions)
+        state.renewed = 1
+        # Now: should a row fail, no later step may take these for the old functions.
+        state.write(self.buffers.state)
 
     def hash_slice(self, index: int, piece: range, full: bool) -> None:
         """Hash what is due of the rows, in the tables of a group."""
@@ -432,13 +456,17 @@ class _Rehash:
         weight, bias = self.weight[some], None if self.bias is None else self.bias[some]
         rows = _Rows(weight, bias, picked)
         codes = b.codes[group.start : group.stop, some]
+        sketches = b.next_sketches[some] if self.mapped else None
         if picked is None:
-            _hash_rows(rows, self.scheme, self.functions, group, codes)
+            _hash_rows(rows, self.scheme, self.functions, group, codes, sketches)
         elif picked.numel() > 0:
             fresh = codes.new_empty((len(group), picked.numel()))
-            _hash_rows(rows, self.scheme, self.functions, group, fresh)
+            made = None if sketches is None else torch.empty_like(sketches[: picked.numel()])
+            _hash_rows(rows, self.scheme, self.functions, group, fresh, made)
             codes[:, picked] = fresh
-        if self.sketched and index + 1 == len(self.groups):
+            if sketches is not None and made is not None:
+                sketches[picked] = made
+        if self.signed and index + 1 == len(self.groups):
             self.sketch(rows, some)
         if touched.numel() > 0:
             dirty &= ~bit & 255
@@ -507,7 +535,7 @@ class _Rehash:
         b.offsets[table], b.rows[table] = built
         fresh = self.scheme.columns(b.next_query_functions, one)
         self.scheme.columns(b.query_functions, one).copy_(fresh)
-        if self.sketched and table + 1 == len(b.codes):
+        if table + 1 == len(b.codes):
             b.sketches.copy_(b.next_sketches)
             b.norms.copy_(b.next_norms)
             b.query_sketch_planes.copy_(b.next_query_sketch_planes)
@@ -526,9 +554,16 @@ def weight_key(weight: Tensor, bias: Tensor | None) -> tuple[int, int]:
     return sum(versions), sum(tensor.data_ptr() for tensor in tensors)
 
 
-def enough(seen: int, moment: Tensor) -> bool:
-    """Whether a moment comes from so many queries that it may have full rank."""
-    return 0 < moment.shape[0] <= seen
+def enough(seen: int, moment: Tensor, recent: Tensor) -> bool:
+    """Whether so many queries were seen that one can balance by them.
+
+    Args:
+        seen: how many.
+        moment: of theirs, (D, D), which may have full rank then; or empty.
+        recent: the last of them, (Q, D), of which a few give a direction; or empty.
+    """
+    wanted = moment.shape[0] or min(recent.shape[0], _FEW_QUERIES)
+    return 0 < wanted <= seen
 
 
 def fit_functions(
@@ -577,7 +612,7 @@ def _refresh_tables_(weight: Tensor, bias: Tensor | None, *rest: Any) -> None:
         return _capture_step(buffers) if training else None
     key, now = weight_key(weight, bias), steps_so_far(state, buffers.step)
     before = state.values()
-    balance = enough(state.seen, buffers.moment) and not state.fitted
+    balance = enough(state.seen, buffers.moment, buffers.recent) and not state.fitted
     stale = not state.built or state.pointer != key[1]
     # Replays change the weight, and not its version.
     stale |= not training and (state.version != key[0] or state.step != now)
@@ -610,15 +645,15 @@ def _refresh_tables_(weight: Tensor, bias: Tensor | None, *rest: Any) -> None:
 
 
 def _schema() -> str:
-    """Every buffer is written but the moment, which observing queries renews."""
+    """Every buffer is written but what observing queries renews."""
     letters = iter("abcdefghijklmnopqrstuvwxyz")
     buffers = [
-        f"Tensor {name}" if name == "moment" else f"Tensor({next(letters)}!) {name}"
+        f"Tensor {name}" if name in ("moment", "recent") else f"Tensor({next(letters)}!) {name}"
         for name in Buffers._fields
     ]
     settings = (
         "str family, str transform, int bits, str buckets, int capacity, bool center_rows, "
-        "int seed, int every, float growth, float? drift, int background"
+        "int seed, int rank, int every, float growth, float? drift, int background"
     )
     arguments = ["Tensor weight", "Tensor? bias", *buffers, settings, "bool training"]
     return f"refresh_tables_({', '.join(arguments)}) -> ()"
