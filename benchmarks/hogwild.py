@@ -53,12 +53,12 @@ from benchmarks.common import (
     run_benchmark,
     save,
 )
-from benchmarks.hidden_nets import Hashed
+from benchmarks.hidden_nets import OURS, Hashed
 from benchmarks.hidden_training import DATA, accuracy, load
 from benchmarks.layers import config_fields, make_configs
 from benchmarks.shared_tables import Board, Owner, Reader
 from benchmarks.steps import add_config_flag
-from hashdl import HashConfig, optim
+from hashdl import optim
 from hashdl.data import DenseDataset
 from hashdl.memory import keep_large_blocks
 from hashdl.nn import HashLinear
@@ -66,6 +66,8 @@ from hashdl.progress import track
 from hashdl.tables import HashTables
 
 _SIMULATED = (2, 4, 8, 16, 32, 64)
+# Steps are small, and there are many: with the default schedule tables would take most of the time.
+_REHASH_EVERY = 200
 # Pairs of steps, or simulated rounds of steps, whose overlap is measured.
 _PAIRS = 20
 #: Inputs and targets of a step.
@@ -90,7 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
     runs.add_argument("--layers", type=positive, default=2, help="hidden layers (default: 2)")
     runs.add_argument("--width", type=positive, default=1000, help="units a layer (default: 1000)")
     runs.add_argument("--active", type=float, default=0.05, help="share (default: .05)")
-    runs.add_argument("--rate", type=float, default=0.1, help="of SGD (default: .1)")
+    runs.add_argument("--rate", type=float, default=0.5, help="of SGD (default: .5)")
     runs.add_argument("--epochs", type=positive, default=10, help="(default: 10)")
     runs.add_argument("--batch", type=positive, default=8, help="samples a step (default: 8)")
     runs.add_argument("--quick", action="store_true", help="a few samples: to try the command")
@@ -337,8 +339,8 @@ def places_of(grad: Tensor) -> Tensor:
 
 def measure(args: argparse.Namespace, stop: StopWanted) -> Report:
     """Train with each number of workers, then simulate more."""
-    base = HashConfig(tables=8, candidates=2 * max(1, round(args.active * args.width)))
-    config = make_configs({"hashed": base}, args.config)["hashed"].replace(sparse_grad=True)
+    base = OURS.replace(rehash_every=_REHASH_EVERY)
+    config = make_configs({"hashed": base}, args.config)["hashed"]
     report = new_report("hogwild", args, configs=config_fields({"hashed": config}))
     splits = load(args.data, quick=args.quick)
     for tensor in (splits.train.inputs, splits.train.targets):

@@ -21,7 +21,7 @@ from benchmarks.plot import plot
 from benchmarks.power_law import PowerLaw
 from benchmarks.tables import render_figures, tables_of
 from hashdl import HashConfig
-from hashdl.costs import hashing_work
+from hashdl.costs import hashing_work, observing_work, renewal_work
 
 DOCS = Path(__file__).resolve().parent
 #: Neurons that the laws are carried on to.
@@ -48,13 +48,14 @@ def counted(report: Report, neurons: int) -> float:
     sizes = config.sizes(neurons)
     hashing = hashing_work(config, neurons, d)
     found = min(sizes.C, sizes.L * sizes.P * config.cap)
-    ranking = found * (config.sketch_bits if config.selection == "sketch" else d)
+    ranking = found * ((config.rank or config.sketch_bits) if config.selection == "sketch" else d)
     # Chosen by what was ranked, active neurons are computed once more only after a sketch.
     forward = sizes.A * d if config.selection == "sketch" else 0
     gradients = sizes.A * d
     output = 3 * classes * sizes.A
-    rehash = neurons * hashing / (config.rehash_interval(neurons) * settings["batch"])
-    total: float = hashing + ranking + forward + gradients + output + rehash
+    interval = config.rehash_interval(neurons) * settings["batch"]
+    upkeep = renewal_work(config, neurons, d) / interval + observing_work(config, d)
+    total: float = hashing + ranking + forward + gradients + output + upkeep
     return total
 
 

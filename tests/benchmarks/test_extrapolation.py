@@ -15,6 +15,7 @@ from benchmarks.hidden_nets import Hashed
 from benchmarks.layers import config_fields
 from benchmarks.tables import describe
 from hashdl import HashConfig
+from hashdl.tables import HashTables
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = runpy.run_path(str(ROOT / "docs" / "update_extrapolation.py"))
@@ -55,9 +56,13 @@ def test_the_page_says_what_the_report_does(tmp_path: Path) -> None:
     assert (copies / "width.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("selection", ["exact", "sketch"])
-def test_counted_are_the_multiplications_of_a_net_that_finds_all_it_may(selection: str) -> None:
-    config = CONFIG.replace(selection=selection, bits=1, balance=False, sketch_bits=32)
+@pytest.mark.parametrize("changes", [{}, {"selection": "sketch"}, {"rank": 5}])
+def test_counted_are_the_multiplications_of_a_net_that_finds_all_it_may(
+    changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = CONFIG.replace(bits=1, sketch_bits=32, rehash_every=30).replace(**changes)
+    # As many rehashes as the schedule has in the long run.
+    monkeypatch.setattr(HashTables, "stats", lambda self: {"rehashes": 1, "step": 30})
     report = make_report(config)
     net = Hashed([12, 100, 3], 10, config.replace(active=10))
     x = width.torch.randn(30, 12)
