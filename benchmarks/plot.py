@@ -125,7 +125,7 @@ def _draw_workers(axes: Axes, report: Report) -> None:
         points = {
             int(name.rpartition("_")[2]): result["top1"]
             for name, result in report["contenders"].items()
-            if name.startswith(kind)
+            if name.startswith(kind) and "top1" in result
         }
         if points:
             label = "trained" if kind == "workers" else "simulated in lock step"

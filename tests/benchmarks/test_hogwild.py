@@ -129,6 +129,23 @@ def test_simulated_workers_do_not_see_one_another_in_a_round() -> None:
     assert not unchanged()
 
 
+def test_a_run_that_diverges_ends() -> None:
+    net, schedule = make_net()
+    steps = []
+    net.register_forward_pre_hook(lambda *_: steps.append(1))
+    hogwild.simulate(net, schedule._replace(rate=1e30), 2)
+    assert len(steps) == 2 < schedule.steps
+
+
+@pytest.mark.parametrize("value", [1e5, float("nan"), float("-inf")])
+def test_a_weight_that_is_huge_or_no_number_means_divergence(value: float) -> None:
+    net, _ = make_net()
+    assert not hogwild.diverged(net)
+    with torch.no_grad():
+        net.net.output.weight[1, 1] = value
+    assert hogwild.diverged(net)
+
+
 # ---- tables that one worker rebuilds while others read -----------------------------------------
 
 
