@@ -96,7 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
     runs.add_argument("--layers", type=positive, default=2, help="hidden layers (default: 2)")
     runs.add_argument("--width", type=positive, default=1000, help="units a layer (default: 1000)")
     runs.add_argument("--active", type=float, default=0.05, help="share (default: .05)")
-    runs.add_argument("--rate", type=float, default=0.5, help="of SGD (default: .5)")
+    runs.add_argument("--rate", type=float, default=0.2, help="of SGD (default: .2)")
     runs.add_argument("--epochs", type=positive, default=10, help="(default: 10)")
     runs.add_argument("--batch", type=positive, default=8, help="samples a step (default: 8)")
     runs.add_argument("--quick", action="store_true", help="a few samples: to try the command")
