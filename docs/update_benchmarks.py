@@ -84,7 +84,7 @@ def main(folder: Path, docs: Path = DOCS) -> None:
         report = json.loads(path.read_text())
         benchmark = report.get("settings", {}).get("benchmark")
         unfinished = benchmark == "time_to_accuracy" and "goal" not in report
-        if benchmark in TITLES and not unfinished:
+        if benchmark in TITLES and not unfinished and tables_of(report):
             found.append((order.index(benchmark), path, report))
     copies = docs / "benchmarks"
     copies.mkdir(parents=True, exist_ok=True)

@@ -102,3 +102,31 @@ def test_the_section_of_the_benchmarks_page_leads_to_it(tmp_path: Path) -> None:
     assert "[extrapolation.md](extrapolation.md)" in text
     assert "multiplications grow as neurons^0.25" in text
     assert "multiplications grow as neurons^0.25" in describe(make_report())
+
+
+def test_studies_of_hidden_layers_have_sections_once_there_are_figures(tmp_path: Path) -> None:
+    report = make_report()
+    point = {"data": "digits", "layers": 2, "share": 0.05, "lr": 0.01}
+    done = {"top1": 0.5, "top1_std": 0.0, "train_share": 0.04, "test_share": 0.1, "step_ms": 7.0}
+    contenders = {
+        "kdd2017": {"hashed": {"points": {"digits/2/0.05": point | done}}},
+        "hogwild": {
+            "workers_1": {"top1": 0.5, "speed_up": 1.0, "met": {"2": 0.25}},
+            "simulated_4": {"speed_up_limit": 4.0, "overlap_of_round": 0.5},
+        },
+    }
+    for name, results in contenders.items():
+        settings = report["settings"] | {"benchmark": name, "layers": 2, "width": 60}
+        some = report | {"settings": settings, "contenders": results}
+        (tmp_path / f"{name}.json").write_text(json.dumps(some))
+    unfinished = {"hashed": {"points": {"digits/2/0.05": point}}}
+    some = report | {"settings": settings | {"benchmark": "kdd2017"}, "contenders": unfinished}
+    (tmp_path / "begun.json").write_text(json.dumps(some))
+    page = runpy.run_path(str(ROOT / "docs" / "update_benchmarks.py"))
+    page["main"](tmp_path, tmp_path / "docs")
+    text = (tmp_path / "docs" / "benchmarks.md").read_text()
+    for text_of_it in ("| hashed 5% ", "4.0%", "7.00", "| simulated_4 ", "25.0%", "50.0%"):
+        assert text_of_it in text
+    assert text.count("\n## ") == 2
+    made = {path.name for path in (tmp_path / "docs" / "benchmarks").iterdir()}
+    assert made == {"kdd2017.json", "kdd2017.png", "hogwild.json", "hogwild.png"}
