@@ -834,8 +834,8 @@ def _check_find_active(
     random: int,
     seed: int,
     step: Tensor,
+    op: str = "find_active",
 ) -> None:
-    op = "find_active"
     wanted = f"got {selection!r}, wanted one of {list(SELECTIONS)}"
     _check(selection in SELECTIONS, op, "selection", wanted)
     _check_lookup(buckets, offsets, table_rows, cap, candidates, seed, step, op=op)
@@ -945,6 +945,114 @@ def find_active(
         *(cap, candidates, selection, threshold, active, random, seed, step),
     )
     return rows, z
+
+
+# ---- find_best ---------------------------------------------------------------------------------
+
+
+def _check_find_best(
+    buckets: Tensor,
+    offsets: Tensor,
+    table_rows: Tensor,
+    sketch_queries: Tensor | None,
+    sketches: Tensor | None,
+    norms: Tensor | None,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    cap: int,
+    candidates: int,
+    active: int,
+    k: int,
+    seed: int,
+    step: Tensor,
+) -> None:
+    op, sketch = "find_best", (sketch_queries, sketches, norms)
+    _check_at_least(active, 0, op, "active")
+    _check_at_least(k, 0, op, "k")
+    selection = "sketch" if any(part is not None for part in sketch) else "exact"
+    _check_find_active(
+        *(buckets, offsets, table_rows, *sketch, x, weight, bias, None, None),
+        *(cap, candidates, selection, 0, max(active, k), 0, seed, step),
+        op=op,
+    )
+
+
+@_op(
+    "find_best(Tensor buckets, Tensor offsets, Tensor table_rows, Tensor? sketch_queries, "
+    "Tensor? sketches, Tensor? norms, Tensor x, Tensor weight, Tensor? bias, int cap, "
+    "int candidates, int active, int k, int seed, Tensor step) -> (Tensor, Tensor)",
+    _check_find_best,
+)
+def _(
+    buckets: Tensor,
+    offsets: Tensor,
+    table_rows: Tensor,
+    sketch_queries: Tensor | None,
+    sketches: Tensor | None,
+    norms: Tensor | None,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    cap: int,
+    candidates: int,
+    active: int,
+    k: int,
+    seed: int,
+    step: Tensor,
+) -> tuple[Tensor, Tensor]:
+    shape = (x.shape[0], k)
+    return x.new_empty(shape), table_rows.new_empty(shape, dtype=torch.int64)
+
+
+def find_best(
+    buckets: Tensor,
+    offsets: Tensor,
+    table_rows: Tensor,
+    sketch_queries: Tensor | None,
+    sketches: Tensor | None,
+    norms: Tensor | None,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    cap: int,
+    candidates: int,
+    active: int,
+    k: int,
+    seed: int,
+    step: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """The k largest outputs among what a look-up finds: :func:`find_active`, and its best in order.
+
+    Args:
+        buckets: int32 (B, L, P), see :func:`lookup`.
+        offsets: int32 (L, 2^K + 1), of :func:`build_tables`.
+        table_rows: int32 (L, N), likewise; or fewer, of :func:`limit_buckets`.
+        sketch_queries: float32 (B, S), see :func:`sketch_scores`; None together with the next two:
+            all candidates are computed.
+        sketches: int32 (N, S / 32), likewise.
+        norms: float32 (N,), likewise.
+        x: (B, d) of the weight's dtype.
+        weight: (N, d).
+        bias: (N,), or None.
+        cap: see :func:`lookup`.
+        candidates: C, see :func:`lookup`.
+        active: A, how many candidates are computed where sketches rank them: the best, k or more.
+        k: outputs wanted.
+        seed: of the look-up.
+        step: int64, one element.
+
+    Returns:
+        values: (B, k), descending, ties to the candidate found first; NaN ranks with -inf, and
+            -inf is what pads.
+        rows: int64 (B, k), padded with -1.
+    """
+    values, rows = _ops.find_best(
+        *(buckets, offsets, table_rows, sketch_queries, sketches, norms),
+        *(x, weight, bias, cap, candidates, active, k, seed, step),
+    )
+    return values, rows
 
 
 # ---- shared_rows -------------------------------------------------------------------------------

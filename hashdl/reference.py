@@ -457,9 +457,10 @@ def find_active(
     random: int,
     seed: int,
     step: Tensor,
+    op: str = "find_active",
 ) -> tuple[Tensor, Tensor]:
     """Oracle of :func:`hashdl.ops.find_active`."""
-    op, n_rows = "find_active", weight.shape[0]
+    n_rows = weight.shape[0]
     found, hits = lookup(buckets, offsets, table_rows, cap, candidates, seed, step, op)
     _check_ids(found, -1, n_rows, op, "table_rows")
     if selection == "threshold":
@@ -476,6 +477,37 @@ def find_active(
         scores = hits.float()
     rows = select(found, scores, labels, shared, active, random, n_rows, seed, step, op)
     return rows, gather_linear(x, weight, bias, rows)
+
+
+def find_best(
+    buckets: Tensor,
+    offsets: Tensor,
+    table_rows: Tensor,
+    sketch_queries: Tensor | None,
+    sketches: Tensor | None,
+    norms: Tensor | None,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    cap: int,
+    candidates: int,
+    active: int,
+    k: int,
+    seed: int,
+    step: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Oracle of :func:`hashdl.ops.find_best`."""
+    selection = "exact" if sketches is None else "sketch"
+    computed = k if sketches is None else max(active, k)
+    rows, z = find_active(
+        *(buckets, offsets, table_rows, sketch_queries, sketches, norms),
+        *(x, weight, bias, None, None),
+        *(cap, candidates, selection, 0, computed, 0, seed, step, "find_best"),
+    )
+    missing = rows < 0  # behind all rows, so that -inf of a row comes first
+    ranked = z.masked_fill(missing | z.isnan(), -torch.inf)
+    order = ranked.argsort(dim=1, descending=True, stable=True)[:, :k]
+    return z.masked_fill(missing, -torch.inf).gather(1, order), rows.gather(1, order).long()
 
 
 def shared_rows(

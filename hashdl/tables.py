@@ -337,6 +337,24 @@ class HashTables(nn.Module):
                 **self.lookup_sizes(),
             )
 
+    def find_best(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, *, active: int, k: int
+    ) -> tuple[Tensor, Tensor]:
+        """The k largest outputs of the queries x (B, d), and their rows.
+
+        See :func:`hashdl.ops.find_best`.
+        """
+        buckets = self.probe(x, has_bias=bias is not None)
+        sketch = self._sketch(x) if self.config.selection == "sketch" else (None, None, None)
+        with part("look-up"):
+            return ops.find_best(
+                *(buckets, self.offsets, self.rows, *sketch, x, weight, bias),
+                active=active,
+                k=k,
+                step=self.step,
+                **self.lookup_sizes(),
+            )
+
     @torch.no_grad()
     def inclusion(self, x: Tensor, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         r"""Probability, over the seeds, that a query finds a row; where it is known.

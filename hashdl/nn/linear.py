@@ -493,8 +493,7 @@ class HashLinear(nn.Linear):
     def _topk_of_candidates(self, x: Tensor, k: int) -> tuple[Tensor, Tensor]:
         assert self.tables is not None
         self.tables.refresh(self.weight, self.bias, training=False, queries=x)
-        values, rows = find_best(self.tables, x, self.weight, self.bias, k)
-        return values, rows.long()
+        return find_best(self.tables, x, self.weight, self.bias, k)
 
     def _invalidate(self) -> None:
         tables = getattr(self, "tables", None)  # none yet as nn.Linear.__init__ draws

@@ -133,6 +133,13 @@ CASES: dict[str, list[Case]] = {
         {"active": 3, "random": 3},
         {"random": 0},
     ],
+    "find_best": [
+        *({}, {"sketch": False}, {"B": 0}, {"k": 0}, {"k": 1}, {"candidates": 0}),
+        {"k": 30},  # more than are found
+        {"k": 9, "active": 0, "bias": False},
+        {"N": 900, "bits": 2, "candidates": 700, "active": 600, "k": 300},  # more than threads
+        {"special": True, "sketch": False, "k": 20},
+    ],
     "gather_linear": [
         *({}, {"bias": False}, {"B": 0}, {"A": 0}, {"A": 1}, {"N": 1}, {"padding": 1.0}),
         {"N": 0, "A": 3},  # all padding
@@ -170,5 +177,5 @@ CASES: dict[str, list[Case]] = {
         *({"row_wise": True, "decoupled": True, "d": d} for d in (8, 9)),
     ],
 }
-FLOATING = {"find_active", *list(CASES)[list(CASES).index("gather_linear") :]}
+FLOATING = {"find_active", "find_best", *list(CASES)[list(CASES).index("gather_linear") :]}
 """Ops over numbers of any floating dtype."""
