@@ -32,7 +32,8 @@ for cases in (kernels.LAYERS, dict.fromkeys(kernels.OPTIMIZERS, kernels.UPDATES)
             for dtype in samples.DTYPES:
                 args = samples.sample(name, dtype=dtype, **parameters)
                 samples.assert_kernel_is_reference(name, args)
-SIMD = ("pack_signs", "probe_signs", "best_columns", "sketch_scores", "hadamard_projections")
+SIMD = ("pack_signs", "probe_signs", "best_columns", "sketch_scores", "select")
+SIMD += ("hadamard_projections",)
 for name in SIMD:
     for parameters in kernels.PLAIN[name]:
         args = samples.sample(name, **parameters)
