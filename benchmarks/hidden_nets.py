@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hashdl import HashConfig, HashMLP
+from hashdl.costs import hashing_work, observing_work, renewal_work
 from hashdl.nn import HashHidden
 
 #: Step by which adaptive dropout's offset follows the wanted share.
@@ -19,8 +20,18 @@ _OFFSET_RATE = 1.0
 PUBLISHED = HashConfig(
     bits=6, tables=5, probes=10, selection="union", center=False, balance=False, sparse_grad=True
 )
-#: Ours: balanced codes, candidates ranked by their outputs.
-OURS = HashConfig(bits=5, tables=4, probes=3, candidates=100, sparse_grad=True)
+#: Ours: all neurons are ranked in the few coordinates in which their outputs vary most. A layer so
+#: narrow needs no more than one bit, both buckets of which are read.
+OURS = HashConfig(
+    rank=16,
+    selection="sketch",
+    bits=1,
+    tables=1,
+    probes=2,
+    cap=1 << 20,
+    candidates=1 << 20,
+    sparse_grad=True,
+)
 
 
 class Work(NamedTuple):
@@ -209,20 +220,20 @@ def _hidden_work(
     found = float(
         (hashed.tables.lookup(x, has_bias=hashed.bias is not None) >= 0).sum(1).float().mean()
     )
-    config, sizes, scheme = hashed.config, hashed.tables.sizes, hashed.tables.scheme
-    mapped = 0 if scheme.folds else hashed.tables.maps.shape[1] ** 2
-    hashing = mapped + scheme.kind.multiplications(d + 1, sizes.L, sizes.K)
+    config, tables = hashed.config, hashed.tables
+    # Where functions meet inputs as they are, those that are not zero.
+    hashing = hashing_work(config, N, round(active_in) if tables.scheme.folds else d)
     ranked, ranking = kept, 0.0
     if config.selection == "exact":
         ranked = found
     elif config.selection == "sketch":
-        hashing += (d + 1) * config.sketch_bits
-        ranking = found * config.sketch_bits
+        ranking = found * (config.rank or config.sketch_bits)
     each = linear_work(kept, active_in, first=first, ranked=ranked)
-    # At most every row is hashed once from one rehash to the next.
-    rehash = N * hashing / (hashed.tables.rehash_every * batch)
+    counts = tables.stats()
+    rehashes = counts["rehashes"] / max(counts["step"] * batch, 1)
+    upkeep = rehashes * renewal_work(config, N, d) + observing_work(config, d)
     overhead = hashing + ranking
-    return Work(each.train + overhead + rehash, each.test + overhead)
+    return Work(each.train + overhead + upkeep, each.test + overhead)
 
 
 def _dense(inputs: Tensor | tuple[Tensor, Tensor], d: int) -> Tensor:

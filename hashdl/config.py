@@ -12,6 +12,8 @@ from hashdl.ops import MAX_BITS, REPLACEMENTS, SELECTIONS
 
 # Of the default schedule: steps from one rehash to the next, and rows hashed in each of them.
 _SHORTEST_INTERVAL, _ROWS_A_STEP = 50, 4000
+# Features up to which layers are balanced by default: eigenvectors take time of order d^3.
+_MOST_BALANCED = 1024
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ class HashConfig:
             of rows. ``1.0`` (or ``N`` rows) computes exactly ``nn.Linear``. Default: 0.05.
         selection: how candidates become active: ``"exact"`` computes their logits and keeps the
             best, ``"sketch"`` estimates them from :attr:`sketch_bits` sign bits and the length of
-            the row, and computes the best alone (no other row is read), ``"frequency"`` keeps
+            the row, or from :attr:`rank` coordinates, and computes the best alone (no other row is
+            read), ``"frequency"`` keeps
             those in most buckets, ``"threshold"`` those in at least :attr:`threshold` buckets,
             ``"union"`` the first found. Default: ``"exact"``.
         sketch_bits: ``S``, bits of a row's sketch, a multiple of 32, for ``selection="sketch"``.
@@ -68,7 +71,13 @@ class HashConfig:
         balance: hash rows and queries in coordinates in which their second moments are equal:
             changes no inner product, and far more of the rows with the largest outputs are found.
             Queries are observed as they come; d + 1 of them must have been seen.
-            Default: ``None``: for layers with up to 1024 inputs.
+            Default: ``None``: for layers with up to 1024 inputs, unless :attr:`rank` is given.
+        rank: hash rows and queries, and sketch rows, in the ``rank`` coordinates in which outputs
+            vary most, instead of balancing all d + 1 of them (:mod:`hashdl.hashing.lowrank`). With
+            Q = 256 queries remembered, a rehash then takes about ``(3 N + 2 Q) d rank``
+            multiplications to find them, N up to 1024, instead of some :math:`d^3`. With
+            ``selection="sketch"`` a row's sketch is these coordinates, in float32, instead of sign
+            bits. For hidden layers, whose inputs few directions tell apart. Default: ``None``, all.
         rehash_every: training steps from the first rehash to the second; the work is spread evenly
             over them. Default: ``None``, ``N / 4000``, at least 50: so a step hashes at most about
             4000 rows however many there are, and a row, which a batch meets ever more rarely the
@@ -126,6 +135,7 @@ class HashConfig:
     log_q: bool = False
     center: bool = True
     balance: bool | None = None
+    rank: int | None = None
     rehash_every: int | None = None
     rehash_growth: float = 1.05
     rehash_drift: float | None = None
@@ -147,7 +157,9 @@ class HashConfig:
         self._check("buckets", self.buckets in kept, f"one of {list(kept)}")
         limited = self.capacity is None or self.buckets != "exact"
         self._check("capacity", limited, f"None, with buckets={self.buckets!r}")
-        for name in ("capacity", "candidates", "rehash_every"):
+        balanced = self.rank is None or self.balance is None
+        self._check("balance", balanced, f"None, with rank={self.rank}")
+        for name in ("capacity", "candidates", "rank", "rehash_every"):
             if getattr(self, name) is not None:
                 self._check_int(name, 1)
         for name in ("tables", "probes", "cap", "threshold", "sketch_bits"):
@@ -213,6 +225,17 @@ class HashConfig:
         """
         known = FAMILIES[self.family].known_collisions
         return known and self.probes == 1 and self.buckets == "exact"
+
+    def balances(self, features: int) -> bool:
+        """Whether a layer with so many inputs is balanced in all of its coordinates.
+
+        Examples:
+            >>> HashConfig().balances(1000), HashConfig(rank=16).balances(1000)
+            (True, False)
+        """
+        if self.balance is None:
+            return self.rank is None and features <= _MOST_BALANCED
+        return self.balance
 
     @property
     def bucket_capacity(self) -> int | None:

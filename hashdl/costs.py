@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from hashdl.config import HashConfig
-from hashdl.hashing import FAMILIES
+from hashdl.hashing import FAMILIES, balancing, lowrank
+from hashdl.schedule import OBSERVED_EVERY
 
 #: How much dearer than in a matrix product a multiplication is whose row each sample fetches for
 #: itself, look-up, selection, optimizer and rehashes included. With it :func:`hashed_work` is
@@ -30,18 +31,49 @@ def dense_work(n_rows: int, features: int) -> float:
 
 
 def hashing_work(config: HashConfig, n_rows: int, features: int) -> int:
-    """Multiplications of hashing one sample, or one row.
+    """Multiplications of hashing and sketching one sample, or one row.
 
     Args:
         config: how the layer is hashed.
         n_rows: N.
         features: d.
     """
-    sizes = config.sizes(n_rows)
-    work = FAMILIES[config.family].multiplications(features + 1, sizes.L, sizes.K)
+    sizes, family, D = config.sizes(n_rows), FAMILIES[config.family], features + 1
+    # Balancing folds into the functions, or vectors are mapped first.
+    folds = family.linear and not config.transform
+    mapped = (config.rank or D) if config.rank or config.balances(features) else 0
+    work = family.multiplications(D if folds or not mapped else mapped, sizes.L, sizes.K)
+    if not folds:
+        work += D * mapped
     if config.selection == "sketch":
-        work += config.sketch_bits * (features + 1)
+        work += (config.rank or config.sketch_bits) * D
     return work
+
+
+def renewal_work(config: HashConfig, n_rows: int, features: int) -> float:
+    """Multiplications of a rehash at most: every row is hashed, and balanced anew.
+
+    Args:
+        config: how the layer is hashed.
+        n_rows: N.
+        features: d.
+    """
+    hashing = float(n_rows) * hashing_work(config, n_rows, features)
+    if config.rank:
+        return hashing + lowrank.work(n_rows, features + 1, config.rank)
+    if config.balances(features):
+        return hashing + balancing.work(n_rows, features + 1)
+    return hashing
+
+
+def observing_work(config: HashConfig, features: int) -> float:
+    """Multiplications a sample, at most, of learning the second moment of the queries.
+
+    Args:
+        config: how the layer is hashed.
+        features: d.
+    """
+    return (features + 1) ** 2 / OBSERVED_EVERY if config.balances(features) else 0.0
 
 
 def hashed_work(config: HashConfig, n_rows: int, features: int) -> float:

@@ -671,16 +671,22 @@ def lookup(
 # ---- sketch_scores -----------------------------------------------------------------------------
 
 
-def _check_sketch(queries: Tensor, sketches: Tensor, norms: Tensor, B: int, op: str) -> None:
-    _check_ids(sketches, (None, None), op, "sketches")
+def _check_sketch(queries: Tensor, sketches: Tensor, norms: Tensor | None, B: int, op: str) -> None:
+    if norms is None:
+        _check_dtype(sketches, torch.float32, op, "sketches")
+        _check_shape(sketches, (None, None), op, "sketches")
+        S = sketches.shape[1]
+    else:
+        _check_ids(sketches, (None, None), op, "sketches")
+        _check_dtype(norms, torch.float32, op, "norms")
+        _check_shape(norms, (sketches.shape[0],), op, "norms")
+        S = 32 * sketches.shape[1]
     _check_dtype(queries, torch.float32, op, "sketch_queries")
-    _check_shape(queries, (B, 32 * sketches.shape[1]), op, "sketch_queries")
-    _check_dtype(norms, torch.float32, op, "norms")
-    _check_shape(norms, (sketches.shape[0],), op, "norms")
+    _check_shape(queries, (B, S), op, "sketch_queries")
 
 
 def _check_sketch_scores(
-    sketch_queries: Tensor, sketches: Tensor, norms: Tensor, candidates: Tensor
+    sketch_queries: Tensor, sketches: Tensor, norms: Tensor | None, candidates: Tensor
 ) -> None:
     op = "sketch_scores"
     _check_ids(candidates, (None, None), op, "candidates")
@@ -688,30 +694,35 @@ def _check_sketch_scores(
 
 
 @_op(
-    "sketch_scores(Tensor sketch_queries, Tensor sketches, Tensor norms, Tensor candidates) "
+    "sketch_scores(Tensor sketch_queries, Tensor sketches, Tensor? norms, Tensor candidates) "
     "-> Tensor",
     _check_sketch_scores,
 )
-def _(sketch_queries: Tensor, sketches: Tensor, norms: Tensor, candidates: Tensor) -> Tensor:
+def _(sketch_queries: Tensor, sketches: Tensor, norms: Tensor | None, candidates: Tensor) -> Tensor:
     return candidates.new_empty(candidates.shape, dtype=torch.float32)
 
 
 def sketch_scores(
-    sketch_queries: Tensor, sketches: Tensor, norms: Tensor, candidates: Tensor
+    sketch_queries: Tensor, sketches: Tensor, norms: Tensor | None, candidates: Tensor
 ) -> Tensor:
-    r"""Inner products of candidates and queries, estimated from sign bits of the rows.
+    r"""Inner products of candidates and queries, estimated from sketches of the rows.
+
+    From sign bits of their projections,
 
     .. math:: s_{bc} = |v_r| \sum_{k=1}^{S} \operatorname{sign}(\langle p_k, v_r \rangle) \,
         \langle p_k, q_b \rangle, \qquad r = c_{bc}
 
     Its expectation over random directions p is proportional to the inner product of v and q
     (Dong, Charikar and Li, *Asymmetric distance estimation with sketches*, SIGIR 2008, section 4);
-    the query keeps its projections, the row has one bit of each.
+    the query keeps its projections, the row has one bit of each. Or, without ``norms``, from some
+    coordinates as they are: :math:`s_{bc} = \sum_k \langle p_k, v_r \rangle \,
+    \langle q_k, x_b \rangle`, as of :mod:`hashdl.hashing.lowrank`.
 
     Args:
         sketch_queries: float32 (B, S), projections of the queries.
-        sketches: int32 (N, S / 32), sign bits of the rows: :func:`pack_signs` with 32 bits.
-        norms: float32 (N,), lengths of the rows.
+        sketches: int32 (N, S / 32), sign bits of the rows: :func:`pack_signs` with 32 bits; or
+            float32 (N, S), their projections.
+        norms: float32 (N,), lengths of the rows; None for projections.
         candidates: int32 (B, C), -1 = none.
 
     Returns:
@@ -844,8 +855,8 @@ def _check_find_active(
     _check_bias(op, weight, bias)
     n_rows = weight.shape[0]
     if selection == "sketch":
-        what = "got None, wanted sketch_queries, sketches and norms for selection 'sketch'"
-        if sketch_queries is None or sketches is None or norms is None:
+        what = "got None, wanted sketch_queries and sketches for selection 'sketch'"
+        if sketch_queries is None or sketches is None:
             raise RuntimeError(f"hashdl::{op}: sketches: {what}")
         _check_sketch(sketch_queries, sketches, norms, buckets.shape[0], op)
         rows = sketches.shape[0]
@@ -917,8 +928,8 @@ def find_active(
         offsets: int32 (L, 2^K + 1), of :func:`build_tables`.
         table_rows: int32 (L, N), likewise; or fewer, of :func:`limit_buckets`.
         sketch_queries: float32 (B, S), see :func:`sketch_scores`; for ``"sketch"`` alone.
-        sketches: int32 (N, S / 32), likewise.
-        norms: float32 (N,), likewise.
+        sketches: int32 (N, S / 32), or float32 (N, S), likewise.
+        norms: float32 (N,), or None, likewise.
         x: (B, d) of the weight's dtype.
         weight: (N, d).
         bias: (N,), or None.

@@ -363,10 +363,13 @@ def _first_seen(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def sketch_scores(
-    sketch_queries: Tensor, sketches: Tensor, norms: Tensor, candidates: Tensor
+    sketch_queries: Tensor, sketches: Tensor, norms: Tensor | None, candidates: Tensor
 ) -> Tensor:
     """Oracle of :func:`hashdl.ops.sketch_scores`."""
     N = sketches.shape[0]
+    if norms is None:
+        _check_ids(candidates, -1, N, "sketch_scores", "candidates")
+        return gather_linear(sketch_queries, sketches, None, candidates)
     _check_ids(candidates, -1, N, "sketch_scores", "candidates")
     scores = torch.zeros(candidates.shape, device=candidates.device)
     if N == 0:
@@ -471,7 +474,6 @@ def find_active(
     elif selection == "sketch":
         assert sketch_queries is not None
         assert sketches is not None
-        assert norms is not None
         scores = sketch_scores(sketch_queries, sketches, norms, found)
     elif selection != "union":
         scores = hits.float()

@@ -39,7 +39,7 @@ from torch import Tensor
 from hashdl import ops
 from hashdl.background import background
 from hashdl.hashing import sketching
-from hashdl.hashing.functions import Functions, Scheme
+from hashdl.hashing.functions import Functions, Scheme, project_rows
 from hashdl.precision import own_dtype
 from hashdl.schedule import earliest_rehash, looks_for_drift, next_rehash
 
@@ -53,6 +53,8 @@ _BUILD_SHARE = 32
 _PROJECTIONS = 1 << 18
 # Touched rows that are hashed again to see whether they have drifted.
 _DRIFT_ROWS = 128
+# Queries by which a low rank is balanced at first.
+_FEW_QUERIES = 32
 
 
 def groups_of(tables: int) -> list[range]:
@@ -143,6 +145,7 @@ class Buffers(NamedTuple):
     query_sketch_planes: Tensor
     next_query_sketch_planes: Tensor
     moment: Tensor
+    recent: Tensor
     maps: Tensor
     center: Tensor
     scale: Tensor
@@ -168,6 +171,7 @@ class Settings(NamedTuple):
     capacity: int
     center_rows: bool
     seed: int
+    rank: int
     every: int
     growth: float
     drift: float | None
@@ -282,9 +286,12 @@ def _hash_rows(
 def _sketch_rows(
     rows: _Rows, planes: Tensor, center: Tensor, sketches: Tensor, norms: Tensor
 ) -> None:
-    """Write sketches int32 (M, W) and lengths float32 (M,) of M rows."""
+    """Write sketches int32 (M, W) and lengths float32 (M,) of M rows; no lengths: of low rank."""
     for chunk, weight, bias in rows.chunks(planes.shape[1]):
-        sketches[chunk], norms[chunk] = sketching.sketch(weight, bias, planes, center)
+        if norms.shape[0] == 0:
+            sketches[chunk] = project_rows(weight, bias, center, planes).view(torch.int32)
+        else:
+            sketches[chunk], norms[chunk] = sketching.sketch(weight, bias, planes, center)
 
 
 # ---- the tables of one layer ---------------------------------------------------------------------
@@ -307,7 +314,8 @@ class _Rehash:
         L, N = buffers.codes.shape
         self.groups, self.cycle = groups_of(L), _Cycle(N, L)
         self.scheme = Scheme(
-            given.family, given.transform, given.bits, L, given.center_rows, given.seed
+            *(given.family, given.transform, given.bits, L),
+            *(given.center_rows, given.seed, given.rank),
         )
         self.dtype = self.scheme.kind.dtype
         self.sketched = buffers.sketches.numel() > 0
@@ -321,10 +329,11 @@ class _Rehash:
 
     def new_functions(self, balance: bool, codes: Tensor | None) -> Functions:
         b = self.buffers
-        moment = b.moment.view(torch.float32) if balance else None
+        known = b.recent[: State.of(b.state).seen] if self.given.rank else b.moment
+        queries = known.view(torch.float32) if balance else None
         maps = b.maps.view(torch.float32)
         try:
-            return self.scheme.new(self.weight, self.bias, moment, maps, codes)
+            return self.scheme.new(self.weight, self.bias, queries, maps, codes)
         except ValueError as error:
             raise _not_finite() from error
 
@@ -335,7 +344,9 @@ class _Rehash:
             place.copy_(fresh.contiguous().view(torch.int32))
         if self.sketched:
             D, S = b.sketch_planes.shape
-            planes, query_planes = sketching.planes(functions.maps, D, S, self.given.seed)
+            planes, query_planes = functions.maps
+            if not self.given.rank:
+                planes, query_planes = sketching.planes(functions.maps, D, S, self.given.seed)
             b.sketch_planes.copy_(planes.view(torch.int32))
             b.next_query_sketch_planes.copy_(query_planes.view(torch.int32))
 
@@ -452,9 +463,10 @@ class _Rehash:
             _sketch_rows(rows, planes, center, sketches, norms)
         elif rows.size > 0:
             fresh = sketches.new_empty((rows.size, sketches.shape[1]))
-            lengths = norms.new_empty(rows.size)
+            lengths = norms.new_empty(min(rows.size, norms.shape[0]))
             _sketch_rows(rows, planes, center, fresh, lengths)
-            sketches[rows.picked], norms[rows.picked] = fresh, lengths
+            sketches[rows.picked] = fresh
+            norms[rows.picked[: lengths.shape[0]]] = lengths
 
     def begin_to_build(self, tables: range) -> None:
         """In a thread; on a GPU nobody waits for the building of a table in any case."""
@@ -526,9 +538,16 @@ def weight_key(weight: Tensor, bias: Tensor | None) -> tuple[int, int]:
     return sum(versions), sum(tensor.data_ptr() for tensor in tensors)
 
 
-def enough(seen: int, moment: Tensor) -> bool:
-    """Whether a moment comes from so many queries that it may have full rank."""
-    return 0 < moment.shape[0] <= seen
+def enough(seen: int, moment: Tensor, recent: Tensor) -> bool:
+    """Whether so many queries were seen that one can balance by them.
+
+    Args:
+        seen: how many.
+        moment: of theirs, (D, D), which may have full rank then; or empty.
+        recent: the last of them, (Q, D), of which a few give a direction; or empty.
+    """
+    wanted = moment.shape[0] or min(recent.shape[0], _FEW_QUERIES)
+    return 0 < wanted <= seen
 
 
 def fit_functions(
@@ -577,7 +596,7 @@ def _refresh_tables_(weight: Tensor, bias: Tensor | None, *rest: Any) -> None:
         return _capture_step(buffers) if training else None
     key, now = weight_key(weight, bias), steps_so_far(state, buffers.step)
     before = state.values()
-    balance = enough(state.seen, buffers.moment) and not state.fitted
+    balance = enough(state.seen, buffers.moment, buffers.recent) and not state.fitted
     stale = not state.built or state.pointer != key[1]
     # Replays change the weight, and not its version.
     stale |= not training and (state.version != key[0] or state.step != now)
@@ -610,15 +629,15 @@ def _refresh_tables_(weight: Tensor, bias: Tensor | None, *rest: Any) -> None:
 
 
 def _schema() -> str:
-    """Every buffer is written but the moment, which observing queries renews."""
+    """Every buffer is written but what observing queries renews."""
     letters = iter("abcdefghijklmnopqrstuvwxyz")
     buffers = [
-        f"Tensor {name}" if name == "moment" else f"Tensor({next(letters)}!) {name}"
+        f"Tensor {name}" if name in ("moment", "recent") else f"Tensor({next(letters)}!) {name}"
         for name in Buffers._fields
     ]
     settings = (
         "str family, str transform, int bits, str buckets, int capacity, bool center_rows, "
-        "int seed, int every, float growth, float? drift, int background"
+        "int seed, int rank, int every, float growth, float? drift, int background"
     )
     arguments = ["Tensor weight", "Tensor? bias", *buffers, settings, "bool training"]
     return f"refresh_tables_({', '.join(arguments)}) -> ()"

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 
+#: Training steps from one look at the queries to the next.
+OBSERVED_EVERY = 4
 _MAX_FACTOR = 100
 # Parts of the first interval: from one look at the drift to the next, and before any rehash.
 _LOOKS, _SHORTEST = 16, 4

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from hashdl import ops
+from hashdl.hashing.functions import Nonzero
 from hashdl.profiling import part
 from hashdl.tables import HashTables
 
@@ -50,7 +51,7 @@ def select_active(
 def select_from_active(
     tables: HashTables,
     x: Tensor,
-    inputs: tuple[Tensor, Tensor],
+    inputs: Nonzero,
     weight: Tensor,
     bias: Tensor | None,
     *,
@@ -59,18 +60,22 @@ def select_from_active(
     """Active rows int32 (B, A) of queries x (B, d) of which few inputs are not zero.
 
     As :func:`select_active`, but *exact* ranks candidates by those inputs alone: values and
-    columns (B, I), as for :func:`hashdl.ops.gather_sparse_linear`.
+    columns (B, I), as for :func:`hashdl.ops.gather_sparse_linear`; and with *sketch* no row is
+    read.
     """
     config, sizes = tables.config, tables.sizes
     random = sizes.R if training else 0
-    if config.selection != "exact" or random == sizes.A:
+    if config.selection not in ("exact", "sketch") or random == sizes.A:
         return select_active(tables, x, weight, bias, training=training)[0]
     tables.refresh(weight, bias, training=training, queries=x)
-    candidates = tables.lookup(x, has_bias=bias is not None)
+    candidates = tables.lookup(x, has_bias=bias is not None, nonzero=inputs)
     with part("look-up"):
-        scores = ops.gather_sparse_linear(*inputs, weight, bias, candidates)
+        if config.selection == "sketch":
+            scores = tables.sketch_scores(x, candidates, inputs)
+        else:
+            scores = ops.gather_sparse_linear(*inputs, weight, bias, candidates).float()
         return ops.select(
-            *(candidates, scores.float(), None, None),
+            *(candidates, scores, None, None),
             active=sizes.A,
             random=random,
             n_rows=weight.shape[0],

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from hashdl import ops
 from hashdl.background import Background
 from hashdl.config import HashConfig
-from hashdl.hashing import balancing
-from hashdl.hashing.functions import Scheme, project_queries
+from hashdl.hashing import balancing, lowrank
+from hashdl.hashing.functions import Nonzero, Scheme, project_queries
 from hashdl.precision import own_dtype
 from hashdl.profiling import part
 from hashdl.reference import limited_width
@@ -28,11 +28,8 @@ from hashdl.rehash import (
     steps_so_far,
     weight_key,
 )
+from hashdl.schedule import OBSERVED_EVERY
 
-# Features up to which layers are balanced by default: eigenvectors take time of order d^3.
-_MOST_BALANCED = 1024
-# Training steps from one look at the queries to the next.
-_OBSERVED_EVERY = 4
 # Numbers of rows that are gathered at once.
 _GATHERED = 1 << 22
 # Places in the buffer "state": what a history keeps, and more.
@@ -72,6 +69,7 @@ class HashTables(nn.Module):
     query_sketch_planes: Tensor
     next_query_sketch_planes: Tensor
     moment: Tensor
+    recent: Tensor
     maps: Tensor
     center: Tensor
     scale: Tensor
@@ -106,11 +104,14 @@ class HashTables(nn.Module):
             self.register_buffer(name, zeros, persistent=False)
 
         how = (config.family, config.transform or "")
-        self.scheme = Scheme(*how, K, L, config.center, config.seed)
+        self.scheme = Scheme(*how, K, L, config.center, config.seed, config.rank or 0)
         functions = self.scheme.shape(features)
         D = features + 1
-        E = D if self._balances(features) else 0
-        M, S = (n_rows, config.sketch_bits) if config.selection == "sketch" else (0, 0)
+        E = D if config.balances(features) else 0
+        # A row's sketch: words of sign bits, and a length; or coordinates.
+        M = n_rows if config.selection == "sketch" else 0
+        S = config.rank or config.sketch_bits if M else 0
+        words, lengths = (S, 0) if config.rank else (S // 32, M)
         # Of the cycle of rehashing in progress, mostly bits of float32: what rows are hashed with,
         # and what queries will meet once the tables are built.
         buffer("functions", functions)
@@ -120,8 +121,8 @@ class HashTables(nn.Module):
         buffer("codes", (L, n_rows))  # of the rows as hashed last
         buffer("sketch_planes", (D, S))
         buffer("next_query_sketch_planes", (D, S))
-        buffer("next_sketches", (M, S // 32))
-        buffer("next_norms", (M,))
+        buffer("next_sketches", (M, words))
+        buffer("next_norms", (lengths,))
         buffer("dirty", (n_rows,), torch.uint8)  # bit g: active since group g hashed the row
         # In force, that is, what look-ups meet.
         buffer("query_functions", functions)
@@ -129,18 +130,14 @@ class HashTables(nn.Module):
         most = config.bucket_capacity
         buffer("rows", (L, n_rows if most is None else limited_width(n_rows, 2**K, most)))
         buffer("query_sketch_planes", (D, S))
-        buffer("sketches", (M, S // 32))
-        buffer("norms", (M,))  # lengths of the rows
+        buffer("sketches", (M, words))
+        buffer("norms", (lengths,))  # lengths of the rows
         buffer("moment", (E, E))  # of the queries (x, 1)
-        buffer("maps", (2, E, E))  # that balance rows and queries
+        buffer("recent", (lowrank.QUERIES if config.rank else 0, D))  # queries, the last ones
+        buffer("maps", (2, D, config.rank) if config.rank else (2, E, E))  # balance rows, queries
         buffer("step", (1,), torch.int64)  # training steps so far
         buffer("state", (len(State().values()),), torch.int64)
         self.state = _on_host(self.state)
-
-    def _balances(self, features: int) -> bool:
-        if self.config.balance is None:
-            return features <= _MOST_BALANCED
-        return self.config.balance
 
     @property
     def built(self) -> bool:
@@ -150,9 +147,9 @@ class HashTables(nn.Module):
     def observe(self, x: Tensor, *, training: bool) -> None:
         """Let queries x (B, d) tell how to balance: in training, and until there were enough."""
         self._follow(x.device)
-        if self.moment.numel() > 0:
+        if self.moment.numel() + self.recent.numel() > 0:
             torch.ops.hashdl.observe_queries_(
-                x.detach(), self.moment, self.state, self.step, training
+                x.detach(), self.moment, self.recent, self.state, self.step, training
             )
 
     def refresh(
@@ -199,6 +196,7 @@ class HashTables(nn.Module):
             capacity=config.bucket_capacity or 0,
             center_rows=config.center,
             seed=config.seed,
+            rank=config.rank or 0,
             every=self.rehash_every,
             growth=config.rehash_growth,
             drift=config.rehash_drift,
@@ -236,8 +234,9 @@ class HashTables(nn.Module):
 
     def _may_stay(self) -> bool:
         """Whether neither queries to come nor replays of a graph make tables stale."""
-        balanced = self.moment.numel() == 0 or enough(int(self.state[_SEEN]), self.moment)
-        return balanced and not self.state[_CAPTURED]
+        known = (self.moment, self.recent)
+        settled = not any(map(torch.Tensor.numel, known)) or enough(int(self.state[_SEEN]), *known)
+        return settled and not self.state[_CAPTURED]
 
     def _follow(self, device: torch.device) -> None:
         """Go where the weight is, which may have been assigned to the layer."""
@@ -254,12 +253,13 @@ class HashTables(nn.Module):
 
         Returns:
             ``schedule``: training step, step of the next rehash, rehashes so far, queries seen;
-            ``moment``: second moment of the queries. Functions that :meth:`fit` has trained too.
+            ``moment``: second moment of the queries; ``recent``: the last of them. Functions that
+            :meth:`fit` has trained too.
         """
         schedule = self.state[_KEPT]
         if self.state[_CAPTURED]:
             schedule[:1] = self.step
-        names = ("moment", *(_FUNCTIONS if self.state[_FITTED] else ()))
+        names = ("moment", "recent", *(_FUNCTIONS if self.state[_FITTED] else ()))
         return {"schedule": schedule} | {name: getattr(self, name).clone() for name in names}
 
     def set_history(self, history: dict[str, Tensor]) -> None:
@@ -292,17 +292,25 @@ class HashTables(nn.Module):
         state.version, state.pointer = weight_key(weight, bias)
         state.write(self.state)
 
-    def probe(self, x: Tensor, *, has_bias: bool = True) -> Tensor:
-        """Buckets int32 (B, L, P) that the queries x (B, d) probe, most likely first; -1 = none."""
+    def probe(self, x: Tensor, *, has_bias: bool = True, nonzero: Nonzero | None = None) -> Tensor:
+        """Buckets int32 (B, L, P) that the queries x (B, d) probe, most likely first; -1 = none.
+
+        ``nonzero``: the inputs that are not zero, where they are known to be few.
+        """
         with part("hash"), own_dtype(x):
             queries = self.query_functions.view(self.scheme.kind.dtype)
             maps = self.maps.view(torch.float32)
-            projections = self.scheme.project_queries(x.detach(), queries, maps, has_bias=has_bias)
+            projections = self.scheme.project_queries(
+                x.detach(), queries, maps, has_bias=has_bias, nonzero=nonzero
+            )
             return self.scheme.kind.probe(projections, self.sizes.K, self.sizes.P)
 
-    def lookup(self, x: Tensor, *, has_bias: bool = True) -> Tensor:
-        """Candidates int32 (B, C) of the queries x (B, d), distinct within a sample, -1 = none."""
-        buckets = self.probe(x, has_bias=has_bias)
+    def lookup(self, x: Tensor, *, has_bias: bool = True, nonzero: Nonzero | None = None) -> Tensor:
+        """Candidates int32 (B, C) of the queries x (B, d), distinct within a sample, -1 = none.
+
+        ``nonzero``: as for :meth:`probe`.
+        """
+        buckets = self.probe(x, has_bias=has_bias, nonzero=nonzero)
         with part("look-up"):
             candidates, _ = ops.lookup(
                 buckets, self.offsets, self.rows, step=self.step, **self.lookup_sizes()
@@ -403,12 +411,28 @@ class HashTables(nn.Module):
         """What every look-up in these tables is asked with, as keyword arguments of its op."""
         return {"cap": self.config.cap, "candidates": self.sizes.C, "seed": self.config.seed}
 
-    def _sketch(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Projections of the queries (B, S), sketches (N, S / 32) and lengths (N,) of the rows."""
+    def _sketch(
+        self, x: Tensor, nonzero: Nonzero | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Projections of the queries (B, S), sketches and lengths of the rows.
+
+        See :func:`hashdl.ops.sketch_scores`.
+        """
         with part("hash"), own_dtype(x):
             planes = self.query_sketch_planes.view(torch.float32)
-            queries = project_queries(x.detach(), planes)
+            queries = project_queries(x.detach(), planes, nonzero)
+        if self.config.rank:
+            return queries, self.sketches.view(torch.float32), None
         return queries, self.sketches, self.norms.view(torch.float32)
+
+    def sketch_scores(
+        self, x: Tensor, candidates: Tensor, nonzero: Nonzero | None = None
+    ) -> Tensor:
+        """Scores (B, C) of candidates by sketch: :func:`hashdl.ops.sketch_scores`.
+
+        ``nonzero``: as for :meth:`probe`.
+        """
+        return ops.sketch_scores(*self._sketch(x, nonzero), candidates)
 
     def mark(self, rows: Tensor) -> None:
         """Note that these rows are about to change; -1 is no row."""
@@ -452,6 +476,7 @@ class HashTables(nn.Module):
         return {
             "schedule": torch.zeros(4, dtype=torch.int64),
             "moment": torch.zeros(self.moment.shape, dtype=torch.int32),
+            "recent": torch.zeros(self.recent.shape, dtype=torch.int32),
         }
 
 
@@ -464,20 +489,21 @@ def _on_host(tensor: Tensor) -> Tensor:
 
 
 def _observe_queries_(
-    x: Tensor, moment: Tensor, state: Tensor, step: Tensor, training: bool
+    x: Tensor, moment: Tensor, recent: Tensor, state: Tensor, step: Tensor, training: bool
 ) -> None:
-    """Renew the queries' moment; once there were enough, in training alone, now and then."""
+    """Renew what is known of queries; once there were enough, in training alone, now and then."""
     if is_captured(x):
         return
     known = State.of(state)
-    due = training and steps_so_far(known, step) % _OBSERVED_EVERY == 0
-    if due or not enough(known.seen, moment):
+    due = training and steps_so_far(known, step) % OBSERVED_EVERY == 0
+    if due or not enough(known.seen, moment, recent):
+        renew, what = (lowrank.remember, recent) if len(recent) else (balancing.renew, moment)
         with own_dtype(x):
-            state[_SEEN] = balancing.renew(moment.view(torch.float32), x, known.seen)
+            state[_SEEN] = renew(what.view(torch.float32), x, known.seen)
 
 
 ops.define_stateful(
-    "observe_queries_(Tensor x, Tensor(a!) moment, Tensor(b!) state, Tensor step, "
-    "bool training) -> ()",
+    "observe_queries_(Tensor x, Tensor(a!) moment, Tensor(b!) recent, Tensor(c!) state, "
+    "Tensor step, bool training) -> ()",
     _observe_queries_,
 )

@@ -7,7 +7,6 @@
 #include "cuda/gather_linear.h"
 #include "cuda/lookup.h"
 #include "cuda/selection.h"
-#include "cuda/sketch.h"
 #include "ops/gather_linear.h"
 #include "ops/lookup.h"
 #include "ops/selection.h"
@@ -44,8 +43,8 @@ struct Stages {
   const cpu::Lookup& lookup;
   const cpu::Select& select;
   cpu::GatherForward<T> of_candidates, of_rows;
-  float* scores;                           ///< (B, C), what candidates are ranked by
-  const cpu::SketchScores<float>* sketch;  ///< for Selection::sketch
+  float* scores;             ///< (B, C), what candidates are ranked by
+  const SketchCall* sketch;  ///< for Selection::sketch
   Selection selection;
   int64_t threshold;
 };
@@ -89,7 +88,7 @@ class Worker {
         }
         break;
       case Selection::sketch:
-        cpu::sketch_kernels<float>().scores(*stages_.sketch, begin, end);
+        stages_.sketch->run(begin, end);
         break;
       case Selection::threshold:
         for (int64_t i = first; i < last; ++i) {
@@ -158,7 +157,7 @@ void find_on_gpu(const Tensor& on, const Stages<T>& stages, int64_t B, const cud
         }
         break;
       case Selection::sketch:
-        cuda::sketch_scores(*stages.sketch, B, N, stream);
+        stages.sketch->run_on_gpu(stream);
         break;
       case Selection::threshold:
       case Selection::frequency: {
@@ -210,11 +209,11 @@ std::tuple<Tensor, Tensor> find(const char* op, const Tensor& buckets, const Ten
   const auto b = as_contiguous(bias);
   std::optional<SketchCall> sketch;
   if (mode == Selection::sketch) {
-    check(sketch_queries && sketches && norms, op, "sketches",
-          "got None, wanted sketch_queries, sketches and norms for selection 'sketch'");
+    check(sketch_queries && sketches, op, "sketches",
+          "got None, wanted sketch_queries and sketches for selection 'sketch'");
     check(sketches->size(0) == N, op, "sketches",
           "got " + std::to_string(sketches->size(0)) + " rows, wanted " + std::to_string(N));
-    sketch.emplace(op, *sketch_queries, *sketches, *norms, lookup.found);
+    sketch.emplace(op, *sketch_queries, *sketches, norms, lookup.found);
   }
   const bool scored = mode != Selection::by_discovery;
   const bool exact = mode == Selection::exact;
@@ -242,7 +241,7 @@ std::tuple<Tensor, Tensor> find(const char* op, const Tensor& buckets, const Ten
                            gather(lookup.args.candidates, of_candidates, candidates),
                            gather(select.args.rows, mutable_data<T>(z), select.rows.size(1)),
                            mutable_data<float>(scores),
-                           sketch ? &sketch->args : nullptr,
+                           sketch ? &*sketch : nullptr,
                            mode,
                            threshold};
     if constexpr (kCuda) {

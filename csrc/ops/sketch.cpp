@@ -1,33 +1,67 @@
 // sketch_scores.
 #include "ops/sketch.h"
 
+#include "cuda/gather_linear.h"
 #include "cuda/sketch.h"
 
 namespace hashdl::ops {
 
 SketchCall::SketchCall(const char* op, const Tensor& queries, const Tensor& sketches,
-                       const Tensor& norms, const Tensor& candidates)
+                       const std::optional<Tensor>& norms, const Tensor& candidates)
     : pool_(candidates) {
-  check_dtype(sketches, ScalarType::Int, op, "sketches");
+  check_dtype(sketches, norms ? ScalarType::Int : ScalarType::Float, op, "sketches");
   check_shape(sketches, {-1, -1}, op, "sketches");
+  if (norms) {
+    check_dtype(*norms, ScalarType::Float, op, "norms");
+    check_shape(*norms, {sketches.size(0)}, op, "norms");
+  }
   check_dtype(queries, ScalarType::Float, op, "sketch_queries");
-  check_shape(queries, {candidates.size(0), 32 * sketches.size(1)}, op, "sketch_queries");
-  check_dtype(norms, ScalarType::Float, op, "norms");
-  check_shape(norms, {sketches.size(0)}, op, "norms");
+  const int64_t S = norms ? 32 * sketches.size(1) : sketches.size(1);
+  check_shape(queries, {candidates.size(0), S}, op, "sketch_queries");
   check_one_device(op, {candidates, queries, sketches, norms});
   queries_ = as_contiguous(queries);
   sketches_ = as_contiguous(sketches);
   norms_ = as_contiguous(norms);
   scores = empty(candidates, {candidates.size(0), candidates.size(1)}, ScalarType::Float);
-  args = {data<float>(queries_), data<int32_t>(sketches_),    data<float>(norms_),
-          data<int32_t>(pool_),  mutable_data<float>(scores), sketches_.size(1),
-          pool_.size(1)};
+  const int64_t C = pool_.size(1);
+  const int32_t* rows = data<int32_t>(pool_);
+  float* out = mutable_data<float>(scores);
+  if (norms_) {
+    of_signs_ = {data<float>(queries_),
+                 data<int32_t>(sketches_),
+                 data<float>(*norms_),
+                 rows,
+                 out,
+                 sketches_.size(1),
+                 C};
+  } else {
+    of_coordinates_ = {data<float>(queries_), data<float>(sketches_), nullptr, rows, out, S, C, C};
+  }
+}
+
+void SketchCall::run(int64_t begin, int64_t end) const {
+  if (norms_) {
+    cpu::sketch_kernels<float>().scores(of_signs_, begin, end);
+  } else {
+    cpu::gather_linear_kernels<float>().forward(of_coordinates_, begin, end);
+  }
+}
+
+void SketchCall::run_on_gpu(cuda::Stream stream) const {
+  if constexpr (kCuda) {
+    const int64_t B = pool_.size(0), N = sketches_.size(0);
+    if (norms_) {
+      cuda::sketch_scores(of_signs_, B, N, stream);
+    } else {
+      cuda::gather_forward(of_coordinates_, B, N, stream);
+    }
+  }
 }
 
 namespace {
 
-Tensor sketch_scores(const Tensor& sketch_queries, const Tensor& sketches, const Tensor& norms,
-                     const Tensor& candidates) {
+Tensor sketch_scores(const Tensor& sketch_queries, const Tensor& sketches,
+                     const std::optional<Tensor>& norms, const Tensor& candidates) {
   constexpr auto op = "sketch_scores";
   check_dtype(candidates, ScalarType::Int, op, "candidates");
   check_shape(candidates, {-1, -1}, op, "candidates");
@@ -36,15 +70,12 @@ Tensor sketch_scores(const Tensor& sketch_queries, const Tensor& sketches, const
   check_rows(pool, -1, sketches.size(0), op, "candidates");
   if constexpr (kCuda) {
     if (is_cuda(pool)) {
-      run_on_gpu(pool, [&](cuda::Stream stream) {
-        cuda::sketch_scores(sketch.args, pool.size(0), sketches.size(0), stream);
-      });
+      run_on_gpu(pool, [&](cuda::Stream stream) { sketch.run_on_gpu(stream); });
       return sketch.scores;
     }
   }
-  const auto run = cpu::sketch_kernels<float>().scores;
   torch::stable::parallel_for(0, pool.size(0), 1,
-                              [&](int64_t begin, int64_t end) { run(sketch.args, begin, end); });
+                              [&](int64_t begin, int64_t end) { sketch.run(begin, end); });
   return sketch.scores;
 }
 

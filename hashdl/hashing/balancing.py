@@ -23,6 +23,8 @@ from torch import Tensor
 _FLOOR = 1e-3
 # Samples of a batch and rows of a weight that a moment is estimated from.
 _QUERIES, _ROWS = 64, 1 << 14
+# Multiplications of an eigenproblem, about, in D^3: to a tridiagonal matrix, and vectors back.
+_EIGEN = 4
 # Share of the estimate that a training step may renew.
 _RENEWED = 0.02
 
@@ -49,10 +51,16 @@ def _moment(vectors: Tensor) -> Tensor:
         return vectors.t() @ vectors / max(vectors.shape[0], 1)
 
 
+def some_queries(x: Tensor) -> Tensor:
+    """Some of the queries, float32 (B', d + 1): (x, 1)."""
+    some = _spread(x, _QUERIES)
+    return torch.cat([some, some.new_ones(some.shape[0], 1)], 1)
+
+
 def query_moment(x: Tensor) -> tuple[Tensor, int]:
     """Second moment (d + 1, d + 1) of some of the queries (x, 1), and how many these are."""
-    some = _spread(x, _QUERIES)
-    return _moment(torch.cat([some, some.new_ones(some.shape[0], 1)], 1)), some.shape[0]
+    some = some_queries(x)
+    return _moment(some), some.shape[0]
 
 
 def row_moment(weight: Tensor, bias: Tensor | None, center: Tensor) -> Tensor:
@@ -94,6 +102,16 @@ def _eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Floored eigenvalues, and eigenvectors as columns."""
     values, vectors = torch.linalg.eigh(matrix)
     return values.clamp_min(float(values[-1]) * _FLOOR), vectors
+
+
+def work(rows: int, D: int) -> float:
+    """Multiplications of balancing anew: the moment of the rows, two eigenproblems, six products.
+
+    Args:
+        rows: N.
+        D: coordinates.
+    """
+    return min(rows, _ROWS) * float(D) ** 2 + (2 * _EIGEN + 6) * float(D) ** 3
 
 
 def unit_maps(D: int, device: torch.device) -> Tensor:

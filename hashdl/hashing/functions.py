@@ -5,9 +5,10 @@ r"""The hash functions of one layer: those of a family, and what comes before th
     (x, 1) \to S^{-T} (x, 1) \to T_q(\cdot) \to \text{buckets to probe}
 
 with the centre c (:mod:`hashdl.hashing.centering`), the balancing S
-(:mod:`hashdl.hashing.balancing`) and the two sides of a transform T
-(:mod:`hashdl.hashing.transforms`), each of which may be left out. A linear family without a
-transform meets rows and queries as they are: its functions are multiplied by S or its inverse.
+(:mod:`hashdl.hashing.balancing`; or of a low rank, :mod:`hashdl.hashing.lowrank`) and the two sides
+of a transform T (:mod:`hashdl.hashing.transforms`), each of which may be left out. A linear family
+without a transform meets rows and queries as they are: its functions are multiplied by S or its
+inverse.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from hashdl.hashing import balancing, centering
+from hashdl.hashing import balancing, centering, lowrank
 from hashdl.hashing.families import FAMILIES
 from hashdl.hashing.family import Family
 from hashdl.hashing.learned import LearnedSimHash
@@ -29,6 +31,9 @@ _SAMPLE = 1 << 14
 # Queries that functions are trained on.
 _QUERIES = 1 << 10
 
+#: Values and columns (B, I) of the inputs that are not zero; column -1 = none.
+Nonzero = tuple[Tensor, Tensor]
+
 
 class Functions(NamedTuple):
     """What codes follow from; D = d + 1.
@@ -38,7 +43,7 @@ class Functions(NamedTuple):
         queries: (F, L width), that queries meet.
         center: float32 (D,), subtracted from rows.
         maps: float32 (2, D, D), for rows and queries: coordinates in which their second moments
-            are equal; (2, 0, 0) where nothing is balanced.
+            are equal; (2, D, rank) of low rank; (2, 0, 0) where nothing is balanced.
         scale: float32 (1,), the largest length of a row, for a transform.
     """
 
@@ -60,6 +65,7 @@ class Scheme:
         tables: L.
         center_rows: subtract the mean of the rows.
         seed: of the functions.
+        rank: coordinates that balancing keeps; 0: all.
     """
 
     family: str
@@ -68,6 +74,7 @@ class Scheme:
     tables: int
     center_rows: bool
     seed: int
+    rank: int = 0
 
     @property
     def kind(self) -> Family:
@@ -81,16 +88,18 @@ class Scheme:
 
     def shape(self, features: int) -> tuple[int, int]:
         """Of the functions of a layer with so many inputs."""
-        return self.kind.shape(self._coordinates(features), self.tables, self.bits)
+        coordinates = features + 1 if self.folds else self._coordinates(features)
+        return self.kind.shape(coordinates, self.tables, self.bits)
 
     def _coordinates(self, features: int) -> int:
-        return features + 1 + (TRANSFORMS[self.transform].extra if self.transform else 0)
+        extra = TRANSFORMS[self.transform].extra if self.transform else 0
+        return (self.rank or features + 1) + extra
 
     def new(
         self,
         weight: Tensor,
         bias: Tensor | None,
-        moment: Tensor | None,
+        queries: Tensor | None,
         maps: Tensor,
         codes: Tensor | None,
     ) -> Functions:
@@ -99,7 +108,8 @@ class Scheme:
         Args:
             weight: (N, d).
             bias: (N,), or None.
-            moment: second moment of the queries (D, D), to balance by; None: keep ``maps``.
+            queries: what to balance by: their second moment (D, D), or some of them (Q, D) for a
+                low rank; None: keep ``maps``.
             maps: what balances now.
             codes: int32 (L, N), of the rows as hashed last, or None.
 
@@ -112,13 +122,7 @@ class Scheme:
         center = torch.zeros(D, device=weight.device)
         if self.center_rows:
             center = centering.row_mean(rows, some_bias)
-        if moment is not None:
-            of_rows = balancing.row_moment(rows, some_bias, center)
-            if not bool(of_rows.isfinite().all()):
-                raise ValueError("rows are not finite")
-            maps = balancing.maps(moment, of_rows)
-        elif not bool(maps.any()):
-            maps = balancing.unit_maps(maps.shape[1], maps.device)
+        maps = self._maps(rows, some_bias, center, queries, maps)
         if not bool(center.isfinite().all()):
             raise ValueError("rows are not finite")
         made = self._drawn(coordinates, weight.device, has_bias=bias is not None)
@@ -136,10 +140,39 @@ class Scheme:
                 made = self.kind.fit(made, vectors, some_codes, self.bits)
         return Functions(*self._folded(made, maps), center, maps, scale)
 
+    def _maps(
+        self, rows: Tensor, bias: Tensor | None, center: Tensor, queries: Tensor | None, now: Tensor
+    ) -> Tensor:
+        """Coordinates of rows and queries: see :class:`Functions`.
+
+        Raises:
+            ValueError: rows are not finite.
+        """
+        D, known = now.shape[1], bool(now.any())
+        if queries is None and known:
+            return now
+        if not self.rank:
+            if queries is None:
+                return balancing.unit_maps(D, now.device)
+            of_rows = balancing.row_moment(rows, bias, center)
+            if not bool(of_rows.isfinite().all()):
+                raise ValueError("rows are not finite")
+            return balancing.maps(queries, of_rows)
+        maps = now if known else lowrank.drawn(D, self.rank, self.seed).to(now.device)
+        if queries is not None:
+            some = slice(None, None, max(1, -(-rows.shape[0] // lowrank.ROWS)))
+            vectors = _vectors(rows[some], None if bias is None else bias[some], center)
+            if not bool(vectors.isfinite().all()):
+                raise ValueError("rows are not finite")
+            maps = lowrank.maps(vectors, queries, maps[0], warm=known)
+        if bias is None:
+            maps[:, -1] = 0  # (x, 1) against (w, 0): the 1 would turn queries off their rows
+        return maps
+
     def _drawn(self, coordinates: int, device: torch.device, *, has_bias: bool) -> Tensor:
         """The family's functions as drawn."""
         made = self.kind.make(coordinates, self.tables, self.bits, self.seed).to(device)
-        if self.folds and not has_bias:
+        if self.folds and not self.rank and not has_bias:
             made[-1] = 0  # (x, 1) against (w, 0): the 1 would turn queries off their rows
         return made
 
@@ -195,11 +228,17 @@ class Scheme:
         return self.kind.project(self.row_vectors(weight, bias, *where), some)
 
     def project_queries(
-        self, x: Tensor, queries: Tensor, maps: Tensor, *, has_bias: bool
+        self,
+        x: Tensor,
+        queries: Tensor,
+        maps: Tensor,
+        *,
+        has_bias: bool,
+        nonzero: Nonzero | None = None,
     ) -> Tensor:
         """Projections (B, L width) of queries, with their functions."""
         if self.folds:
-            return project_queries(x, queries)
+            return project_queries(x, queries, nonzero)
         return self.kind.project(self.query_vectors(x, maps, has_bias=has_bias), queries)
 
     def row_vectors(
@@ -221,13 +260,24 @@ class Scheme:
 
     def _without_last(self, vectors: Tensor) -> Tensor:
         """Functions that fold leave out the last coordinate of rows without bias: :meth:`new`."""
-        if not self.folds:
+        if not self.folds or self.rank:
             return vectors
-        return torch.nn.functional.pad(vectors[:, :-1], (0, 1))
+        return F.pad(vectors[:, :-1], (0, 1))
 
 
-def project_queries(x: Tensor, planes: Tensor) -> Tensor:
-    """Projections (B, count) of (x, 1) on planes (d + 1, count)."""
+def project_queries(x: Tensor, planes: Tensor, nonzero: Nonzero | None = None) -> Tensor:
+    """Projections (B, count) of (x, 1) on planes (d + 1, count).
+
+    Args:
+        x: (B, d).
+        planes: float32.
+        nonzero: the inputs that are not zero, where they are few.
+    """
+    if nonzero is not None:
+        values, columns = nonzero
+        values = torch.where(columns < 0, 0, values).to(planes.dtype)
+        bags = (columns.clamp_min(0), planes)
+        return F.embedding_bag(*bags, per_sample_weights=values, mode="sum") + planes[-1]
     return torch.addmm(planes[-1], x.to(planes.dtype), planes[:-1])
 
 

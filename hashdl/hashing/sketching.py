@@ -1,8 +1,10 @@
-r"""Sketches of rows: one sign bit a direction, met by the projections of the queries.
+r"""Sketches of rows: one sign bit a direction, or few coordinates, met by those of the queries.
 
 Bits are made in the balanced coordinates, about the centre of the rows. The directions are
 orthogonal, as many as there are coordinates: fewer bits then say the same (Ji et al.,
-*Super-bit locality-sensitive hashing*, NIPS 2012). See :func:`hashdl.ops.sketch_scores`.
+*Super-bit locality-sensitive hashing*, NIPS 2012). Where balancing is of a low rank
+(:mod:`hashdl.hashing.lowrank`), its coordinates are the sketch, as they are. See
+:func:`hashdl.ops.sketch_scores`.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from torch import Tensor
 from hashdl import ops
 from hashdl.hashing.balancing import one_thread
 from hashdl.hashing.functions import project_rows
+from hashdl.hashing.lowrank import orthogonal
 
 
 def planes(maps: Tensor, D: int, bits: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -27,18 +30,11 @@ def planes(maps: Tensor, D: int, bits: int, seed: int) -> tuple[Tensor, Tensor]:
     # Another stream than that of the hash functions, which may be drawn with the same seed.
     generator = torch.Generator().manual_seed(seed ^ 0x5CE7C4)
     with one_thread():
-        blocks = [_orthogonal(D, min(D, bits - i), generator) for i in range(0, bits, D)]
+        blocks = [orthogonal(D, min(D, bits - i), generator) for i in range(0, bits, D)]
     drawn = torch.cat(blocks, 1).to(maps.device)
     if maps.shape[1] == 0:
         return drawn, drawn
     return maps[0] @ drawn, maps[1] @ drawn
-
-
-def _orthogonal(D: int, count: int, generator: torch.Generator) -> Tensor:
-    """Random directions at right angles, as columns."""
-    q, r = torch.linalg.qr(torch.randn(D, count, generator=generator, dtype=torch.float64))
-    directions: Tensor = (q * r.diagonal().sign()).float()
-    return directions
 
 
 def sketch(

@@ -289,7 +289,7 @@ def test_buffers_are_hash_state_and_parameters_are_linears() -> None:
             *("sketch_planes", "next_query_sketch_planes", "next_sketches", "next_norms"),
             *("query_functions", "offsets", "rows"),
             *("query_sketch_planes", "sketches", "norms"),
-            *("moment", "maps", "scale", "step", "state"),
+            *("moment", "recent", "maps", "scale", "step", "state"),
         )
     }
     assert not set(buffers) & set(layer.state_dict())

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import hashdl
-from hashdl import rehash, tables
+from hashdl import rehash, schedule, tables
 from hashdl.rehash import State
 
 CAPTURED = State.places("captured")
@@ -128,7 +128,7 @@ def test_queries_that_are_not_finite_change_no_moment(on_gpu: None) -> None:
     layer = trained_layer()
     moment, x = layer.tables.moment.clone(), inputs(30)
     x[3] = torch.nan
-    assert tables._OBSERVED_EVERY == 4
+    assert schedule.OBSERVED_EVERY == 4
     layer.tables.refresh(layer.weight, layer.bias, training=True)  # now step 4 comes
     layer.tables.observe(x, training=True)
     assert torch.equal(layer.tables.moment, moment)

@@ -101,6 +101,7 @@ CASES: dict[str, list[Case]] = {
         *({}, {"B": 0}, {"C": 0}, {"N": 0}, {"N": 1}, {"padding": 1.0}),
         *({"W": W} for W in (1, 9)),
         {"W": 70, "B": 1},  # more words than are at hand
+        *({"coordinates": S} for S in (1, 16, 33)),
         {"C": 150, "N": 200, "B": 2, "padding": 0.0},  # more than one block's
     ],
     "select": [
@@ -129,6 +130,7 @@ CASES: dict[str, list[Case]] = {
     ],
     "find_active": [
         *({"selection": kind} for kind in ("sketch", "frequency", "threshold", "union")),
+        {"selection": "sketch", "coordinates": 6},
         *({"M": M, "T": T} for M, T in ((2, 5), (0, 0))),
         {"active": 3, "random": 3},
         {"random": 0},

@@ -192,10 +192,13 @@ def sketch_scores_args(
     W: int = 3,
     N: int = 40,
     padding: float = 0.2,
+    coordinates: int | None = None,
 ) -> Args:
-    """``W`` words of 32 sign bits a row."""
-    sketches = sign_bits(N, W)
+    """``W`` words of 32 sign bits a row, or ``coordinates``."""
     candidates = row_ids(B, C, N, padding=padding, seed=10)
+    if coordinates is not None:
+        return randn(B, coordinates, seed=9), randn(N, coordinates, seed=12), None, candidates
+    sketches = sign_bits(N, W)
     return randn(B, 32 * W, seed=9), sketches, randn(N, seed=12).abs(), candidates
 
 
@@ -248,14 +251,17 @@ def find_active_args(
     active: int = 8,
     random: int = 3,
     bias: bool = True,
+    coordinates: int | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Args:
     """Small integers as weights and inputs: outputs are exact, and many are equal."""
     lookup = lookup_args(B, N, L, bits, candidates=candidates)
     sketch: Args = (None, None, None)
     if selection == "sketch":
-        queries = randn(B, 64, seed=8).mul(2).round()
+        queries = randn(B, coordinates or 64, seed=8).mul(2).round()
         sketch = queries, sign_bits(N, 2), randn(N, seed=6).abs()
+        if coordinates is not None:
+            sketch = queries, randn(N, coordinates, seed=6).mul(2).round(), None
     x, weight = randn(B, d, seed=3).mul(2).round(), randn(N, d, seed=4).mul(2).round()
     labels = row_ids(B, M, N, seed=4) if M else None
     shared = row_ids(1, T, N, seed=5)[0] if T else None
@@ -530,10 +536,17 @@ def refresh_tables__args(
     sketch: bool = True,
     training: bool = True,
     family: str = "simhash",
+    rank: int | None = None,
 ) -> Args:
     """``queries``: how many have been observed; planes are balanced after d + 1."""
-    selection = "sketch" if sketch else "exact"
-    config = HashConfig(family=family, bits=bits, tables=L, balance=balance, selection=selection)
+    config = HashConfig(
+        family=family,
+        bits=bits,
+        tables=L,
+        balance=None if rank else balance,
+        rank=rank,
+        selection="sketch" if sketch else "exact",
+    )
     tables = HashTables(N, d, config)
     tables.observe(uneven(queries, d), training=True)
     settings: dict[str, Any] = {
@@ -545,6 +558,7 @@ def refresh_tables__args(
         "buckets": config.buckets,
         "capacity": 0,
         "seed": config.seed,
+        "rank": rank or 0,
         "center_rows": config.center,
         "every": tables.rehash_every,
         "growth": config.rehash_growth,
@@ -555,8 +569,10 @@ def refresh_tables__args(
     return _with_buffers("refresh_tables_", tables, settings)
 
 
-def observe_queries__args(B: int = 5, d: int = 6, training: bool = True) -> Args:
-    tables = HashTables(30, d, HashConfig(balance=True))
+def observe_queries__args(
+    B: int = 5, d: int = 6, training: bool = True, rank: int | None = None
+) -> Args:
+    tables = HashTables(30, d, HashConfig(balance=None if rank else True, rank=rank))
     given = {"x": uneven(B, d), "training": training}
     return _with_buffers("observe_queries_", tables, given)
 

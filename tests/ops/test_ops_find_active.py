@@ -29,6 +29,15 @@ def test_kernel_is_reference(selection: str, parameters: dict[str, Any]) -> None
     samples.assert_kernel_is_reference("find_active", args)
 
 
+@pytest.mark.parametrize("parameters", SHAPES, ids=str)
+@pytest.mark.parametrize("coordinates", [1, 16])
+def test_kernel_is_reference_for_sketches_of_coordinates(
+    coordinates: int, parameters: dict[str, Any]
+) -> None:
+    given: dict[str, Any] = {"selection": "sketch", "coordinates": coordinates, **parameters}
+    samples.assert_kernel_is_reference("find_active", samples.find_active_args(**given))
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_dtypes(dtype: torch.dtype) -> None:
     samples.assert_kernel_is_reference("find_active", samples.find_active_args(dtype=dtype))
@@ -71,7 +80,8 @@ def test_opcheck(selection: str) -> None:
         ("buckets", torch.full((4, 3, 3), 16).int(), "buckets: got a bucket outside -1 to 15"),
         ("buckets", torch.zeros(4, 2, 3).int(), "buckets: got shape"),
         ("table_rows", torch.full((3, 60), 60).int(), "table_rows: got"),
-        *((name, None, "sketches: got None") for name in ("sketch_queries", "sketches", "norms")),
+        *((name, None, "sketches: got None") for name in ("sketch_queries", "sketches")),
+        ("norms", None, "sketches: got dtype"),  # without lengths they are coordinates
         ("sketch_queries", torch.zeros(4, 32), "sketch_queries: got shape"),
         ("sketches", torch.zeros(59, 2).int(), "sketches: got 59 rows, wanted 60|norms: got shape"),
         ("norms", torch.zeros(59), "norms: got shape"),

@@ -137,6 +137,7 @@ PLAIN: dict[str, list[dict[str, Any]]] = {
         {"N": 0},  # all padding
         {"N": 1},
         *({"W": W} for W in (0, 1, 2, 8, 17)),
+        *({"coordinates": S} for S in (0, 1, 8, 16, 33)),
         {"padding": 0.0},
         {"padding": 1.0},
         {"B": 30, "C": 90, "W": 9, "N": 500},  # candidates beyond what is fetched ahead

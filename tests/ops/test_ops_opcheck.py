@@ -33,6 +33,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("lookup", {"probes": 16, "cap": 1}),
     ("sketch_scores", {}),
     ("sketch_scores", {"B": 0, "W": 1}),
+    ("sketch_scores", {"coordinates": 5}),
     ("select", {}),
     ("select", {"scores": "none", "M": 0, "T": 0}),
     ("shared_rows", {}),
@@ -69,8 +70,10 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("refresh_tables_", {"balance": False}),
     ("refresh_tables_", {"sketch": False, "L": 9}),
     ("refresh_tables_", {"family": "kmeans", "queries": 20}),
+    ("refresh_tables_", {"rank": 3, "queries": 40}),
     ("observe_queries_", {}),
     ("observe_queries_", {"B": 0, "training": False}),
+    ("observe_queries_", {"rank": 3}),
 ]
 LINEAR: list[dict[str, Any]] = [
     {},
