@@ -350,17 +350,28 @@ class HashTables(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """The k largest outputs of the queries x (B, d), and their rows.
 
-        See :func:`hashdl.ops.find_best`.
+        See :func:`hashdl.ops.find_best`; from query to answer in one op where it can be.
         """
+        probing = self.scheme.kind.probing
+        how = {"active": active, "k": k, "step": self.step} | self.lookup_sizes()
+        ranks = self.config.selection == "sketch"
+        if probing is not None and self.scheme.folds:
+            norms = None if self.config.rank else self.norms
+            sketch = (self.query_sketch_planes, self.sketches, norms)
+            with part("look-up"), own_dtype(x):
+                return ops.search(
+                    *(x, weight, bias, self.query_functions, self.offsets, self.rows),
+                    *(sketch if ranks else (None, None, None)),
+                    probing=probing,
+                    bits=self.sizes.K,
+                    probes=self.sizes.P,
+                    **how,
+                )
         buckets = self.probe(x, has_bias=bias is not None)
-        sketch = self._sketch(x) if self.config.selection == "sketch" else (None, None, None)
+        queries = self._sketch(x) if ranks else (None, None, None)
         with part("look-up"):
             return ops.find_best(
-                *(buckets, self.offsets, self.rows, *sketch, x, weight, bias),
-                active=active,
-                k=k,
-                step=self.step,
-                **self.lookup_sizes(),
+                *(buckets, self.offsets, self.rows, *queries, x, weight, bias), **how
             )
 
     @torch.no_grad()

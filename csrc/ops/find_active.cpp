@@ -7,6 +7,7 @@
 #include "cuda/gather_linear.h"
 #include "cuda/lookup.h"
 #include "cuda/selection.h"
+#include "ops/find_best.h"
 #include "ops/gather_linear.h"
 #include "ops/lookup.h"
 #include "ops/selection.h"
@@ -277,7 +278,9 @@ std::tuple<Tensor, Tensor> find_active(
               random, seed, step);
 }
 
-std::tuple<Tensor, Tensor> find_best(const Tensor& buckets, const Tensor& offsets,
+}  // namespace
+
+std::tuple<Tensor, Tensor> find_best(const char* op, const Tensor& buckets, const Tensor& offsets,
                                      const Tensor& table_rows,
                                      const std::optional<Tensor>& sketch_queries,
                                      const std::optional<Tensor>& sketches,
@@ -285,7 +288,6 @@ std::tuple<Tensor, Tensor> find_best(const Tensor& buckets, const Tensor& offset
                                      const Tensor& weight, const std::optional<Tensor>& bias,
                                      int64_t cap, int64_t candidates, int64_t active, int64_t k,
                                      int64_t seed, const Tensor& step) {
-  constexpr auto op = "find_best";
   check(active >= 0, op, "active", "got " + std::to_string(active) + ", wanted 0 or more");
   check(k >= 0, op, "k", "got " + std::to_string(k) + ", wanted 0 or more");
   const bool sketch = sketch_queries || sketches || norms;
@@ -317,10 +319,24 @@ std::tuple<Tensor, Tensor> find_best(const Tensor& buckets, const Tensor& offset
   return {values, best};
 }
 
+namespace {
+
+std::tuple<Tensor, Tensor> find_best_op(const Tensor& buckets, const Tensor& offsets,
+                                        const Tensor& table_rows,
+                                        const std::optional<Tensor>& sketch_queries,
+                                        const std::optional<Tensor>& sketches,
+                                        const std::optional<Tensor>& norms, const Tensor& x,
+                                        const Tensor& weight, const std::optional<Tensor>& bias,
+                                        int64_t cap, int64_t candidates, int64_t active, int64_t k,
+                                        int64_t seed, const Tensor& step) {
+  return find_best("find_best", buckets, offsets, table_rows, sketch_queries, sketches, norms, x,
+                   weight, bias, cap, candidates, active, k, seed, step);
+}
+
 }  // namespace
 }  // namespace hashdl::ops
 
 HASHDL_KERNELS(m) {
   m.impl("find_active", TORCH_BOX(&hashdl::ops::find_active));
-  m.impl("find_best", TORCH_BOX(&hashdl::ops::find_best));
+  m.impl("find_best", TORCH_BOX(&hashdl::ops::find_best_op));
 }
