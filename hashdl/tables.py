@@ -105,6 +105,7 @@ class HashTables(nn.Module):
 
         how = (config.family, config.transform or "")
         self.scheme = Scheme(*how, K, L, config.center, config.seed, config.rank or 0)
+        self._probing = self.scheme.kind.probing if self.scheme.folds else None
         functions = self.scheme.shape(features)
         D = features + 1
         E = D if config.balances(features) else 0
@@ -226,11 +227,12 @@ class HashTables(nn.Module):
 
         A look at it costs far less than the op, which matters to a single query.
         """
-        if torch.compiler.is_compiling() or self.state.is_inference() or self.state.is_meta:
+        state = self.state
+        if torch.compiler.is_compiling() or state.is_inference() or state.is_meta:
             return ()
         if is_captured(weight) or (self._known_fresh == () and not self._may_stay()):
             return ()
-        return (*weight_key(weight, bias), self.state.data_ptr(), self.state._version)
+        return (*weight_key(weight, bias), state.data_ptr(), state._version)
 
     def _may_stay(self) -> bool:
         """Whether neither queries to come nor replays of a graph make tables stale."""
@@ -352,26 +354,42 @@ class HashTables(nn.Module):
 
         See :func:`hashdl.ops.find_best`; from query to answer in one op where it can be.
         """
-        probing = self.scheme.kind.probing
-        how = {"active": active, "k": k, "step": self.step} | self.lookup_sizes()
-        ranks = self.config.selection == "sketch"
-        if probing is not None and self.scheme.folds:
-            norms = None if self.config.rank else self.norms
-            sketch = (self.query_sketch_planes, self.sketches, norms)
-            with part("look-up"), own_dtype(x):
-                return ops.search(
-                    *(x, weight, bias, self.query_functions, self.offsets, self.rows),
-                    *(sketch if ranks else (None, None, None)),
-                    probing=probing,
-                    bits=self.sizes.K,
-                    probes=self.sizes.P,
-                    **how,
-                )
+        if self._probing is not None:
+            return self._search(x, weight, bias, active, k)
         buckets = self.probe(x, has_bias=bias is not None)
-        queries = self._sketch(x) if ranks else (None, None, None)
+        ranks = self.config.selection == "sketch"
+        sketch = self._sketch(x) if ranks else (None, None, None)
         with part("look-up"):
             return ops.find_best(
-                *(buckets, self.offsets, self.rows, *queries, x, weight, bias), **how
+                *(buckets, self.offsets, self.rows, *sketch, x, weight, bias),
+                active=active,
+                k=k,
+                step=self.step,
+                **self.lookup_sizes(),
+            )
+
+    def _search(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, active: int, k: int
+    ) -> tuple[Tensor, Tensor]:
+        """:func:`hashdl.ops.search`: little else, for the sake of a single query."""
+        config, sizes, buffers = self.config, self.sizes, self._buffers
+        sketch: tuple[Tensor | None, ...] = (None, None, None)
+        if config.selection == "sketch":
+            norms = None if config.rank else buffers["norms"]
+            sketch = (buffers["query_sketch_planes"], buffers["sketches"], norms)
+        tables = (buffers["query_functions"], buffers["offsets"], buffers["rows"])
+        with part("look-up"), own_dtype(x):
+            return ops.search(
+                *(x, weight, bias, *tables, *sketch),
+                probing=self._probing,
+                bits=sizes.K,
+                probes=sizes.P,
+                cap=config.cap,
+                candidates=sizes.C,
+                active=active,
+                k=k,
+                seed=config.seed,
+                step=buffers["step"],
             )
 
     @torch.no_grad()

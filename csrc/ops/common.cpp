@@ -1,5 +1,7 @@
 #include "ops/common.h"
 
+#include <algorithm>
+
 namespace hashdl::ops {
 
 std::string shape_string(const Tensor& tensor) {
@@ -70,7 +72,8 @@ void check_floating(const Tensor& tensor, const char* op, const char* argument) 
   const ScalarType dtype = tensor.scalar_type();
   const bool floating = dtype == ScalarType::Float || dtype == ScalarType::Double ||
                         dtype == ScalarType::BFloat16 || dtype == ScalarType::Half;
-  check(floating, op, argument,
+  if (floating) return;
+  check(false, op, argument,
         "got dtype " + dtype_string(dtype) + ", wanted float32, float64, bfloat16 or float16");
 }
 
@@ -117,7 +120,21 @@ int64_t read_step(const Tensor& step, const char* op) {
 }
 
 Tensor empty(const Tensor& like, const std::vector<int64_t>& shape, ScalarType dtype) {
-  return torch::stable::new_empty(like, shape, dtype);
+  // Not by torch::stable::new_empty: the dispatcher takes longer than the memory.
+  std::vector<int64_t> strides(shape.size());
+  int64_t stride = 1;
+  for (size_t i = shape.size(); i-- > 0; stride *= std::max<int64_t>(shape[i], 1)) {
+    strides[i] = stride;
+  }
+  const torch::stable::Device device = like.device();
+  const auto number = [](auto value) {
+    return torch::stable::detail::to<int32_t>(torch::stable::detail::from(value));
+  };
+  AtenTensorHandle made = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+      static_cast<int64_t>(shape.size()), shape.data(), strides.data(), number(dtype),
+      number(device.type()), device.index(), &made));
+  return Tensor(made);
 }
 
 }  // namespace hashdl::ops

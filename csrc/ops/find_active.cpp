@@ -33,9 +33,9 @@ Selection selection_named(const std::string& name, const char* op) {
 
 /// The candidates of a sample stand in tables that came from outside: they may hold anything.
 bool all_below(const int32_t* ids, int64_t count, int64_t N) {
-  bool ok = true;
-  for (int64_t i = 0; i < count; ++i) ok &= ids[i] < N;
-  return ok;
+  int32_t most = -1;
+  for (int64_t i = 0; i < count; ++i) most = std::max(most, ids[i]);
+  return most < N;
 }
 
 /// What all threads share.

@@ -142,6 +142,11 @@ CASES: dict[str, list[Case]] = {
         {"N": 900, "bits": 2, "candidates": 700, "active": 600, "k": 300},  # more than threads
         {"special": True, "sketch": False, "k": 20},
     ],
+    "search": [
+        *({}, {"sketch": False}, {"coordinates": 6}, {"B": 0}, {"B": 9}, {"bias": False}),
+        {"probing": "columns"},
+        {"probing": "columns", "L": 1, "probes": 9, "k": 12},
+    ],
     "gather_linear": [
         *({}, {"bias": False}, {"B": 0}, {"A": 0}, {"A": 1}, {"N": 1}, {"padding": 1.0}),
         {"N": 0, "A": 3},  # all padding
@@ -179,5 +184,5 @@ CASES: dict[str, list[Case]] = {
         *({"row_wise": True, "decoupled": True, "d": d} for d in (8, 9)),
     ],
 }
-FLOATING = {"find_active", "find_best", *list(CASES)[list(CASES).index("gather_linear") :]}
+FLOATING = {"find_active", "find_best", "search", *list(CASES)[list(CASES).index("gather_linear") :]}
 """Ops over numbers of any floating dtype."""

@@ -19,6 +19,7 @@ SHAPES: list[dict[str, Any]] = [
     {"k": 9, "active": 0},  # more than are to be computed
     {"bias": False, "L": 1},
     {"special": True, "k": 20},
+    {"coordinates": 6},
 ]
 
 
@@ -74,7 +75,8 @@ def test_opcheck(sketch: bool) -> None:
     [
         ("buckets", torch.full((4, 3, 3), 16).int(), "buckets: got a bucket outside -1 to 15"),
         ("table_rows", torch.full((3, 60), 60).int(), "table_rows: got"),
-        *((name, None, "sketches: got None") for name in ("sketch_queries", "sketches", "norms")),
+        *((name, None, "sketches: got None") for name in ("sketch_queries", "sketches")),
+        ("norms", None, "sketches: got dtype int32, wanted float32"),
         ("sketches", torch.zeros(59, 2).int(), "sketches: got 59 rows, wanted 60|norms: got shape"),
         ("norms", torch.zeros(59), "norms: got shape"),
         ("x", torch.zeros(4, 6), "x: got shape"),
