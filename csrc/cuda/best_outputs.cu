@@ -1,5 +1,6 @@
 #include "cuda/best_outputs.h"
 
+#include "cuda/launch.h"
 #include "cuda/numbers.h"
 #include "cuda/row_map.h"
 
