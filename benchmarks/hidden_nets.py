@@ -221,8 +221,8 @@ def _hidden_work(
         (hashed.tables.lookup(x, has_bias=hashed.bias is not None) >= 0).sum(1).float().mean()
     )
     config, tables = hashed.config, hashed.tables
-    # Where functions meet inputs as they are, those that are not zero.
-    hashing = hashing_work(config, N, round(active_in) if tables.scheme.folds else d)
+    # A low rank is met by the inputs that are not zero.
+    hashing = hashing_work(config, N, round(active_in) if config.rank else d)
     ranked, ranking = kept, 0.0
     if config.selection == "exact":
         ranked = found

@@ -39,14 +39,13 @@ def hashing_work(config: HashConfig, n_rows: int, features: int) -> int:
         features: d.
     """
     sizes, family, D = config.sizes(n_rows), FAMILIES[config.family], features + 1
-    # Balancing folds into the functions, or vectors are mapped first.
-    folds = family.linear and not config.transform
-    mapped = (config.rank or D) if config.rank or config.balances(features) else 0
-    work = family.multiplications(D if folds or not mapped else mapped, sizes.L, sizes.K)
-    if not folds:
-        work += D * mapped
+    if config.rank is not None:  # its coordinates are the sketch too
+        return D * config.rank + family.multiplications(config.rank, sizes.L, sizes.K)
+    work = family.multiplications(D, sizes.L, sizes.K)
+    if config.balances(features) and (config.transform or not family.linear):
+        work += D * D  # does not fold into the functions
     if config.selection == "sketch":
-        work += (config.rank or config.sketch_bits) * D
+        work += config.sketch_bits * D
     return work
 
 

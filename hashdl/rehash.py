@@ -270,12 +270,26 @@ class _Rows(NamedTuple):
 
 
 def _hash_rows(
-    rows: _Rows, scheme: Scheme, functions: Functions, group: range, codes: Tensor
+    rows: _Rows,
+    scheme: Scheme,
+    functions: Functions,
+    group: range,
+    codes: Tensor,
+    sketches: Tensor | None = None,
 ) -> None:
-    """Write the codes int32 (G, M) of M rows in the tables of a group."""
+    """Write the codes int32 (G, M) of M rows in the tables of a group.
+
+    Those of a low rank are made of coordinates, which are written to ``sketches`` (M, rank), as the
+    int32 of their bits.
+    """
     columns = scheme.columns(functions.rows, group).shape[1]
     for chunk, weight, bias in rows.chunks(columns):
-        projections = scheme.project_rows(weight, bias, functions, group)
+        if sketches is None:
+            projections = scheme.project_rows(weight, bias, functions, group)
+        else:
+            mapped = project_rows(weight, bias, functions.center, functions.maps[0])
+            sketches[chunk] = mapped.view(torch.int32)
+            projections = scheme.project_mapped_rows(mapped, functions, group)
         try:
             fresh = scheme.kind.codes(projections, scheme.bits)
         except RuntimeError as error:  # it looks at every projection: no second look here
@@ -286,12 +300,9 @@ def _hash_rows(
 def _sketch_rows(
     rows: _Rows, planes: Tensor, center: Tensor, sketches: Tensor, norms: Tensor
 ) -> None:
-    """Write sketches int32 (M, W) and lengths float32 (M,) of M rows; no lengths: of low rank."""
+    """Write sketches int32 (M, W) and lengths float32 (M,) of M rows."""
     for chunk, weight, bias in rows.chunks(planes.shape[1]):
-        if norms.shape[0] == 0:
-            sketches[chunk] = project_rows(weight, bias, center, planes).view(torch.int32)
-        else:
-            sketches[chunk], norms[chunk] = sketching.sketch(weight, bias, planes, center)
+        sketches[chunk], norms[chunk] = sketching.sketch(weight, bias, planes, center)
 
 
 # ---- the tables of one layer ---------------------------------------------------------------------
@@ -318,7 +329,9 @@ class _Rehash:
             *(given.center_rows, given.seed, given.rank),
         )
         self.dtype = self.scheme.kind.dtype
-        self.sketched = buffers.sketches.numel() > 0
+        # By sign bits, or by the coordinates of a low rank, which hashing makes in any case.
+        self.signed = buffers.norms.numel() > 0
+        self.mapped = buffers.sketches.numel() > 0 and not self.signed
 
     @property
     def functions(self) -> Functions:
@@ -342,11 +355,9 @@ class _Rehash:
         places = (b.functions, b.next_query_functions, b.center, b.maps, b.scale)
         for place, fresh in zip(places, functions, strict=True):
             place.copy_(fresh.contiguous().view(torch.int32))
-        if self.sketched:
+        if self.signed:
             D, S = b.sketch_planes.shape
-            planes, query_planes = functions.maps
-            if not self.given.rank:
-                planes, query_planes = sketching.planes(functions.maps, D, S, self.given.seed)
+            planes, query_planes = sketching.planes(functions.maps, D, S, self.given.seed)
             b.sketch_planes.copy_(planes.view(torch.int32))
             b.next_query_sketch_planes.copy_(query_planes.view(torch.int32))
 
@@ -354,11 +365,15 @@ class _Rehash:
         """Hash all rows with these functions and build all tables, or change nothing."""
         b, rows = self.buffers, _Rows(self.weight, self.bias)
         fresh = torch.empty_like(b.codes)
+        sketches = torch.empty_like(b.sketches) if self.mapped else None
         for group in self.groups:
-            _hash_rows(rows, self.scheme, functions, group, fresh[group.start : group.stop])
+            codes = fresh[group.start : group.stop]
+            _hash_rows(rows, self.scheme, functions, group, codes, sketches)
         b.codes.copy_(fresh)
         self.set_functions(functions)
-        if self.sketched:
+        if sketches is not None:
+            b.next_sketches.copy_(sketches)
+        elif self.signed:
             self.sketch(rows, slice(None))
         for table in range(len(fresh)):
             self.put_in_force(table)
@@ -413,24 +428,22 @@ class _Rehash:
         """Choose the functions of a cycle."""
         # Queries change as a model learns: balance again at rehash 1, 2, 4, 8, ..., and when most
         # rows have moved, as they do early in training.
-        doubling = state.rehashes & (state.rehashes - 1) == 0
-        renewed = balance and doubling
-        renewed |= self.scheme.kind.learns and not state.fitted
-        if not self.scheme.folds:
-            if renewed:
-                self.everything(self.new_functions(balance and doubling, self.buffers.codes))
-                state.done = self.cycle.total
-            return
         if state.fitted:
             return
-        touched = int(self.buffers.dirty.count_nonzero())
-        moved = 2 * touched > self.cycle.n_rows
-        if renewed or moved:
-            balance = balance and (doubling or moved)
-            self.set_functions(self.new_functions(balance, self.buffers.codes))
-            state.renewed = 1
-            # Now: should a row fail, no later step may take these for the old functions.
-            state.write(self.buffers.state)
+        doubling = state.rehashes & (state.rehashes - 1) == 0
+        moved = 2 * int(self.buffers.dirty.count_nonzero()) > self.cycle.n_rows
+        balance = balance and (doubling or moved)
+        if not (balance or moved or self.scheme.kind.learns):
+            return
+        functions = self.new_functions(balance, self.buffers.codes)
+        if not self.scheme.folds:
+            self.everything(functions)
+            state.done = self.cycle.total
+            return
+        self.set_functions(functions)
+        state.renewed = 1
+        # Now: should a row fail, no later step may take these for the old functions.
+        state.write(self.buffers.state)
 
     def hash_slice(self, index: int, piece: range, full: bool) -> None:
         """Hash what is due of the rows, in the tables of a group."""
@@ -443,13 +456,17 @@ class _Rehash:
         weight, bias = self.weight[some], None if self.bias is None else self.bias[some]
         rows = _Rows(weight, bias, picked)
         codes = b.codes[group.start : group.stop, some]
+        sketches = b.next_sketches[some] if self.mapped else None
         if picked is None:
-            _hash_rows(rows, self.scheme, self.functions, group, codes)
+            _hash_rows(rows, self.scheme, self.functions, group, codes, sketches)
         elif picked.numel() > 0:
             fresh = codes.new_empty((len(group), picked.numel()))
-            _hash_rows(rows, self.scheme, self.functions, group, fresh)
+            made = None if sketches is None else torch.empty_like(sketches[: picked.numel()])
+            _hash_rows(rows, self.scheme, self.functions, group, fresh, made)
             codes[:, picked] = fresh
-        if self.sketched and index + 1 == len(self.groups):
+            if sketches is not None and made is not None:
+                sketches[picked] = made
+        if self.signed and index + 1 == len(self.groups):
             self.sketch(rows, some)
         if touched.numel() > 0:
             dirty &= ~bit & 255
@@ -463,10 +480,9 @@ class _Rehash:
             _sketch_rows(rows, planes, center, sketches, norms)
         elif rows.size > 0:
             fresh = sketches.new_empty((rows.size, sketches.shape[1]))
-            lengths = norms.new_empty(min(rows.size, norms.shape[0]))
+            lengths = norms.new_empty(rows.size)
             _sketch_rows(rows, planes, center, fresh, lengths)
-            sketches[rows.picked] = fresh
-            norms[rows.picked[: lengths.shape[0]]] = lengths
+            sketches[rows.picked], norms[rows.picked] = fresh, lengths
 
     def begin_to_build(self, tables: range) -> None:
         """In a thread; on a GPU nobody waits for the building of a table in any case."""
@@ -519,7 +535,7 @@ class _Rehash:
         b.offsets[table], b.rows[table] = built
         fresh = self.scheme.columns(b.next_query_functions, one)
         self.scheme.columns(b.query_functions, one).copy_(fresh)
-        if self.sketched and table + 1 == len(b.codes):
+        if table + 1 == len(b.codes):
             b.sketches.copy_(b.next_sketches)
             b.norms.copy_(b.next_norms)
             b.query_sketch_planes.copy_(b.next_query_sketch_planes)

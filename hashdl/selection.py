@@ -68,10 +68,11 @@ def select_from_active(
     if config.selection not in ("exact", "sketch") or random == sizes.A:
         return select_active(tables, x, weight, bias, training=training)[0]
     tables.refresh(weight, bias, training=training, queries=x)
-    candidates = tables.lookup(x, has_bias=bias is not None, nonzero=inputs)
+    mapped = tables.map_queries(x, inputs)
+    candidates = tables.lookup(x, has_bias=bias is not None, mapped=mapped)
     with part("look-up"):
         if config.selection == "sketch":
-            scores = tables.sketch_scores(x, candidates, inputs)
+            scores = tables.sketch_scores(x, candidates, mapped)
         else:
             scores = ops.gather_sparse_linear(*inputs, weight, bias, candidates).float()
         return ops.select(

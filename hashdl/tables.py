@@ -111,8 +111,8 @@ class HashTables(nn.Module):
         E = D if config.balances(features) else 0
         # A row's sketch: words of sign bits, and a length; or coordinates.
         M = n_rows if config.selection == "sketch" else 0
-        S = config.rank or config.sketch_bits if M else 0
-        words, lengths = (S, 0) if config.rank else (S // 32, M)
+        S = config.sketch_bits if M and not config.rank else 0
+        words, lengths = (config.rank, 0) if config.rank else (S // 32, M)
         # Of the cycle of rehashing in progress, mostly bits of float32: what rows are hashed with,
         # and what queries will meet once the tables are built.
         buffer("functions", functions)
@@ -145,10 +145,15 @@ class HashTables(nn.Module):
         """Whether there are tables, of whatever age."""
         return not self.state.is_meta and bool(self.state[_BUILT])
 
+    @property
+    def watches_queries(self) -> bool:
+        """Whether functions follow from the queries too."""
+        return self.moment.numel() + self.recent.numel() > 0
+
     def observe(self, x: Tensor, *, training: bool) -> None:
         """Let queries x (B, d) tell how to balance: in training, and until there were enough."""
         self._follow(x.device)
-        if self.moment.numel() + self.recent.numel() > 0:
+        if self.watches_queries:
             torch.ops.hashdl.observe_queries_(
                 x.detach(), self.moment, self.recent, self.state, self.step, training
             )
@@ -236,8 +241,8 @@ class HashTables(nn.Module):
 
     def _may_stay(self) -> bool:
         """Whether neither queries to come nor replays of a graph make tables stale."""
-        known = (self.moment, self.recent)
-        settled = not any(map(torch.Tensor.numel, known)) or enough(int(self.state[_SEEN]), *known)
+        seen = int(self.state[_SEEN])
+        settled = not self.watches_queries or enough(seen, self.moment, self.recent)
         return settled and not self.state[_CAPTURED]
 
     def _follow(self, device: torch.device) -> None:
@@ -294,25 +299,37 @@ class HashTables(nn.Module):
         state.version, state.pointer = weight_key(weight, bias)
         state.write(self.state)
 
-    def probe(self, x: Tensor, *, has_bias: bool = True, nonzero: Nonzero | None = None) -> Tensor:
-        """Buckets int32 (B, L, P) that the queries x (B, d) probe, most likely first; -1 = none.
+    def map_queries(self, x: Tensor, nonzero: Nonzero | None = None) -> Tensor | None:
+        """The queries x (B, d) in the coordinates of a low rank, (B, rank); None without.
 
         ``nonzero``: the inputs that are not zero, where they are known to be few.
+        """
+        if self.config.rank is None:
+            return None
+        with part("hash"), own_dtype(x):
+            return project_queries(x.detach(), self.maps.view(torch.float32)[1], nonzero)
+
+    def probe(self, x: Tensor, *, has_bias: bool = True, mapped: Tensor | None = None) -> Tensor:
+        """Buckets int32 (B, L, P) that the queries x (B, d) probe, most likely first; -1 = none.
+
+        ``mapped``: of :meth:`map_queries`, where it is known.
         """
         with part("hash"), own_dtype(x):
             queries = self.query_functions.view(self.scheme.kind.dtype)
             maps = self.maps.view(torch.float32)
-            projections = self.scheme.project_queries(
-                x.detach(), queries, maps, has_bias=has_bias, nonzero=nonzero
-            )
+            if mapped is None:
+                some = (x.detach(), queries, maps)
+                projections = self.scheme.project_queries(*some, has_bias=has_bias)
+            else:
+                projections = self.scheme.project_mapped_queries(mapped, queries)
             return self.scheme.kind.probe(projections, self.sizes.K, self.sizes.P)
 
-    def lookup(self, x: Tensor, *, has_bias: bool = True, nonzero: Nonzero | None = None) -> Tensor:
+    def lookup(self, x: Tensor, *, has_bias: bool = True, mapped: Tensor | None = None) -> Tensor:
         """Candidates int32 (B, C) of the queries x (B, d), distinct within a sample, -1 = none.
 
-        ``nonzero``: as for :meth:`probe`.
+        ``mapped``: as for :meth:`probe`.
         """
-        buckets = self.probe(x, has_bias=has_bias, nonzero=nonzero)
+        buckets = self.probe(x, has_bias=has_bias, mapped=mapped)
         with part("look-up"):
             candidates, _ = ops.lookup(
                 buckets, self.offsets, self.rows, step=self.step, **self.lookup_sizes()
@@ -333,8 +350,11 @@ class HashTables(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Active rows of the queries x (B, d) and their outputs: :func:`hashdl.ops.find_active`."""
         selection = self.config.selection if selection is None else selection
-        buckets = self.probe(x, has_bias=bias is not None)
-        queries, sketches, norms = self._sketch(x) if selection == "sketch" else (None, None, None)
+        mapped = self.map_queries(x)
+        buckets = self.probe(x, has_bias=bias is not None, mapped=mapped)
+        queries, sketches, norms = (
+            self._sketch(x, mapped) if selection == "sketch" else (None, None, None)
+        )
         with part("look-up"):
             return ops.find_active(
                 *(buckets, self.offsets, self.rows, queries, sketches, norms),
@@ -440,28 +460,24 @@ class HashTables(nn.Module):
         """What every look-up in these tables is asked with, as keyword arguments of its op."""
         return {"cap": self.config.cap, "candidates": self.sizes.C, "seed": self.config.seed}
 
-    def _sketch(
-        self, x: Tensor, nonzero: Nonzero | None = None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _sketch(self, x: Tensor, mapped: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
         """Projections of the queries (B, S), sketches and lengths of the rows.
 
         See :func:`hashdl.ops.sketch_scores`.
         """
+        if mapped is not None:
+            return mapped, self.sketches.view(torch.float32), None
         with part("hash"), own_dtype(x):
             planes = self.query_sketch_planes.view(torch.float32)
-            queries = project_queries(x.detach(), planes, nonzero)
-        if self.config.rank:
-            return queries, self.sketches.view(torch.float32), None
+            queries = project_queries(x.detach(), planes)
         return queries, self.sketches, self.norms.view(torch.float32)
 
-    def sketch_scores(
-        self, x: Tensor, candidates: Tensor, nonzero: Nonzero | None = None
-    ) -> Tensor:
+    def sketch_scores(self, x: Tensor, candidates: Tensor, mapped: Tensor | None) -> Tensor:
         """Scores (B, C) of candidates by sketch: :func:`hashdl.ops.sketch_scores`.
 
-        ``nonzero``: as for :meth:`probe`.
+        ``mapped``: as for :meth:`probe`.
         """
-        return ops.sketch_scores(*self._sketch(x, nonzero), candidates)
+        return ops.sketch_scores(*self._sketch(x, mapped), candidates)
 
     def mark(self, rows: Tensor) -> None:
         """Note that these rows are about to change; -1 is no row."""

@@ -84,7 +84,7 @@ class Scheme:
     @property
     def folds(self) -> bool:
         """Whether functions meet rows and queries as they are."""
-        return self.kind.linear and not self.transform
+        return self.kind.linear and not self.transform and not self.rank
 
     def shape(self, features: int) -> tuple[int, int]:
         """Of the functions of a layer with so many inputs."""
@@ -128,7 +128,7 @@ class Scheme:
         made = self._drawn(coordinates, weight.device, has_bias=bias is not None)
         scale = torch.ones(1, device=weight.device)
         if self.kind.learns or self.transform:
-            vectors = _mapped(_vectors(rows, some_bias, center), maps[0])
+            vectors = _map_rows(rows, some_bias, center, maps)
             if not bool(vectors.isfinite().all()):
                 raise ValueError("rows are not finite")
             if self.transform:
@@ -172,7 +172,7 @@ class Scheme:
     def _drawn(self, coordinates: int, device: torch.device, *, has_bias: bool) -> Tensor:
         """The family's functions as drawn."""
         made = self.kind.make(coordinates, self.tables, self.bits, self.seed).to(device)
-        if self.folds and not self.rank and not has_bias:
+        if self.folds and not has_bias:
             made[-1] = 0  # (x, 1) against (w, 0): the 1 would turn queries off their rows
         return made
 
@@ -221,31 +221,37 @@ class Scheme:
         self, weight: Tensor, bias: Tensor | None, functions: Functions, tables: range
     ) -> Tensor:
         """Projections (M, columns) of rows in some tables."""
-        some = self.columns(functions.rows, tables)
         if self.folds:
+            some = self.columns(functions.rows, tables)
             return project_rows(weight, bias, functions.center, some)
-        where = (functions.center, functions.maps, functions.scale)
-        return self.kind.project(self.row_vectors(weight, bias, *where), some)
+        mapped = _map_rows(weight, bias, functions.center, functions.maps)
+        return self.project_mapped_rows(mapped, functions, tables)
+
+    def project_mapped_rows(self, mapped: Tensor, functions: Functions, tables: range) -> Tensor:
+        """Projections (M, columns) of rows in balanced coordinates, in some tables."""
+        if self.transform:
+            mapped = TRANSFORMS[self.transform].rows(mapped, float(functions.scale))
+        return self.kind.project(mapped, self.columns(functions.rows, tables))
 
     def project_queries(
-        self,
-        x: Tensor,
-        queries: Tensor,
-        maps: Tensor,
-        *,
-        has_bias: bool,
-        nonzero: Nonzero | None = None,
+        self, x: Tensor, queries: Tensor, maps: Tensor, *, has_bias: bool
     ) -> Tensor:
         """Projections (B, L width) of queries, with their functions."""
         if self.folds:
-            return project_queries(x, queries, nonzero)
+            return project_queries(x, queries)
         return self.kind.project(self.query_vectors(x, maps, has_bias=has_bias), queries)
+
+    def project_mapped_queries(self, mapped: Tensor, queries: Tensor) -> Tensor:
+        """Projections (B, L width) of queries in balanced coordinates, with their functions."""
+        if self.transform:
+            mapped = TRANSFORMS[self.transform].queries(mapped)
+        return self.kind.project(mapped, queries)
 
     def row_vectors(
         self, weight: Tensor, bias: Tensor | None, center: Tensor, maps: Tensor, scale: Tensor
     ) -> Tensor:
         """Rows as the family meets them, float32 (M, coordinates); see :class:`Functions`."""
-        vectors = _mapped(_vectors(weight, bias, center), maps[0])
+        vectors = _map_rows(weight, bias, center, maps)
         if self.transform:
             vectors = TRANSFORMS[self.transform].rows(vectors, float(scale))
         return vectors if bias is not None else self._without_last(vectors)
@@ -260,7 +266,7 @@ class Scheme:
 
     def _without_last(self, vectors: Tensor) -> Tensor:
         """Functions that fold leave out the last coordinate of rows without bias: :meth:`new`."""
-        if not self.folds or self.rank:
+        if not self.folds:
             return vectors
         return F.pad(vectors[:, :-1], (0, 1))
 
@@ -293,6 +299,13 @@ def _vectors(weight: Tensor, bias: Tensor | None, center: Tensor) -> Tensor:
     """Rows (w, b) - center, float32 (M, d + 1)."""
     last = weight.new_zeros(weight.shape[0]) if bias is None else bias
     return torch.cat([weight, last[:, None]], 1).float() - center
+
+
+def _map_rows(weight: Tensor, bias: Tensor | None, center: Tensor, maps: Tensor) -> Tensor:
+    """Rows in balanced coordinates, float32 (M, D) or (M, rank)."""
+    if maps.shape[1] == 0:
+        return _vectors(weight, bias, center)
+    return project_rows(weight, bias, center, maps[0])
 
 
 def _mapped(vectors: Tensor, map: Tensor) -> Tensor:

@@ -464,7 +464,7 @@ class _Trial:
         self.hashed.eval()
         for call in itertools.islice(itertools.cycle(self.calls), _MOST_SETTLING):
             balanced = not torch.equal(tables.functions, tables.query_functions)
-            if balanced or tables.moment.numel() == 0:
+            if balanced or not tables.watches_queries:
                 break
             self.hashed.active(call.input)
         self.hashed.train()

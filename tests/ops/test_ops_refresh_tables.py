@@ -134,7 +134,7 @@ def test_a_weight_that_is_not_finite_leaves_the_tables_as_they_are(
 
 def observe(given: dict[str, Any], count: int, *, training: bool = True) -> None:
     x = samples.uneven(count, given["weight"].shape[1])
-    buffers = (given[name] for name in ("moment", "state", "step"))
+    buffers = (given[name] for name in ("moment", "recent", "state", "step"))
     torch.ops.hashdl.observe_queries_(x, *buffers, training)
 
 
