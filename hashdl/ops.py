@@ -1106,26 +1106,22 @@ def _check_search(
     width, F = reference.columns_of(probing, bits), functions.shape[1]
     what = f"got shape {tuple(functions.shape)}, wanted columns for tables of {width}"
     _check(F > 0 and F % width == 0, op, "functions", what)
+    queries, lengths = None, None
     if any(given is not None for given in (sketch_functions, sketches, norms)):
-        if sketch_functions is None or sketches is None:
-            what = "got None, wanted sketch_functions and sketches"
+        if sketch_functions is None or sketches is None or norms is None:
+            what = "got None, wanted sketch_functions, sketches and norms"
             raise RuntimeError(f"hashdl::{op}: sketches: {what}")
         _check_functions(op, sketch_functions, x, "sketch_functions")
-        _check_ids(sketches, (None, None), op, "sketches")
-        if norms is not None:
-            _check_ids(norms, (None,), op, "norms")
-    queries, *of_rows = reference.as_sketch(x, sketch_functions, sketches, norms, _no_projections)
+        _check_ids(norms, (None,), op, "norms")
+        shape = (x.shape[0], sketch_functions.shape[1])
+        queries = x.new_empty(shape, dtype=torch.float32, device="meta")
+        lengths = norms.view(torch.float32)
     buckets = offsets.new_empty((x.shape[0], F // width, 0), device="meta")
     _check_find_best(
-        *(buckets, offsets, table_rows, queries, *of_rows, x, weight, bias),
+        *(buckets, offsets, table_rows, queries, sketches, lengths, x, weight, bias),
         *(cap, candidates, active, k, seed, step),
         op=op,
     )
-
-
-def _no_projections(x: Tensor, functions: Tensor) -> Tensor:
-    """Of the shape that projections have."""
-    return x.new_empty((x.shape[0], functions.shape[1]), dtype=torch.float32, device="meta")
 
 
 @_op(
@@ -1193,9 +1189,9 @@ def search(
         offsets: int32 (L, 2^K + 1), of :func:`build_tables`.
         table_rows: int32 (L, N), likewise; or fewer, of :func:`limit_buckets`.
         sketch_functions: int32 (d + 1, S), bits of what gives ``sketch_queries``; None together
-            with ``sketches``: see :func:`find_best`.
-        sketches: int32 (N, S / 32), see :func:`sketch_scores`; or bits (N, S) of coordinates.
-        norms: int32 (N,), bits of the rows' lengths; None for coordinates.
+            with the next two: see :func:`find_best`.
+        sketches: int32 (N, S / 32), see :func:`sketch_scores`.
+        norms: int32 (N,), bits of the rows' lengths.
         probing: what projections mean: ``"signs"``, F = L K: :func:`probe_signs`; ``"columns"``,
             F = L 2^K: :func:`best_columns`.
         bits: K.

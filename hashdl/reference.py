@@ -6,8 +6,6 @@ argument means stands in :mod:`hashdl.ops`; here is only what needs the tensors'
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -507,7 +505,15 @@ def find_best(
     rows, z = find_active(
         *(buckets, offsets, table_rows, sketch_queries, sketches, norms),
         *(x, weight, bias, None, None),
-        *(cap, candidates, selection, 0, computed, 0, seed, step, op),
+        cap=cap,
+        candidates=candidates,
+        selection=selection,
+        threshold=0,
+        active=computed,
+        random=0,
+        seed=seed,
+        step=step,
+        op=op,
     )
     missing = rows < 0  # behind all rows, so that -inf of a row comes first
     ranked = z.masked_fill(missing | z.isnan(), -torch.inf)
@@ -524,22 +530,6 @@ def project(x: Tensor, functions: Tensor) -> Tensor:
     """(x, 1) times functions (d + 1, F), given as the int32 of their bits."""
     planes = functions.view(torch.float32)
     return x.float() @ planes[:-1] + planes[-1]
-
-
-def as_sketch(
-    x: Tensor,
-    functions: Tensor | None,
-    sketches: Tensor | None,
-    norms: Tensor | None,
-    projected: Callable[[Tensor, Tensor], Tensor] = project,
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """What :func:`sketch_scores` takes, of what :func:`hashdl.ops.search` is given in bits."""
-    if functions is None or sketches is None:
-        return None, None, None
-    queries = projected(x, functions)
-    if norms is None:
-        return queries, sketches.view(torch.float32), None
-    return queries, sketches, norms.view(torch.float32)
 
 
 def search(
@@ -568,10 +558,13 @@ def search(
         buckets = probe_signs(projections, bits, probes, op)
     else:
         buckets = best_columns(projections, projections.shape[1] >> bits, probes, op)
-    sketch = as_sketch(x, sketch_functions, sketches, norms)
+    queries = None if sketch_functions is None else project(x, sketch_functions)
+    lengths = None if norms is None else norms.view(torch.float32)
     return find_best(
-        *(buckets, offsets, table_rows, *sketch, x, weight, bias),
-        *(cap, candidates, active, k, seed, step, op),
+        *(buckets, offsets, table_rows, queries, sketches, lengths, x, weight, bias),
+        *(cap, candidates, active, k, seed),
+        step=step,
+        op=op,
     )
 
 

@@ -375,10 +375,11 @@ class HashTables(nn.Module):
         See :func:`hashdl.ops.find_best`; from query to answer in one op where it can be.
         """
         if self._probing is not None:
-            return self._search(x, weight, bias, active, k)
-        buckets = self.probe(x, has_bias=bias is not None)
+            return self._search(self._probing, x, weight, bias, active, k)
+        mapped = self.map_queries(x)
+        buckets = self.probe(x, has_bias=bias is not None, mapped=mapped)
         ranks = self.config.selection == "sketch"
-        sketch = self._sketch(x) if ranks else (None, None, None)
+        sketch = self._sketch(x, mapped) if ranks else (None, None, None)
         with part("look-up"):
             return ops.find_best(
                 *(buckets, self.offsets, self.rows, *sketch, x, weight, bias),
@@ -389,19 +390,19 @@ class HashTables(nn.Module):
             )
 
     def _search(
-        self, x: Tensor, weight: Tensor, bias: Tensor | None, active: int, k: int
+        self, probing: str, x: Tensor, weight: Tensor, bias: Tensor | None, active: int, k: int
     ) -> tuple[Tensor, Tensor]:
         """:func:`hashdl.ops.search`: little else, for the sake of a single query."""
-        config, sizes, buffers = self.config, self.sizes, self._buffers
-        sketch: tuple[Tensor | None, ...] = (None, None, None)
+        config, sizes = self.config, self.sizes
+        buffers: dict[str, Any] = self._buffers  # nn.Module.__getattr__ takes far longer
+        sketch = (None, None, None)
         if config.selection == "sketch":
-            norms = None if config.rank else buffers["norms"]
-            sketch = (buffers["query_sketch_planes"], buffers["sketches"], norms)
+            sketch = (buffers["query_sketch_planes"], buffers["sketches"], buffers["norms"])
         tables = (buffers["query_functions"], buffers["offsets"], buffers["rows"])
         with part("look-up"), own_dtype(x):
             return ops.search(
                 *(x, weight, bias, *tables, *sketch),
-                probing=self._probing,
+                probing=probing,
                 bits=sizes.K,
                 probes=sizes.P,
                 cap=config.cap,

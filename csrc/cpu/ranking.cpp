@@ -40,8 +40,7 @@ int64_t order(const int32_t* candidates, const Float* scores, int64_t C, uint32_
   VecI32 last = VecI32{} - 1;  // of each lane, the last vector where it is ranked
   for (int64_t c = 0; c < C; c += kLanes) {
     const int64_t count = C - c < kLanes ? C - c : kLanes;
-    const VecU32 v =
-        order_some(candidates + c, scores == nullptr ? nullptr : scores + c, count);
+    const VecU32 v = order_some(candidates + c, scores == nullptr ? nullptr : scores + c, count);
     std::memcpy(orders + c, &v, sizeof(v));
     last = v != kUnranked ? VecI32{} + static_cast<int32_t>(c / kLanes) : last;
   }

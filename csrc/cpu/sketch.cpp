@@ -93,8 +93,8 @@ struct Block {
 HASHDL_INLINE void add_word(VecU32 word, const Vec<float>* tables, Vec<float> (&sums)[2]) {
   for (int64_t j = 0; j < kNibbles; ++j) {
     // The permutation looks at the lowest four bits.
-    sums[j % 2] += bit_copy<Vec<float>>(_mm512_maskz_permutexvar_ps(
-        0xffff, bit_copy<__m512i>(word), bit_copy<__m512>(tables[j])));
+    sums[j % 2] += bit_copy<Vec<float>>(
+        _mm512_maskz_permutexvar_ps(0xffff, bit_copy<__m512i>(word), bit_copy<__m512>(tables[j])));
     word >>= 4;
   }
 }

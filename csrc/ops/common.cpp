@@ -131,9 +131,9 @@ Tensor empty(const Tensor& like, const std::vector<int64_t>& shape, ScalarType d
     return torch::stable::detail::to<int32_t>(torch::stable::detail::from(value));
   };
   AtenTensorHandle made = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
-      static_cast<int64_t>(shape.size()), shape.data(), strides.data(), number(dtype),
-      number(device.type()), device.index(), &made));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(),
+                                                  strides.data(), number(dtype),
+                                                  number(device.type()), device.index(), &made));
   return Tensor(made);
 }
 

@@ -189,16 +189,13 @@ void find_on_gpu(const Tensor& on, const Stages<T>& stages, int64_t B, const cud
 }
 
 /// Rows (B, M + A) and their outputs. `op` is named in errors.
-std::tuple<Tensor, Tensor> find(const char* op, const Tensor& buckets, const Tensor& offsets,
-                                const Tensor& table_rows,
-                                const std::optional<Tensor>& sketch_queries,
-                                const std::optional<Tensor>& sketches,
-                                const std::optional<Tensor>& norms, const Tensor& x,
-                                const Tensor& weight, const std::optional<Tensor>& bias,
-                                const std::optional<Tensor>& labels,
-                                const std::optional<Tensor>& shared, int64_t cap,
-                                int64_t candidates, Selection mode, int64_t threshold,
-                                int64_t active, int64_t random, int64_t seed, const Tensor& step) {
+std::tuple<Tensor, Tensor> find(
+    const char* op, const Tensor& buckets, const Tensor& offsets, const Tensor& table_rows,
+    const std::optional<Tensor>& sketch_queries, const std::optional<Tensor>& sketches,
+    const std::optional<Tensor>& norms, const Tensor& x, const Tensor& weight,
+    const std::optional<Tensor>& bias, const std::optional<Tensor>& labels,
+    const std::optional<Tensor>& shared, int64_t cap, int64_t candidates, Selection mode,
+    int64_t threshold, int64_t active, int64_t random, int64_t seed, const Tensor& step) {
   LookupCall lookup(op, buckets, offsets, table_rows, cap, candidates, seed, step);
   const int64_t B = buckets.size(0);
   check_weight_and_input(x, weight, op);
@@ -299,12 +296,9 @@ std::tuple<Tensor, Tensor> find_best(const char* op, const Tensor& buckets, cons
   const Tensor values = empty(z, {B, k}, z.scalar_type());
   const Tensor best = empty(rows, {B, k}, ScalarType::Long);
   dispatch_floating(z, [&]<typename T>(T) {
-    const cpu::BestOutputs<T> args{data<T>(z),
-                                   data<int32_t>(rows),
-                                   mutable_data<T>(values),
-                                   mutable_data<int64_t>(best),
-                                   A,
-                                   k};
+    const cpu::BestOutputs<T> args{
+        data<T>(z), data<int32_t>(rows), mutable_data<T>(values), mutable_data<int64_t>(best), A,
+        k};
     if constexpr (kCuda) {
       if (is_cuda(z)) {
         return run_with_scratch(z, [&](cuda::Scratch& scratch, cuda::Stream stream) {
@@ -312,9 +306,8 @@ std::tuple<Tensor, Tensor> find_best(const char* op, const Tensor& buckets, cons
         });
       }
     }
-    torch::stable::parallel_for(0, B, kBlock, [&](int64_t begin, int64_t end) {
-      cpu::best_outputs(args, begin, end);
-    });
+    torch::stable::parallel_for(
+        0, B, kBlock, [&](int64_t begin, int64_t end) { cpu::best_outputs(args, begin, end); });
   });
   return {values, best};
 }

@@ -33,9 +33,12 @@ Tensor project(const Tensor& x, const Tensor& functions) {
   const Tensor inputs = as_contiguous(x), projections = empty(x, {B, F}, ScalarType::Float);
   std::vector<int32_t> features(d);
   dispatch_floating(inputs, [&]<typename T>(T) {
-    const cpu::Project<T> args{
-        data<T>(inputs), data<float>(planes), mutable_data<float>(projections), features.data(), d,
-        F};
+    const cpu::Project<T> args{data<T>(inputs),
+                               data<float>(planes),
+                               mutable_data<float>(projections),
+                               features.data(),
+                               d,
+                               F};
     cpu::projection_kernels<T>().project(args, 0, B);
   });
   return projections;
@@ -50,12 +53,14 @@ Tensor checked_functions(const Tensor& functions, const Tensor& x, const char* o
   return as_contiguous(functions);
 }
 
-std::tuple<Tensor, Tensor> search(
-    const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
-    const Tensor& functions, const Tensor& offsets, const Tensor& table_rows,
-    const std::optional<Tensor>& sketch_functions, const std::optional<Tensor>& sketches,
-    const std::optional<Tensor>& norms, std::string probing, int64_t bits, int64_t probes,
-    int64_t cap, int64_t candidates, int64_t active, int64_t k, int64_t seed, const Tensor& step) {
+std::tuple<Tensor, Tensor> search(const Tensor& x, const Tensor& weight,
+                                  const std::optional<Tensor>& bias, const Tensor& functions,
+                                  const Tensor& offsets, const Tensor& table_rows,
+                                  const std::optional<Tensor>& sketch_functions,
+                                  const std::optional<Tensor>& sketches,
+                                  const std::optional<Tensor>& norms, std::string probing,
+                                  int64_t bits, int64_t probes, int64_t cap, int64_t candidates,
+                                  int64_t active, int64_t k, int64_t seed, const Tensor& step) {
   constexpr auto op = "search";
   const bool columns = probing == "columns";
   check(columns || probing == "signs", op, "probing",
@@ -68,26 +73,20 @@ std::tuple<Tensor, Tensor> search(
   check(F > 0 && F % width == 0, op, "functions",
         "got shape " + shape_string(functions) + ", wanted columns for tables of " +
             std::to_string(width));
-  std::optional<Tensor> queries, coordinates, lengths;
-  std::optional<Tensor> of_sketch, bits_of_rows, bits_of_norms;  // keep alive what these view
+  std::optional<Tensor> queries, lengths;
+  std::optional<Tensor> lengths_bits;  // keeps alive what lengths views
   if (sketch_functions || sketches || norms) {
-    check(sketch_functions && sketches, op, "sketches",
-          "got None, wanted sketch_functions and sketches");
-    of_sketch = checked_functions(*sketch_functions, x, op, "sketch_functions");
-    check_dtype(*sketches, ScalarType::Int, op, "sketches");
-    bits_of_rows = as_contiguous(sketches);
-    queries = project(x, *of_sketch);
-    if (norms) {
-      check_dtype(*norms, ScalarType::Int, op, "norms");
-      bits_of_norms = as_contiguous(norms);
-      lengths = float_of(*bits_of_norms);
-    }
-    coordinates = norms ? bits_of_rows : float_of(*bits_of_rows);
+    check(sketch_functions && sketches && norms, op, "sketches",
+          "got None, wanted sketch_functions, sketches and norms");
+    queries = project(x, checked_functions(*sketch_functions, x, op, "sketch_functions"));
+    check_dtype(*norms, ScalarType::Int, op, "norms");
+    lengths_bits = as_contiguous(norms);
+    lengths = float_of(*lengths_bits);
   }
   const Tensor projections = project(x, of_tables);
   const Tensor buckets = columns ? best_columns(projections, F / width, probes, op)
                                  : probe_signs(projections, bits, probes, op);
-  return find_best(op, buckets, offsets, table_rows, queries, coordinates, lengths, x, weight, bias,
+  return find_best(op, buckets, offsets, table_rows, queries, sketches, lengths, x, weight, bias,
                    cap, candidates, active, k, seed, step);
 }
 

@@ -143,7 +143,7 @@ CASES: dict[str, list[Case]] = {
         {"special": True, "sketch": False, "k": 20},
     ],
     "search": [
-        *({}, {"sketch": False}, {"coordinates": 6}, {"B": 0}, {"B": 9}, {"bias": False}),
+        *({}, {"sketch": False}, {"B": 0}, {"B": 9}, {"bias": False}),
         {"probing": "columns"},
         {"probing": "columns", "L": 1, "probes": 9, "k": 12},
     ],
@@ -184,5 +184,10 @@ CASES: dict[str, list[Case]] = {
         *({"row_wise": True, "decoupled": True, "d": d} for d in (8, 9)),
     ],
 }
-FLOATING = {"find_active", "find_best", "search", *list(CASES)[list(CASES).index("gather_linear") :]}
+FLOATING = {
+    "find_active",
+    "find_best",
+    "search",
+    *list(CASES)[list(CASES).index("gather_linear") :],
+}
 """Ops over numbers of any floating dtype."""

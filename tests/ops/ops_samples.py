@@ -301,8 +301,7 @@ def search_args(
     if queries is not None:
         functions.append(randn(d + 1, queries.shape[1], seed=24))
     of_tables, *of_sketch = (f.mul(2).round().view(torch.int32) for f in functions)
-    of_rows = (None if part is None else part.view(torch.int32) for part in (sketches, norms))
-    sketch = (*(of_sketch or (None,)), *of_rows)
+    sketch = (*of_sketch, sketches, norms.view(torch.int32)) if of_sketch else (None, None, None)
     return *layer, of_tables, *tables, *sketch, probing, bits, probes, *given[9:]
 
 

@@ -19,7 +19,6 @@ SHAPES: list[dict[str, Any]] = [
     {"B": 30, "probing": "columns", "L": 1, "probes": 9},
     {"probing": "columns", "probes": 100},  # more than there are
     {"bias": False},
-    {"coordinates": 6},
 ]
 
 
@@ -81,7 +80,7 @@ def test_opcheck(B: int, probing: str) -> None:
         ("functions", torch.zeros(6, 0).int(), "functions: got shape"),
         ("functions", torch.zeros(6, 8).int(), "buckets: got shape"),
         ("table_rows", torch.full((3, 60), 60).int(), "table_rows: got"),
-        *((name, None, "sketches: got None") for name in ("sketch_functions", "sketches")),
+        *((name, None, "sketches: got None") for name in ("sketch_functions", "sketches", "norms")),
         ("sketch_functions", torch.zeros(6, 32).int(), "sketch_queries: got shape"),
         ("sketch_functions", torch.zeros(6, 64), "sketch_functions: got dtype"),
         ("sketches", torch.zeros(60, 2), "sketches: got dtype"),
