@@ -12,11 +12,14 @@ namespace {
 // Candidates ahead that are asked for: their sketches lie anywhere in (N, W).
 constexpr int64_t kAhead = 32;
 
+/// Asks for a row's length, and for the ends of its sketch: few are longer than two lines.
 template <typename Float>
 HASHDL_INLINE void prefetch(const SketchScores<Float>& args, int32_t row) {
-  if (row < 0) return;
-  prefetch_row(args.sketches + static_cast<int64_t>(row) * args.W, args.W);
-  __builtin_prefetch(args.norms + row);
+  const int64_t some = row < 0 ? 0 : row;
+  const int32_t* sketch = args.sketches + some * args.W;
+  __builtin_prefetch(sketch);
+  __builtin_prefetch(sketch + args.W - 1);
+  __builtin_prefetch(args.norms + some);
 }
 
 #if defined(__AVX512F__)
@@ -42,33 +45,41 @@ HASHDL_INLINE void fill_tables(const float* query, int64_t W, Vec<float>* tables
   }
 }
 
-/// The candidates of a block. Those that are padding have the sketch of another one, and norm 0.
+/// The candidates of a block, -1 = none.
+HASHDL_INLINE VecI32 load_ids(const int32_t* candidates, int64_t count) {
+  VecI32 ids = VecI32{} - 1;
+  if (count == kRows) {
+    std::memcpy(&ids, candidates, sizeof(ids));
+  } else {
+    for (int64_t i = 0; i < count; ++i) ids[i] = candidates[i];
+  }
+  return ids;
+}
+
+/// The rows of a block: one of them stands in for padding. They have none if `any` is false.
 struct Block {
-  const int32_t* sketches[kRows];
-  Vec<float> norms;
+  int32_t rows[kRows];
   bool any;
 
-  HASHDL_INLINE Block(const SketchScores<float>& args, const int32_t* candidates, int64_t count)
-      : norms{}, any(false) {
-    const int32_t* stand_in = args.sketches;
-    for (int64_t i = 0; i < kRows; ++i) {
-      const int64_t row = i < count ? candidates[i] : -1;
-      any |= row >= 0;
-      sketches[i] = row < 0 ? nullptr : args.sketches + row * args.W;
-      norms[i] = row < 0 ? 0.0f : args.norms[row];
-      stand_in = row < 0 ? stand_in : sketches[i];
-    }
-    for (const int32_t*& sketch : sketches) sketch = sketch == nullptr ? stand_in : sketch;
+  HASHDL_INLINE explicit Block(VecI32 ids) : any(true) {
+    std::memcpy(rows, &ids, sizeof(ids));
+    if (_mm512_movepi32_mask(bit_copy<__m512i>(ids)) == 0) return;
+    int32_t stand_in = -1;
+    for (const int32_t row : rows) stand_in = row > stand_in ? row : stand_in;
+    any = stand_in >= 0;
+    for (int32_t& row : rows) row = row < 0 ? stand_in : row;
   }
 
   /// Words w to w + 8 of all sixteen, a vector a word; 0 where `some` leaves a word out.
-  HASHDL_INLINE void load_words(int64_t w, __mmask8 some, __m512i (&words)[kWords]) const {
+  HASHDL_INLINE void load_words(const int32_t* sketches, int64_t W, int64_t w, __mmask8 some,
+                                __m512i (&words)[kWords]) const {
+    const auto words_of = [&](int i) {
+      return _mm256_maskz_loadu_epi32(some, sketches + rows[i] * W + w);
+    };
     __m512i pairs[8];  // rows 0 and 4, 1 and 5, 2 and 6, 3 and 7, 8 and 12, ...
     for (int i = 0; i < 8; ++i) {
       const int row = i + i / 4 * 4;
-      const __m256i low = _mm256_maskz_loadu_epi32(some, sketches[row] + w);
-      const __m256i high = _mm256_maskz_loadu_epi32(some, sketches[row + 4] + w);
-      pairs[i] = _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+      pairs[i] = _mm512_inserti64x4(_mm512_castsi256_si512(words_of(row)), words_of(row + 4), 1);
     }
     __m512i quads[2][4];  // [i][k]: words k and k + 4 of rows 8 i to 8 i + 8, by fours
     for (int i = 0; i < 2; ++i) {
@@ -99,17 +110,22 @@ HASHDL_INLINE void add_word(VecU32 word, const Vec<float>* tables, Vec<float> (&
   }
 }
 
-HASHDL_INLINE Vec<float> score(const Block& block, const Vec<float>* tables, int64_t W) {
-  Vec<float> sums[2] = {};
-  for (int64_t w = 0; w < W; w += kWords) {
-    const int64_t count = W - w < kWords ? W - w : kWords;
+HASHDL_INLINE Vec<float> score(const SketchScores<float>& args, const Vec<float>* tables,
+                               const int32_t* candidates, int64_t count) {
+  const VecI32 ids = load_ids(candidates, count);
+  const Block block(ids);
+  if (!block.any) return Vec<float>{};
+  Vec<float> norms, sums[2] = {};
+  for (int64_t i = 0; i < kRows; ++i) norms[i] = args.norms[block.rows[i]];
+  for (int64_t w = 0; w < args.W; w += kWords) {
+    const int64_t left = args.W - w < kWords ? args.W - w : kWords;
     __m512i words[kWords];
-    block.load_words(w, static_cast<__mmask8>((1 << count) - 1), words);
-    for (int64_t i = 0; i < count; ++i) {
+    block.load_words(args.sketches, args.W, w, static_cast<__mmask8>((1 << left) - 1), words);
+    for (int64_t i = 0; i < left; ++i) {
       add_word(bit_copy<VecU32>(words[i]), tables + kNibbles * (w + i), sums);
     }
   }
-  return block.norms == 0.0f ? Vec<float>{} : block.norms * (sums[0] + sums[1]);
+  return ids < 0 ? Vec<float>{} : norms * (sums[0] + sums[1]);
 }
 
 template <typename Float>
@@ -123,9 +139,13 @@ void scores(const SketchScores<Float>& args, int64_t begin, int64_t end) {
       const int64_t count = C - c < kRows ? C - c : kRows;
       const int64_t ahead = c + kAhead + kRows < C ? c + kAhead + kRows : C;
       for (int64_t i = c + kAhead; i < ahead; ++i) prefetch(args, candidates[i]);
-      const Block block(args, candidates + c, count);
-      const Vec<float> z = block.any ? score(block, tables, W) : Vec<float>{};
-      std::memcpy(args.scores + b * C + c, &z, count * sizeof(float));
+      const Vec<float> z = score(args, tables, candidates + c, count);
+      float* out = args.scores + b * C + c;
+      if (count == kRows) {
+        store(out, z);
+      } else {
+        for (int64_t i = 0; i < count; ++i) out[i] = z[i];
+      }
     }
   }
   delete[] tables;
