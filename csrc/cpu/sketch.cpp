@@ -26,7 +26,8 @@ HASHDL_INLINE void prefetch(const SketchScores<Float>& args, int32_t row) {
 
 // Sixteen candidates at once. Four bits of a row pick one of sixteen sums, which are a register: so
 // a permutation adds up four projections of each candidate. Rows are loaded one by one and
-// transposed, for gathers are slow on many processors.
+// transposed, for gathers are slow on many processors. Intrinsics are the masked ones, with every
+// lane in the mask: of the others some compilers say that they use what is not initialized.
 
 constexpr int64_t kRows = 16;
 constexpr int64_t kNibbles = 8;  ///< of a word
@@ -79,23 +80,24 @@ struct Block {
     __m512i pairs[8];  // rows 0 and 4, 1 and 5, 2 and 6, 3 and 7, 8 and 12, ...
     for (int i = 0; i < 8; ++i) {
       const int row = i + i / 4 * 4;
-      pairs[i] = _mm512_inserti64x4(_mm512_castsi256_si512(words_of(row)), words_of(row + 4), 1);
+      pairs[i] = _mm512_maskz_inserti64x4(0xff, _mm512_castsi256_si512(words_of(row)),
+                                          words_of(row + 4), 1);
     }
     __m512i quads[2][4];  // [i][k]: words k and k + 4 of rows 8 i to 8 i + 8, by fours
     for (int i = 0; i < 2; ++i) {
       const __m512i* four = pairs + 4 * i;
-      const __m512i a = _mm512_unpacklo_epi32(four[0], four[1]);
-      const __m512i b = _mm512_unpacklo_epi32(four[2], four[3]);
-      const __m512i c = _mm512_unpackhi_epi32(four[0], four[1]);
-      const __m512i d = _mm512_unpackhi_epi32(four[2], four[3]);
-      quads[i][0] = _mm512_unpacklo_epi64(a, b);
-      quads[i][1] = _mm512_unpackhi_epi64(a, b);
-      quads[i][2] = _mm512_unpacklo_epi64(c, d);
-      quads[i][3] = _mm512_unpackhi_epi64(c, d);
+      const __m512i a = _mm512_maskz_unpacklo_epi32(0xffff, four[0], four[1]);
+      const __m512i b = _mm512_maskz_unpacklo_epi32(0xffff, four[2], four[3]);
+      const __m512i c = _mm512_maskz_unpackhi_epi32(0xffff, four[0], four[1]);
+      const __m512i d = _mm512_maskz_unpackhi_epi32(0xffff, four[2], four[3]);
+      quads[i][0] = _mm512_maskz_unpacklo_epi64(0xff, a, b);
+      quads[i][1] = _mm512_maskz_unpackhi_epi64(0xff, a, b);
+      quads[i][2] = _mm512_maskz_unpacklo_epi64(0xff, c, d);
+      quads[i][3] = _mm512_maskz_unpackhi_epi64(0xff, c, d);
     }
     for (int k = 0; k < 4; ++k) {
-      words[k] = _mm512_shuffle_i32x4(quads[0][k], quads[1][k], 0b10001000);
-      words[k + 4] = _mm512_shuffle_i32x4(quads[0][k], quads[1][k], 0b11011101);
+      words[k] = _mm512_maskz_shuffle_i32x4(0xffff, quads[0][k], quads[1][k], 0b10001000);
+      words[k + 4] = _mm512_maskz_shuffle_i32x4(0xffff, quads[0][k], quads[1][k], 0b11011101);
     }
   }
 };
