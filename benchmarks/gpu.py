@@ -3,7 +3,9 @@
 Every contender trains the same layer on the same inputs: dense logits with cross_entropy, chunked
 linear cross-entropy, both with fused AdamW over all rows, and the hashed layer with Adam over the
 rows touched. Times are of CUDA events over whole steps, rehashing included; peaks are those of
-torch's allocator. Kernels are set against the bandwidth of a copy.
+torch's allocator. Beside them, how long the ten best of all rows take to find, which parts of a
+hashed step its kernels belong to (those of the backward pass to none), and how kernels compare with
+the bandwidth of a copy.
 
     python benchmarks/gpu.py --json gpu.json
     python benchmarks/gpu.py --device cpu --rows 20000 --json gpu.json
@@ -12,12 +14,14 @@ torch's allocator. Kernels are set against the bandwidth of a copy.
 from __future__ import annotations
 
 import argparse
+import gc
+import itertools
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -29,11 +33,24 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.common import Report, StopWanted, make_parser, new_report, positive, run_benchmark
 from benchmarks.layers import CONFIGS
 from hashdl import HashSoftmaxWithLoss, ops, optim
+from hashdl.training.measure import parts_of
 
-#: One training step.
+#: Something to time.
 Step = Callable[[], object]
 
-_WARM_UP, _KERNEL_RUNS = 3, 20
+_WARM_UP, _KERNEL_RUNS, _BATCHES, _BEST = 3, 20, 8, 10
+
+
+class Contender(NamedTuple):
+    """A layer under test.
+
+    Attributes:
+        train: a training step on inputs and labels.
+        find: the ten best rows of inputs; None: as another one's.
+    """
+
+    train: Callable[[Tensor, Tensor], object]
+    find: Callable[[Tensor], object] | None
 
 
 def parser() -> argparse.ArgumentParser:
@@ -72,7 +89,7 @@ def milliseconds(run: Step, times: int, device: torch.device) -> float:
 # ---- steps -------------------------------------------------------------------------------------
 
 
-def _dense(N: int, args: argparse.Namespace, chunked: bool) -> Callable[[Tensor, Tensor], Tensor]:
+def _dense(N: int, args: argparse.Namespace, chunked: bool) -> Contender:
     weight = nn.Parameter(_weight(N, args))
     optimizer = torch.optim.AdamW([weight], lr=1e-3, fused=True)
 
@@ -87,10 +104,10 @@ def _dense(N: int, args: argparse.Namespace, chunked: bool) -> Callable[[Tensor,
         optimizer.zero_grad()
         return loss
 
-    return step
+    return Contender(step, None if chunked else lambda x: (x @ weight.t()).topk(_BEST))
 
 
-def _hashed(N: int, args: argparse.Namespace) -> Callable[[Tensor, Tensor], Tensor]:
+def _hashed(N: int, args: argparse.Namespace) -> Contender:
     layer = HashSoftmaxWithLoss(
         args.dim, N, config=CONFIGS["hashed"], device=args.device, dtype=torch.bfloat16
     )
@@ -103,7 +120,7 @@ def _hashed(N: int, args: argparse.Namespace) -> Callable[[Tensor, Tensor], Tens
         optimizer.zero_grad()
         return loss
 
-    return step
+    return Contender(step, lambda x: layer.eval().topk(x, _BEST))
 
 
 def _weight(N: int, args: argparse.Namespace) -> Tensor:
@@ -111,10 +128,8 @@ def _weight(N: int, args: argparse.Namespace) -> Tensor:
     return drawn.mul_(float(args.dim) ** -0.5)
 
 
-def contenders(
-    N: int, args: argparse.Namespace
-) -> dict[str, Callable[[], Callable[[Tensor, Tensor], Tensor]]]:
-    """What makes each contender's step, by name."""
+def contenders(N: int, args: argparse.Namespace) -> dict[str, Callable[[], Contender]]:
+    """What makes each contender, by name."""
     made = {
         "dense": lambda: _dense(N, args, chunked=False),
         "chunked": lambda: _dense(N, args, chunked=True),
@@ -125,30 +140,47 @@ def contenders(
     return made
 
 
-def measure_step(
-    make: Callable[[], Callable[[Tensor, Tensor], Tensor]], N: int, args: argparse.Namespace
+def measure_layer(
+    make: Callable[[], Contender], N: int, args: argparse.Namespace
 ) -> dict[str, Any]:
-    """Median milliseconds a step, and peak memory; what went wrong where there is too little."""
+    """Median milliseconds a step and what else is told of it; or that memory is too small."""
     device = torch.device(args.device)
     cuda = device.type == "cuda"
     if cuda:
+        gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     try:
-        step = make()
-        x = torch.randn(args.batch, args.dim, device=device, dtype=torch.bfloat16)
-        x.requires_grad_()
-        target = torch.randint(N, (args.batch,), device=device)
-        milliseconds(lambda: step(x, target), _WARM_UP, device)
-        times = [
-            milliseconds(lambda: step(x, target), args.steps, device) for _ in range(args.repeat)
-        ]
+        layer = make()
+        x = torch.randn(_BATCHES, args.batch, args.dim, device=device, dtype=torch.bfloat16)
+        targets = torch.randint(N, (_BATCHES, args.batch), device=device)
+        batches = itertools.cycle(zip(x, targets, strict=True))
+
+        def step() -> None:
+            inputs, target = next(batches)
+            layer.train(inputs.detach().requires_grad_(), target)
+
+        milliseconds(step, _WARM_UP, device)
+        times = [milliseconds(step, args.steps, device) for _ in range(args.repeat)]
+        figures: dict[str, Any] = {"step_ms": statistics.median(times)}
+        if cuda:
+            figures["peak_mb"] = torch.cuda.max_memory_allocated() / 1e6
+        parts = parts_of(lambda: milliseconds(step, args.steps, device), args.steps, device)
+        if parts:
+            figures["parts_ms"] = parts
+        if layer.find is not None:
+            figures["find_ms"] = _find_ms(layer.find, x[0], args, device)
     except torch.OutOfMemoryError:
         return {"error": "out of memory"}
-    figures: dict[str, Any] = {"step_ms": statistics.median(times)}
-    if cuda:
-        figures["peak_mb"] = torch.cuda.max_memory_allocated() / 1e6
     return figures
+
+
+@torch.no_grad()
+def _find_ms(
+    find: Callable[[Tensor], object], x: Tensor, args: argparse.Namespace, device: torch.device
+) -> float:
+    milliseconds(lambda: find(x), _WARM_UP, device)
+    return milliseconds(lambda: find(x), args.steps, device)
 
 
 # ---- kernels -----------------------------------------------------------------------------------
@@ -168,8 +200,10 @@ def kernel_calls(N: int, args: argparse.Namespace) -> dict[str, tuple[Step, floa
     grad = torch.randn(U, d, device=args.device, dtype=torch.bfloat16)
     row, pairs = 2 * d, B * A
 
+    first = torch.ones((), device=args.device)
+
     def adam() -> None:
-        ops.adam_rows_(weight, exp_avg, exp_avg_sq, touched, grad, lr=1e-6, step=1)
+        ops.adam_rows_(weight, exp_avg, exp_avg_sq, touched, grad, lr=1e-6, step=first)
 
     return {
         "copy": (lambda: other.copy_(weight), 2 * N * row),
@@ -202,7 +236,7 @@ def measure_kernels(N: int, args: argparse.Namespace) -> dict[str, dict[str, flo
 
 
 def measure(args: argparse.Namespace, stop: StopWanted) -> Report:
-    """The report: steps by contender and N, and kernels at the first N."""
+    """The report: layers by contender and N, and kernels at the first N."""
     if args.device == "cuda":
         device = torch.cuda.get_device_name()
         report = new_report("gpu", args, gpu=device, cuda=torch.version.cuda)
@@ -214,7 +248,7 @@ def measure(args: argparse.Namespace, stop: StopWanted) -> Report:
             if stop():
                 return report
             by_rows = report["contenders"].setdefault(name, {"by_rows": {}})["by_rows"]
-            by_rows[str(N)] = measure_step(make, N, args)
+            by_rows[str(N)] = measure_layer(make, N, args)
     report["kernels"] = measure_kernels(args.rows[0], args)
     return report
 

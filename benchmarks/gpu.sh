@@ -1,49 +1,66 @@
 #!/usr/bin/env bash
-# All that a GPU has to show, in about ten minutes: build, tests, compute-sanitizer, benchmarks.
+# All that a GPU has to show, within ten minutes: build, tests, compute-sanitizer, benchmarks.
 #   benchmarks/gpu.sh [FOLDER]      writes FOLDER/gpu.json and FOLDER/gpu.txt (default: results)
-# Needs torch with CUDA, a CUDA toolkit and the packages of `pip install '.[dev,cli]'`.
+# Needs torch with CUDA, a CUDA toolkit and the packages of `pip install '.[dev,cli]'`. PYTHON names
+# the Python to use. The status is 0 when all parts succeed.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-results}
 python=${PYTHON:-python}
-mkdir -p "$out"
-failed=()
-
-# part NAME SECONDS COMMAND...: runs it under a time limit, and goes on whatever comes of it.
-part() {
-  local name=$1 seconds=$2
-  shift 2
-  echo "==== $name" | tee -a "$out/gpu.txt"
-  timeout "$seconds" "$@" 2>&1 | tail -n 25 | tee -a "$out/gpu.txt"
-  local status=${PIPESTATUS[0]}
-  if [ "$status" -ne 0 ]; then failed+=("$name ($status)"); fi
-}
-
-: > "$out/gpu.txt"
-nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader | tee -a "$out/gpu.txt"
-date -u +%Y-%m-%d | tee -a "$out/gpu.txt"
-
-# For the GPU that is there alone: the whole list takes minutes.
-export TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-$($python -c \
-  'import torch; print("%d.%d" % torch.cuda.get_device_capability())')}
-part build 240 env HASHDL_FORCE_CUDA=1 "$python" setup.py -q build_ext --inplace
-part tests 240 "$python" -m pytest -q -x tests/ops tests/modules
-
-# A small case of each op; the context of a racecheck is slow.
-small=("$python" -m pytest -q -p no:cacheprovider tests/ops/test_ops_cuda.py
-  -k "equal_the_reference and cuda and default")
-if command -v compute-sanitizer > /dev/null; then
-  for tool in memcheck racecheck; do
-    part "compute-sanitizer $tool" 120 compute-sanitizer --tool "$tool" --error-exitcode 9 \
-      --target-processes all "${small[@]}"
-  done
-else
-  failed+=("compute-sanitizer (not found)")
-fi
-
-part benchmarks 300 "$python" -m benchmarks.gpu --json "$out/gpu.json"
-
-if [ ${#failed[@]} -gt 0 ]; then
-  printf 'failed: %s\n' "${failed[@]}" | tee -a "$out/gpu.txt"
+if ! capability=$("$python" -c \
+  'import torch; print("%d.%d" % torch.cuda.get_device_capability())' 2> /dev/null); then
+  echo "gpu.sh: $python has no torch that finds a GPU" >&2
   exit 1
 fi
+mkdir -p "$out"
+parts=()
+
+# part NAME SECONDS COMMAND...: runs it under a time limit, and goes on whatever comes of it. Python
+# ends at an interrupt with what it has.
+part() {
+  local name=$1 seconds=$2 began=$SECONDS
+  shift 2
+  echo "==== $name" | tee -a "$out/gpu.txt"
+  timeout --signal=INT --kill-after=10 "$seconds" "$@" 2>&1 | tail -n 60 | tee -a "$out/gpu.txt"
+  parts+=("$name" "${PIPESTATUS[0]}" "$((SECONDS - began))")
+}
+
+{
+  nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
+  date -u +%Y-%m-%d
+} | tee "$out/gpu.txt"
+rm -f "$out/gpu.json"
+
+# For the GPU that is there alone: the whole list takes minutes.
+export TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-$capability}
+part build 150 env HASHDL_FORCE_CUDA=1 "$python" setup.py -q build_ext --inplace
+
+# What a CPU can test is left to `make test`.
+tests=("$python" -m pytest -q -p no:cacheprovider)
+part tests 120 "${tests[@]}" --maxfail 10 tests/ops/test_ops_cuda.py tests/modules/test_gpu.py \
+  -k "not host"
+
+# A small case of each op; the context of a racecheck is slow.
+for tool in memcheck racecheck; do
+  part "compute-sanitizer $tool" 80 compute-sanitizer --tool "$tool" --error-exitcode 9 \
+    --target-processes all "${tests[@]}" tests/ops/test_ops_cuda.py \
+    -k "equal_the_reference and default and not host"
+done
+
+part benchmarks 160 "$python" -m benchmarks.gpu --json "$out/gpu.json"
+
+# How the parts went, beside the figures.
+"$python" - "$out/gpu.json" "${parts[@]}" << 'END' | tee -a "$out/gpu.txt"
+import json, pathlib, sys
+
+path, rest = pathlib.Path(sys.argv[1]), sys.argv[2:]
+report = json.loads(path.read_text()) if path.exists() else {}
+report["parts"] = {
+    name: {"status": int(status), "seconds": int(seconds)}
+    for name, status, seconds in zip(rest[::3], rest[1::3], rest[2::3], strict=True)
+}
+path.write_text(json.dumps(report, indent=2) + "\n")
+failed = [name for name, part in report["parts"].items() if part["status"]]
+print("failed: " + ", ".join(failed) if failed else "all parts succeeded")
+raise SystemExit(bool(failed))
+END

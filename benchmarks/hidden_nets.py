@@ -178,12 +178,17 @@ class Hashed(Net):
         sizes: of input, hidden layers and output.
         share: of the neurons that are active.
         config: how they are found.
+        deeper: times as many are active after the first layer, where inputs are few.
     """
 
-    def __init__(self, sizes: Sequence[int], share: float, config: HashConfig) -> None:
+    def __init__(
+        self, sizes: Sequence[int], share: float, config: HashConfig, deeper: float = 1.0
+    ) -> None:
         super().__init__()
-        config = config.replace(active=share)
-        self.net = HashMLP(sizes[0], sizes[1:-1], sizes[-1], config=config)
+        first = config.replace(active=share)
+        others = config.replace(active=share if deeper == 1 else min(deeper * share, 1.0))
+        configs = [first, *[others] * (len(sizes) - 3)]
+        self.net = HashMLP(sizes[0], sizes[1:-1], sizes[-1], config=configs)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits."""

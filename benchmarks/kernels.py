@@ -203,6 +203,7 @@ class Bench:
         """Reads rows, gradients and two states; writes rows and states."""
         first, second = torch.zeros_like(self.weight), torch.zeros_like(self.weight)
         gradient = torch.randn(max(len(q.touched) for q in self.queries), self.d)
+        step = torch.ones(())
         return self._each(
             lambda q: ops.adam_rows_(
                 self.weight,
@@ -211,7 +212,7 @@ class Bench:
                 q.touched,
                 gradient[: len(q.touched)],
                 lr=1e-3,
-                step=1,
+                step=step,
             ),
             lambda q: len(q.touched) * (7.0 * _FLOAT * self.d + _ID),
             lambda q: float(_ADAM_FLOPS * len(q.touched) * self.d),

@@ -48,6 +48,8 @@ def tables_of(report: Report) -> list[Figures]:
         "gpu": lambda: [
             _by_rows(report, "step_ms", "ms a step at {:,} rows"),
             _by_rows(report, "peak_mb", "peak MB at {:,} rows"),
+            _by_rows(report, "find_ms", "ms for the ten best of {:,} rows"),
+            *(_parts_by_rows(name, result) for name, result in report["contenders"].items()),
             _bandwidths(report),
         ],
         "width": lambda: [

@@ -74,6 +74,13 @@ def sectors(count: int) -> int:
     return -(-count // SECTOR) * SECTOR
 
 
+def group_rows(s: Layer) -> Work:
+    """Pairs sorted by row."""
+    passes = -(-s.N.bit_length() // 8)  # of a radix sort, 8 bits each
+    moved = s.pairs * (16 * passes + 40) + s.U * 12
+    return Work("group_rows", moved, launches=5 + passes)
+
+
 def hashed_step(s: Layer) -> list[Work]:
     """The kernels of a hashed layer's step, exact selection and Adam with float32 states."""
     B, d, LK = s.B, s.d, s.L * s.K
@@ -86,7 +93,7 @@ def hashed_step(s: Layer) -> list[Work]:
         Work("gather_forward, C candidates", B * s.C * (row + 4 + 2) + B * row, 2 * B * s.C * d),
         Work("select", B * s.C * 8 + s.pairs * 8),
         Work("active_log_prob, forward and backward", s.pairs * (4 + 2) * 2 + s.pairs * 2),
-        Work("group_rows", s.pairs * (16 * passes + 40) + s.U * 12, launches=5 + passes),
+        group_rows(s),
         Work("gather_backward_input", s.pairs * (row + 6) + B * row, 2 * s.pairs * d),
         Work("gather_backward_weight", s.pairs * 8 + B * row + s.U * row, 2 * s.pairs * d),
         Work(
@@ -111,6 +118,21 @@ def other_kernels(s: Layer) -> list[Work]:
         Work("pack_digits", s.B * (slots + s.L) * 4),
         Work("probe_digits", s.B * slots * 4 + buckets * 4),
         Work("limit_buckets, one table in a while", s.N * 4 * 2 + (16 << s.K), launches=5),
+    ]
+
+
+def sparse_kernels(s: Layer) -> list[Work]:
+    """Those of a hidden layer with as many active inputs as active rows a sample."""
+    entries = s.pairs * s.A  # (sample, row, input): in a large layer hardly two are alike
+    inputs, room = s.B * s.A, min(s.pairs, s.N)
+    passes = -(-(s.B * (s.d + 1)).bit_length() // 8)  # of a radix sort of inputs, 8 bits each
+    return [
+        Work("gather_sparse_linear", entries * SECTOR + inputs * 6 + s.pairs * 6, 2 * entries),
+        Work("backward to the inputs", entries * SECTOR + inputs * 6 + s.pairs * 6, 2 * entries),
+        group_rows(s),
+        Work("distinct inputs", inputs * (24 * passes + 30), launches=3 + passes),
+        Work("count of entries", entries * 4 + room * 24, launches=3),
+        Work("backward to the weight", entries * (4 + 8 + 6), 2 * entries, launches=2),
     ]
 
 
@@ -182,6 +204,9 @@ def section() -> str:
         dense, hashed = (sum(w.seconds for w in step(layer)) for step in (dense_step, hashed_step))
         parts.append(f"Ratio of the sums at N = {name}: {dense / hashed:.0f}.")
     parts.append(table("other families, N = 10⁶", other_kernels(small)))
+    hidden = Layer(N=10**5, d=10**5)
+    title = f"active × active, N = d = {hidden.N:,}, I = A = {hidden.A}"
+    parts.append(summed_table(title, sparse_kernels(hidden)))
     hashed = sum(work.started for work in hashed_step(small))
     training = break_even(hashed, training=True, B=small.B)
     lines = [

@@ -186,11 +186,17 @@ def active_linear(
 def _entry_gradient(
     rows: Tensor, columns: Tensor, grad: Tensor, shape: torch.Size, sparse: bool
 ) -> Tensor:
-    """The gradient of a whole weight from that of some entries (distinct, ascending)."""
-    places = torch.stack([rows.long(), columns.long()])
+    """The gradient of a whole weight from that of some entries, as :func:`_row_gradient`'s rows."""
     if not sparse:
-        return grad.new_zeros(shape).index_put_(tuple(places), grad)
-    return torch.sparse_coo_tensor(places, grad, shape, is_coalesced=True, check_invariants=False)
+        places = rows.long() * shape[1] + columns
+        return _row_gradient(places, grad, torch.Size((shape.numel(),)), False).view(shape)
+    return torch.sparse_coo_tensor(
+        torch.stack([rows.long(), columns.long()]),
+        grad,
+        shape,
+        is_coalesced=rows.device.type == "cpu",
+        check_invariants=False,
+    )
 
 
 def _active_sparse_linear(

@@ -167,9 +167,13 @@ def _check_bits(bits: int, op: str) -> None:
     _check(1 <= bits <= MAX_BITS, op, "bits", f"got {bits}, wanted 1 to {MAX_BITS}")
 
 
+def _check_one_element(tensor: Tensor, op: str, name: str) -> None:
+    _check(tensor.numel() == 1, op, name, f"got shape {tuple(tensor.shape)}, wanted one element")
+
+
 def _check_step(step: Tensor, op: str) -> None:
     _check_dtype(step, torch.int64, op, "step")
-    _check(step.numel() == 1, op, "step", f"got shape {tuple(step.shape)}, wanted one element")
+    _check_one_element(step, op, "step")
 
 
 # ---- pack_signs --------------------------------------------------------------------------------
@@ -1340,11 +1344,10 @@ def _check_gather_linear_backward(
         _check_shape(extra_bias, (E,), op, "extra_bias")
 
 
-def _touched_rows(weight: Tensor, rows: Tensor, extra_rows: Tensor | None) -> Any:
-    """How many rows the backward pass answers with: what the CUDA kernels have room for, or U."""
+def _size_of_touched(weight: Tensor, room: int) -> Any:
+    """How many rows or entries a backward pass answers with: on CUDA those there is room for."""
     if weight.device.type == "cuda" and has_cuda_kernel("gather_linear_backward"):
-        pairs = rows.numel() + (0 if extra_rows is None else extra_rows.numel())
-        return min(weight.shape[0], pairs)
+        return room
     return torch.library.get_ctx().new_dynamic_size()
 
 
@@ -1363,7 +1366,8 @@ def _(
     extra_grad: Tensor | None,
     extra_bias: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    U = _touched_rows(weight, rows, extra_rows)
+    pairs = rows.numel() + (0 if extra_rows is None else extra_rows.numel())
+    U = _size_of_touched(weight, min(weight.shape[0], pairs))
     return (
         x.new_empty(x.shape),
         rows.new_empty((U,)),
@@ -1555,8 +1559,9 @@ def _check_gather_sparse_linear_backward(
 def _(
     grad_z: Tensor, values: Tensor, columns: Tensor, weight: Tensor, rows: Tensor
 ) -> tuple[Tensor, ...]:
-    context = torch.library.get_ctx()
-    U, E = context.new_dynamic_size(), context.new_dynamic_size()
+    N, d = weight.shape
+    U = _size_of_touched(weight, min(N, rows.numel()))
+    E = _size_of_touched(weight, min(min(N, rows.numel()) * d, rows.numel() * columns.shape[1]))
     return (
         *(values.new_empty(values.shape), rows.new_empty((U,)), weight.new_empty((U,))),
         *(rows.new_empty((U + 1,), dtype=torch.int64), rows.new_empty((E,))),
@@ -1583,6 +1588,10 @@ def gather_sparse_linear_backward(
         starts: int64 (U + 1,): row ``touched[u]`` has the entries from starts[u] to starts[u + 1].
         entry_columns: int32 (E,), ascending within a row.
         grad_weight: (E,), of these entries.
+
+    The CUDA kernels answer with min(N, B A) rows, G, and min(G d, B A I) entries, so that the host
+    need not wait to learn U and E: the last row, and the last entry, come again and again, with
+    gradients of 0 (column 0 of the first of the rows, where there is no entry at all).
     """
     gradients: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor] = (
         _ops.gather_sparse_linear_backward(grad_z, values, columns, weight, rows)
@@ -1882,11 +1891,12 @@ def _check_adam_rows_(
     eps: float,
     weight_decay: float,
     decoupled: bool,
-    step: int,
+    step: Tensor,
 ) -> None:
     op = "adam_rows_"
     _check_update(op, weight, rows, grad)
-    _check_at_least(step, 1, op, "step")
+    _check_dtype(step, torch.float32, op, "step")
+    _check_one_element(step, op, "step")
     _check_state(op, exp_avg, weight, "exp_avg")
     _check_state(op, exp_avg_sq, weight, "exp_avg_sq", row_wise=True)
 
@@ -1894,7 +1904,7 @@ def _check_adam_rows_(
 @_op(
     "adam_rows_(Tensor(a!) weight, Tensor(b!) exp_avg, Tensor(c!) exp_avg_sq, Tensor rows, "
     "Tensor grad, float lr, float beta1, float beta2, float eps, float weight_decay, "
-    "bool decoupled, int step) -> ()",
+    "bool decoupled, Tensor step) -> ()",
     _check_adam_rows_,
 )
 def _(*args: Any) -> None:
@@ -1913,7 +1923,7 @@ def adam_rows_(
     eps: float = 1e-8,
     weight_decay: float = 0.0,
     decoupled: bool = False,
-    step: int,
+    step: Tensor,
 ) -> None:
     """A step of :class:`torch.optim.Adam` on some rows, in place.
 
@@ -1931,7 +1941,8 @@ def adam_rows_(
         eps: added to the root.
         weight_decay: L2 penalty, or with ``decoupled`` a decay as in AdamW, on touched rows.
         decoupled: see ``weight_decay``.
-        step: number of this step, from 1.
+        step: float32, one element: the number of this step, from 1; in the host's memory, or on the
+            GPU of the weight, where the host does not wait for it.
     """
     _ops.adam_rows_(
         weight, exp_avg, exp_avg_sq, rows, grad, lr, *betas, eps, weight_decay, decoupled, step

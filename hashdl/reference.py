@@ -856,10 +856,14 @@ def adam_rows_(
     eps: float,
     weight_decay: float,
     decoupled: bool,
-    step: int,
+    step: Tensor,
 ) -> None:
     """Oracle of :func:`hashdl.ops.adam_rows_`."""
     ids, grad = _touched(rows, grad, weight.shape[0], "adam_rows_")
+    if step.device.type == "cpu":
+        wanted = f"got {float(step)}, wanted 1 or more"
+        _check(bool(step >= 1), "adam_rows_", "step", wanted)
+    t = step.double().reshape(())
     w = weight[ids].to(exp_avg.dtype)
     g = grad.to(w.dtype)
     if decoupled:
@@ -869,5 +873,5 @@ def adam_rows_(
     m = exp_avg[ids] + (1 - beta1) * (g - exp_avg[ids])
     v = beta2 * exp_avg_sq[ids] + (1 - beta2) * _mean_square(g, exp_avg_sq)
     exp_avg[ids], exp_avg_sq[ids] = m, v
-    root = _per_row(v, g).sqrt() / (1 - beta2**step) ** 0.5 + eps
-    weight[ids] = (w - lr / (1 - beta1**step) * m / root).to(weight.dtype)
+    root = _per_row(v, g).sqrt() / (1 - beta2**t) ** 0.5 + eps
+    weight[ids] = (w - lr / (1 - beta1**t) * m / root).to(weight.dtype)

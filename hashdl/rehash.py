@@ -21,8 +21,10 @@ All at once and in full is hashed what has no tables or a changed weight: the fi
 move or a load, and in evaluation after training. That begins a new cycle.
 
 What the schedule needs is in ``state``, in the host's memory, so that a step with nothing due reads
-nothing from a GPU. ``step`` is where the tables are: random numbers of look-ups depend on it. While
-a CUDA graph is captured nothing is done but to count ``step``, as each replay then does.
+nothing from a GPU. Nor does a step that hashes rows by functions that stay: on a GPU all rows of a
+slice are hashed, and the number of touched rows is asked for a step before it decides.
+``step`` is where the tables are: random numbers of look-ups depend on it. While a CUDA graph is
+captured nothing is done but to count ``step``, as each replay then does.
 
 N rows, d features, L tables, K bits a table.
 """
@@ -35,12 +37,14 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from hashdl import ops
 from hashdl.background import background
 from hashdl.hashing import sketching
 from hashdl.hashing.functions import Functions, Scheme, project_rows
 from hashdl.precision import own_dtype
+from hashdl.readback import Readback
 from hashdl.schedule import earliest_rehash, looks_for_drift, next_rehash
 
 # Tables hashed together: more of them read a row less often, and wait longer for one another.
@@ -226,6 +230,11 @@ class _Cycle(NamedTuple):
                     yield done, index, table
 
 
+# Counts of touched rows on their way from a GPU, by the `state` of the tables. A copy of the tables
+# counts anew.
+_asked: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+
 # ---- codes and sketches --------------------------------------------------------------------------
 
 
@@ -378,6 +387,7 @@ class _Rehash:
         for table in range(len(fresh)):
             self.put_in_force(table)
         b.dirty.zero_()
+        _asked.pop(b.state, None)
 
     def advance(self, state: State, now: int, balance: bool) -> None:
         """Do what is due of the cycle."""
@@ -431,7 +441,7 @@ class _Rehash:
         if state.fitted:
             return
         doubling = state.rehashes & (state.rehashes - 1) == 0
-        moved = 2 * int(self.buffers.dirty.count_nonzero()) > self.cycle.n_rows
+        moved = 2 * self.touched() > self.cycle.n_rows
         balance = balance and (doubling or moved)
         if not (balance or moved or self.scheme.kind.learns):
             return
@@ -450,9 +460,7 @@ class _Rehash:
         b, bit, group = self.buffers, 1 << index, self.groups[index]
         some = slice(piece.start, piece.stop)
         dirty = b.dirty[some]
-        touched = (dirty & bit).nonzero().squeeze(1)
-        # A gathered row costs more than one in its place.
-        picked = None if full or 2 * touched.numel() > len(piece) else touched
+        picked = None if full else self.picked(dirty & bit)
         weight, bias = self.weight[some], None if self.bias is None else self.bias[some]
         rows = _Rows(weight, bias, picked)
         codes = b.codes[group.start : group.stop, some]
@@ -468,8 +476,31 @@ class _Rehash:
                 sketches[picked] = made
         if self.signed and index + 1 == len(self.groups):
             self.sketch(rows, some)
-        if touched.numel() > 0:
-            dirty &= ~bit & 255
+        dirty &= ~bit & 255
+
+    def picked(self, touched: Tensor) -> Tensor | None:
+        """Which rows of a slice are to be hashed; None: all of them.
+
+        On a GPU all: the host would wait for the number of touched rows, and a matrix product over
+        the slice is a small part of a step there.
+        """
+        if touched.is_cuda:
+            return None
+        rows = touched.nonzero().squeeze(1)
+        # A gathered row costs more than one in its place.
+        return None if 2 * rows.numel() > touched.numel() else rows
+
+    def ask_for_touched(self, state: State) -> None:
+        """Where the next training step begins a cycle's work: count for it, not waiting."""
+        if not self.buffers.dirty.is_cuda or state.done or state.fitted:
+            return
+        if self.cycle.due(state, state.step) > 0:
+            _asked[self.buffers.state] = Readback(self.buffers.dirty.count_nonzero())
+
+    def touched(self) -> int:
+        """Rows touched since some group hashed them; on a GPU, before the last step."""
+        count = _asked.pop(self.buffers.state, None)
+        return int(self.buffers.dirty.count_nonzero() if count is None else count)
 
     def sketch(self, rows: _Rows, some: slice) -> None:
         """Make the sketches of some of the layer's rows."""
@@ -638,6 +669,8 @@ def _refresh_tables_(weight: Tensor, bias: Tensor | None, *rest: Any) -> None:
         state.start, state.done, state.renewed = now, 0, 0
         state.due = next_rehash(now, state.rehashes - 1, given.every, given.growth)
     state.step = now + int(training)
+    if training:
+        rehash.ask_for_touched(state)
     if state.values() != before:
         state.write(buffers.state)
     if training:

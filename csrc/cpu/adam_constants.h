@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cpu/dtypes.h"
+#include "cpu/host_device.h"
 #include "cpu/row_optimizers.h"
 
 namespace hashdl::cpu {
@@ -14,8 +15,8 @@ struct AdamConstants {
 /// Computed in double as torch does: 1 - beta and 1 - beta^t cancel in float. Always inlined: a
 /// function that instruction sets shared could be linked with instructions that the machine lacks.
 template <typename T>
-__attribute__((always_inline)) inline AdamConstants<Accumulate<T>> adam_constants(
-    const AdamRows<T>& args) {
+HASHDL_HOST_DEVICE __attribute__((always_inline)) inline AdamConstants<Accumulate<T>>
+adam_constants(const AdamRows<T>& args) {
   using A = Accumulate<T>;
   const double t = static_cast<double>(args.step);
   const double correction1 = 1 - __builtin_pow(args.beta1, t);

@@ -41,6 +41,14 @@ __device__ inline void require(bool ok, const char* what) {
   __builtin_unreachable();  // so that nothing is kept in registers for what comes after
 }
 
+/// The id at `i` of `count`, -1 beyond; `what` refuses one outside [-1, bound).
+__device__ inline int32_t id_at(const int32_t* ids, int64_t i, int64_t count, int64_t bound,
+                                const char* what) {
+  if (i >= count) return -1;
+  require(ids[i] >= -1 && ids[i] < bound, what);
+  return ids[i];
+}
+
 /// The sum over a warp, in every lane, added in the same order each time.
 template <typename T>
 __device__ T warp_sum(T value) {
@@ -94,6 +102,20 @@ __device__ T block_sum(T value) {
 template <int Threads, typename T>
 __device__ T block_max(T value, T lowest) {
   return block_reduce<Threads>(value, lowest, [](T part) { return warp_max(part); });
+}
+
+/// Adds what the Warps of a block have; warp 0 has the sum after, in the order of the warps.
+template <int Warps, typename A, int V>
+__device__ void add_warps(A (&sums)[V]) {
+  static __shared__ A parts[Warps][V][kWarp];  // lanes side by side: no bank conflicts
+#pragma unroll
+  for (int v = 0; v < V; ++v) parts[warp()][v][lane()] = sums[v];
+  __syncthreads();
+  for (int w = 1; w < Warps && warp() == 0; ++w) {
+#pragma unroll
+    for (int v = 0; v < V; ++v) sums[v] += parts[w][v][lane()];
+  }
+  __syncthreads();
 }
 
 /// What the threads before this one of a block of Threads add up to, and what all do.

@@ -18,13 +18,6 @@ constexpr const char* kBadRow = "hashdl::gather_linear: rows: got an id outside 
 template <int V>
 constexpr int kSpan = kWarp * V;
 
-/// The id at `a`, -1 beyond `A`.
-__device__ int32_t row_at(const int32_t* rows, int64_t a, int64_t A, int64_t N) {
-  if (a >= A) return -1;
-  require(rows[a] >= -1 && rows[a] < N, kBadRow);
-  return rows[a];
-}
-
 template <typename T, int V>
 __global__ void __launch_bounds__(kThreads)
     forward_kernel(cpu::GatherForward<T> args, int64_t chunks, int64_t warps, int64_t N) {
@@ -35,7 +28,7 @@ __global__ void __launch_bounds__(kThreads)
   const int32_t* const rows = args.rows + b * args.stride;
   int32_t row[kRows];
 #pragma unroll
-  for (int r = 0; r < kRows; ++r) row[r] = row_at(rows, first + r, args.A, N);
+  for (int r = 0; r < kRows; ++r) row[r] = id_at(rows, first + r, args.A, N, kBadRow);
   A sums[kRows] = {};
   for (int64_t k = lane() * V; k < args.d; k += kSpan<V>) {
     A x[V], values[kRows][V];
@@ -110,20 +103,6 @@ __global__ void widen_kernel(const T* values, float* out, int64_t count) {
   if (i < count) out[i] = static_cast<float>(widen(values[i]));
 }
 
-/// Adds what the warps of a block have; warp 0 has the sum after, in the order of the warps.
-template <typename A, int V>
-__device__ void add_warps(A (&sums)[V]) {
-  static __shared__ A parts[kWarps][V][kWarp];  // lanes side by side: no bank conflicts
-#pragma unroll
-  for (int v = 0; v < V; ++v) parts[warp()][v][lane()] = sums[v];
-  __syncthreads();
-  for (int w = 1; w < kWarps && warp() == 0; ++w) {
-#pragma unroll
-    for (int v = 0; v < V; ++v) sums[v] += parts[w][v][lane()];
-  }
-  __syncthreads();
-}
-
 template <typename T, int V>
 __global__ void __launch_bounds__(kThreads)
     backward_input_kernel(cpu::GatherBackwardInput<T> args, int64_t spans, int64_t N) {
@@ -137,7 +116,7 @@ __global__ void __launch_bounds__(kThreads)
     int32_t row[kRows];
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      row[r] = mine ? row_at(rows, first + r, args.A, N) : -1;
+      row[r] = mine ? id_at(rows, first + r, args.A, N, kBadRow) : -1;
       if (row[r] < 0) continue;
       load<V>(args.weight + row[r] * args.d + k, values[r]);
       grad[r] = widen(args.grad_z[b * args.A + first + r]);
@@ -148,7 +127,7 @@ __global__ void __launch_bounds__(kThreads)
       for (int v = 0; v < V && row[r] >= 0; ++v) sums[v] += grad[r] * values[r][v];
     }
   }
-  add_warps(sums);
+  add_warps<kWarps>(sums);
   if (warp() == 0 && mine) store<V>(sums, args.grad_x + b * args.d + k);
 }
 
@@ -231,7 +210,7 @@ __global__ void __launch_bounds__(kThreads)
     if (end - begin <= kMany) continue;
     A sums[V] = {};
     if (mine) add_pairs<T, V>(args, begin + warp(), end, kWarps, k, sums);
-    add_warps(sums);
+    add_warps<kWarps>(sums);
     if (warp() == 0 && mine) store<V>(sums, args.grad_weight + group * args.d + k);
   }
 }

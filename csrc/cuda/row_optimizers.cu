@@ -103,10 +103,22 @@ __global__ void __launch_bounds__(kThreads)
   });
 }
 
+/// One thread: what follows from the number of a step that stands on the device.
+template <typename T>
+__global__ void adam_constants_kernel(cpu::AdamRows<T> args, const float* step,
+                                      cpu::AdamConstants<Accumulate<T>>* out) {
+  require(*step >= 1, "hashdl::adam_rows_: step: got a number below 1");
+  args.step = static_cast<int64_t>(*step);
+  *out = cpu::adam_constants(args);
+}
+
+/// `constants`, or what stands on the device, if anything.
 template <typename T, int V>
 __global__ void __launch_bounds__(kThreads)
-    adam_kernel(cpu::AdamRows<T> args, cpu::AdamConstants<Accumulate<T>> c, int64_t U, int64_t N) {
+    adam_kernel(cpu::AdamRows<T> args, cpu::AdamConstants<Accumulate<T>> constants,
+                const cpu::AdamConstants<Accumulate<T>>* on_device, int64_t U, int64_t N) {
   using A = Accumulate<T>;
+  const cpu::AdamConstants<A> c = on_device == nullptr ? constants : *on_device;
   const cpu::RowUpdate<T>& up = args.update;
   const int64_t u = thread_index() / kWarp, row = row_of(up, u, U, N);
   if (row < 0) return;
@@ -160,19 +172,26 @@ void adagrad_rows(const cpu::AdagradRows<T>& args, int64_t U, int64_t N, Stream 
 }
 
 template <typename T>
-void adam_rows(const cpu::AdamRows<T>& args, int64_t U, int64_t N, Stream stream) {
-  const auto constants = cpu::adam_constants(args);
+void adam_rows(const cpu::AdamRows<T>& args, const float* step, int64_t U, int64_t N,
+               Scratch& scratch, Stream stream) {
+  using Constants = cpu::AdamConstants<Accumulate<T>>;
+  Constants* const on_device = step == nullptr ? nullptr : scratch.take<Constants>(1);
+  if (scratch.measuring()) return;
+  if (step != nullptr) launch(adam_constants_kernel<T>, 1, 1, 0, stream, args, step, on_device);
+  const Constants constants = cpu::adam_constants(args);
   const auto run = [&]<int V>() {
-    launch(adam_kernel<T, V>, warp_blocks(U), kThreads, 0, stream, args, constants, U, N);
+    launch(adam_kernel<T, V>, warp_blocks(U), kThreads, 0, stream, args, constants, on_device, U,
+           N);
   };
   with_width<T>(args.update.d, run, args.update.weight, args.update.grad, args.exp_avg,
                 args.exp_avg_sq);
 }
 
-#define HASHDL_INSTANTIATE(T)                                                          \
-  template void sgd_rows<T>(const cpu::SgdRows<T>&, int64_t, int64_t, Stream);         \
-  template void adagrad_rows<T>(const cpu::AdagradRows<T>&, int64_t, int64_t, Stream); \
-  template void adam_rows<T>(const cpu::AdamRows<T>&, int64_t, int64_t, Stream);
+#define HASHDL_INSTANTIATE(T)                                                                   \
+  template void sgd_rows<T>(const cpu::SgdRows<T>&, int64_t, int64_t, Stream);                  \
+  template void adagrad_rows<T>(const cpu::AdagradRows<T>&, int64_t, int64_t, Stream);          \
+  template void adam_rows<T>(const cpu::AdamRows<T>&, const float*, int64_t, int64_t, Scratch&, \
+                             Stream);
 HASHDL_INSTANTIATE(float)
 HASHDL_INSTANTIATE(double)
 HASHDL_INSTANTIATE(BFloat16)

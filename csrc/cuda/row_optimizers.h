@@ -13,7 +13,10 @@ template <typename T>
 void sgd_rows(const cpu::SgdRows<T>& args, int64_t U, int64_t N, Stream stream);
 template <typename T>
 void adagrad_rows(const cpu::AdagradRows<T>& args, int64_t U, int64_t N, Stream stream);
+/// `step`: where the number of the step stands on the device, in the place of that in `args`; or
+/// null.
 template <typename T>
-void adam_rows(const cpu::AdamRows<T>& args, int64_t U, int64_t N, Stream stream);
+void adam_rows(const cpu::AdamRows<T>& args, const float* step, int64_t U, int64_t N,
+               Scratch& scratch, Stream stream);
 
 }  // namespace hashdl::cuda

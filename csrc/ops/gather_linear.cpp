@@ -19,6 +19,7 @@ void check_bias(const std::optional<Tensor>& bias, const Tensor& weight, const c
   if (!bias.has_value()) return;
   check_dtype(*bias, weight.scalar_type(), op, "bias");
   check_shape(*bias, {weight.size(0)}, op, "bias");
+  check_one_device(op, {weight, *bias});
 }
 
 namespace {

@@ -61,6 +61,19 @@ cpu::RowUpdate<T> row_update(const Tensor& weight, const Tensor& rows, const Ten
           weight_decay};
 }
 
+/// The number of the step; 1 where it stands on a GPU, whose kernels read it.
+int64_t read_adam_step(const Tensor& step, const Tensor& weight, const char* op) {
+  check_dtype(step, ScalarType::Float, op, "step");
+  check(step.numel() == 1, op, "step", "got shape " + shape_string(step) + ", wanted one element");
+  if (is_cuda(step)) {
+    check_one_device(op, {weight, step});
+    return 1;
+  }
+  const float number = *data<float>(step);
+  check(number >= 1, op, "step", "got " + std::to_string(number) + ", wanted 1 or more");
+  return static_cast<int64_t>(number);
+}
+
 constexpr int64_t kGrain = 16;
 
 void sgd_rows_(const Tensor& weight, const std::optional<Tensor>& momentum_buffer,
@@ -116,10 +129,10 @@ void adagrad_rows_(const Tensor& weight, const Tensor& sum, const Tensor& rows, 
 
 void adam_rows_(const Tensor& weight, const Tensor& exp_avg, const Tensor& exp_avg_sq,
                 const Tensor& rows, const Tensor& grad, double lr, double beta1, double beta2,
-                double eps, double weight_decay, bool decoupled, int64_t step) {
+                double eps, double weight_decay, bool decoupled, const Tensor& step) {
   constexpr auto op = "adam_rows_";
   check_update(weight, rows, grad, op);
-  check(step >= 1, op, "step", "got " + std::to_string(step) + ", wanted 1 or more");
+  const int64_t t = read_adam_step(step, weight, op);
   check_state(exp_avg, weight, false, op, "exp_avg");
   const bool row_wise = check_state(exp_avg_sq, weight, true, op, "exp_avg_sq");
   const Tensor ids = checked_rows(rows, weight, op), gradient = as_contiguous(grad);
@@ -132,12 +145,13 @@ void adam_rows_(const Tensor& weight, const Tensor& exp_avg, const Tensor& exp_a
                                 beta1,
                                 beta2,
                                 eps,
-                                step,
+                                t,
                                 decoupled};
     if constexpr (kCuda) {
       if (is_cuda(weight)) {
-        run_on_gpu(weight, [&](cuda::Stream stream) {
-          cuda::adam_rows(args, ids.size(0), weight.size(0), stream);
+        const float* on_gpu = is_cuda(step) ? data<float>(step) : nullptr;
+        run_with_scratch(weight, [&](cuda::Scratch& scratch, cuda::Stream stream) {
+          cuda::adam_rows(args, on_gpu, ids.size(0), weight.size(0), scratch, stream);
         });
         return;
       }

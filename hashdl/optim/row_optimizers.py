@@ -249,6 +249,8 @@ class Adam(_RowOptimizer, torch.optim.Adam):
         eps: added to the root. Default: 1e-8.
         weight_decay: on touched rows. Default: 0.
         decoupled_weight_decay: decay as in AdamW instead of an L2 penalty. Default: ``False``.
+        capturable: keep the count of steps where the parameters are, so that a CUDA graph may hold
+            the step; replays then go on counting, at the rate of the capture. Default: ``False``.
         fused: torch's fused step for dense gradients. Default: ``None``, torch's own choice.
     """
 
@@ -263,6 +265,7 @@ class Adam(_RowOptimizer, torch.optim.Adam):
         weight_decay: float = 0.0,
         *,
         decoupled_weight_decay: bool = False,
+        capturable: bool = False,
         fused: bool | None = None,
     ) -> None:
         super().__init__(
@@ -272,6 +275,7 @@ class Adam(_RowOptimizer, torch.optim.Adam):
             eps=eps,
             weight_decay=weight_decay,
             decoupled_weight_decay=decoupled_weight_decay,
+            capturable=capturable,
             fused=fused,
         )
         # GradScaler leaves the unscaling to optimizers that say so; the row kernels do none.
@@ -279,7 +283,8 @@ class Adam(_RowOptimizer, torch.optim.Adam):
 
     def _update_rows(self, update: _Update, state: State, group: State) -> None:
         if "step" not in state:
-            state["step"] = torch.tensor(0.0)
+            on_device = group["capturable"] or group["fused"]  # as torch has it
+            state["step"] = torch.zeros((), device=update.parameter.device if on_device else "cpu")
         state["step"] += 1
         ops.adam_rows_(
             update.weight(),
@@ -292,7 +297,7 @@ class Adam(_RowOptimizer, torch.optim.Adam):
             eps=group["eps"],
             weight_decay=group["weight_decay"],
             decoupled=group["decoupled_weight_decay"],
-            step=int(state["step"]),
+            step=state["step"],
         )
 
 

@@ -15,7 +15,7 @@ def coalesced(parameter: Tensor) -> Tensor:
 
     Autograd drops the coalesced flag as it accumulates; sorting again costs as much as the
     optimizer's own work, and looking whether the rows ascend costs nothing on a CPU. On a GPU it
-    would make the host wait: there rows are merged again, and may be padded (see :func:`merged`).
+    would make the host wait: there they are merged again, and may be padded (see :func:`merged`).
 
     Raises:
         RuntimeError: the gradient is neither one of rows nor one of a 2-d parameter's entries.
@@ -29,8 +29,7 @@ def coalesced(parameter: Tensor) -> Tensor:
         )
     if grad.is_coalesced():
         return grad
-    on_gpu = grad.is_cuda and grad.sparse_dim() == 1
-    if on_gpu and ops.has_cuda_kernel("gather_linear_backward"):
+    if grad.is_cuda and ops.has_cuda_kernel("gather_linear_backward"):
         return merged(parameter, grad)
     places = _places(grad)
     if bool((places[1:] > places[:-1]).all()):
@@ -39,35 +38,54 @@ def coalesced(parameter: Tensor) -> Tensor:
 
 
 def merged(parameter: Tensor, grad: Tensor) -> Tensor:
-    """The gradient with each row once, ascending, by the op that sums gradients of rows.
+    """The gradient with each row or entry once, ascending, by the op that sums gradients of rows.
 
-    On a GPU as many entries come back as there were, so that nothing waits for their number: the
-    last row again and again, with gradients of 0, which the row optimizers skip.
+    On a GPU as many come back as there were, so that nothing waits for their number: the last one
+    again and again, with gradients of 0, which the row optimizers skip.
+
+    Raises:
+        RuntimeError: entries of a parameter with gaps in memory, or of 2^31 elements or more.
     """
-    rows, values = grad._indices()[0].to(torch.int32), grad._values()
+    values = grad._values()
+    if grad.sparse_dim() == 2:
+        _check_places(parameter)
+        places, sums = _summed(in_memory(parameter.detach()), _places(grad), values)
+        indices = torch.stack([places // grad.shape[1], places % grad.shape[1]])
+    else:
+        rows, sums = _summed(parameter.detach(), grad._indices()[0], values)
+        indices = rows.unsqueeze(0)
+    return torch.sparse_coo_tensor(
+        indices, sums, grad.shape, is_coalesced=not grad.is_cuda, check_invariants=False
+    )
+
+
+def _summed(like: Tensor, rows: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """The distinct rows of a tensor like this one, int64, and their values, summed."""
     width = math.prod(values.shape[1:])
-    columns = values.reshape(rows.shape[0], width)
+    ids, columns = rows.to(torch.int32), values.reshape(rows.shape[0], width)
     _, touched, sums, _ = ops.gather_linear_backward(
         columns.new_empty((0, 0)),
         columns.new_empty((0, width)),
-        parameter.detach().reshape(parameter.shape[0], width),
-        rows.new_empty((0, 0)),
-        rows,
+        like.reshape(like.shape[0], width),
+        ids.new_empty((0, 0)),
+        ids,
         columns,
     )
-    return torch.sparse_coo_tensor(
-        touched.long().unsqueeze(0),
-        sums.reshape(touched.shape[0], *values.shape[1:]),
-        grad.shape,
-        is_coalesced=not grad.is_cuda,
-        check_invariants=False,
-    )
+    return touched.long(), sums.reshape(touched.shape[0], *values.shape[1:])
 
 
 def _places(grad: Tensor) -> Tensor:
     """Where the values stand, as numbers that ascend in the order of a coalesced gradient."""
     indices: Tensor = grad._indices()
     return indices[0] if grad.sparse_dim() == 1 else indices[0] * grad.shape[1] + indices[1]
+
+
+def _check_places(parameter: Tensor) -> None:
+    if parameter.numel() >= 2**31:
+        raise RuntimeError(
+            f"hashdl.optim: got a gradient of entries for a parameter of {parameter.numel()} "
+            "elements, wanted fewer than 2^31"
+        )
 
 
 def in_memory(tensor: Tensor) -> Tensor:
@@ -91,11 +109,7 @@ def entries_in_memory(grad: Tensor, parameter: Tensor) -> Tensor:
     Raises:
         RuntimeError: the parameter has 2^31 elements or more.
     """
-    if parameter.numel() >= 2**31:
-        raise RuntimeError(
-            f"hashdl.optim: got a gradient of entries for a parameter of {parameter.numel()} "
-            "elements, wanted fewer than 2^31"
-        )
+    _check_places(parameter)
     if parameter.is_contiguous():
         return _places(grad).to(torch.int32)
     indices: Tensor = grad._indices()

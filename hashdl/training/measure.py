@@ -36,23 +36,30 @@ def step_parts(trainer: Trainer, steps: int = 10, warm_up: int = 2) -> dict[str,
     return parts_of(lambda: [trainer.step(next(batches)) for _ in range(steps)], steps)
 
 
-def parts_of(train: Callable[[], object], steps: int) -> dict[str, float]:
+def parts_of(
+    train: Callable[[], object], steps: int, device: torch.device | str = "cpu"
+) -> dict[str, float]:
     """Mean milliseconds a step of each named part of some training.
 
     Args:
         train: runs so many steps.
         steps: how many these are.
+        device: whose time is told; of a GPU that of the kernels that a part has launched.
 
     Returns:
         Milliseconds a step by part, those that there are: ``data``, ``hidden``, ``rehash``,
         ``hash``, ``look-up``, ``select``, ``forward``, ``loss``, ``backward``, ``optimizer``.
     """
-    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+    on_gpu = torch.device(device).type == "cuda"
+    with profile(activities=[ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * on_gpu]) as profiler:
         train()
     return {
-        event.key[len(PREFIX) :]: event.cpu_time_total / 1000 / steps
+        event.key[len(PREFIX) :]: (event.device_time_total if on_gpu else event.cpu_time_total)
+        / 1000
+        / steps
         for event in profiler.key_averages()
-        if event.key.startswith(PREFIX)
+        # A GPU has ranges of its own by the same names.
+        if event.key.startswith(PREFIX) and event.device_type.name == "CPU"
     }
 
 

@@ -151,6 +151,8 @@ def test_gpu_runs_on_a_cpu_as_well(tmp_path: Path, capsys: pytest.CaptureFixture
         by_rows = report["contenders"][name]["by_rows"]
         assert set(by_rows) == {"500", "600"}
         assert all(figures["step_ms"] > 0 for figures in by_rows.values())
+        assert all(figures["find_ms"] > 0 for figures in by_rows.values())
+    assert {"look-up", "optimizer"} <= set(by_rows["600"]["parts_ms"])
     assert report["kernels"]["copy"]["share_of_copy"] == 1
     assert "ms a step at 600 rows" in capsys.readouterr().out
 

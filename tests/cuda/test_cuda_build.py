@@ -144,6 +144,8 @@ HOT = (
     ),
     *("lookup_kernel", "select_kernel", "scores_kernel", "best_columns_kernel"),
     *("pack_signs_kernel", "log_prob_kernel", "backward_kernel"),
+    *("sparse_forward_kernel", "sparse_input_kernel", "sparse_weight_kernel"),
+    "count_entries_kernel",
     *("sgd_kernel", "adam_kernel", "adagrad_kernelI(?!d)"),
 )
 SOURCES = sorted((ROOT / "csrc/cuda").glob("*.cu"))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import nn
 
 from hashdl import HashConfig, HashLinear, HashSoftmaxWithLoss, optim
+from hashdl.functional import active_sparse_linear
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
@@ -49,6 +51,26 @@ def test_training_goes_as_on_the_cpu(sparse_grad: bool) -> None:
         torch.testing.assert_close(losses[1], losses[0], rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("sparse_grad", [False, True])
+def test_active_times_active_trains_as_on_the_cpu(sparse_grad: bool) -> None:
+    """Gradients of entries, which repeat on a GPU, through clipping and the optimizer."""
+    torch.manual_seed(0)
+    layers = pair(nn.Linear(40, 50))
+    optimizers = [optim.Adam(layer.parameters(), lr=0.01) for layer in layers]
+    for _ in range(3):
+        values = torch.randn(30, 9)
+        columns, rows = (torch.randint(-1, n, (30, 9), dtype=torch.int32) for n in (40, 50))
+        for layer, optimizer, device in zip(layers, optimizers, ("cpu", "cuda"), strict=True):
+            given = (values.to(device), columns.to(device), layer.weight, layer.bias)
+            z = active_sparse_linear(*given, rows.to(device), sparse_grad=sparse_grad)
+            z.square().sum().backward()
+            optim.clip_grad_norm_(layer.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+    torch.testing.assert_close(layers[1].weight.cpu(), layers[0].weight, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(layers[1].bias.cpu(), layers[0].bias, rtol=1e-3, atol=1e-5)
+
+
 def test_a_sparse_gradient_of_two_passes_is_that_of_a_dense_one() -> None:
     torch.manual_seed(0)
     sparse = HashLinear(16, 500, config=CONFIG).cuda()
@@ -61,9 +83,11 @@ def test_a_sparse_gradient_of_two_passes_is_that_of_a_dense_one() -> None:
     torch.testing.assert_close(sparse.weight.grad.to_dense(), dense.weight.grad)
 
 
-def test_a_training_step_with_nothing_due_does_not_wait() -> None:
+@pytest.mark.parametrize("every", [100_000, 8])
+def test_a_training_step_that_renews_no_functions_does_not_wait(every: int) -> None:
     torch.manual_seed(0)
-    layer = HashLinear(16, 500, config=CONFIG.replace(rehash_every=100_000)).cuda()
+    config = CONFIG.replace(rehash_every=every, rehash_growth=1.0)
+    layer = HashLinear(16, 20_000, config=config).cuda()
     optimizer = optim.SGD(layer.parameters(), lr=0.01)
     x = torch.randn(30, 16, device="cuda")
 
@@ -72,7 +96,8 @@ def test_a_training_step_with_nothing_due_does_not_wait() -> None:
         optimizer.step()
         optimizer.zero_grad()
 
-    for _ in range(3):  # builds and balances
+    before = 3 if every > 8 else 17  # functions are renewed at rehash 1, 2 and 4
+    for _ in range(before):
         step()
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -80,7 +105,41 @@ def test_a_training_step_with_nothing_due_does_not_wait() -> None:
             step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert layer.stats()["step"] == 11
+    assert layer.stats()["step"] == before + 8
+
+
+@pytest.mark.parametrize("make", [optim.SGD, optim.Adam, optim.RowWiseAdam])
+def test_replays_of_a_whole_step_are_steps(make: type[torch.optim.Optimizer]) -> None:
+    torch.manual_seed(0)
+    config = CONFIG.replace(rehash_every=100_000)
+    layers = pair(HashSoftmaxWithLoss(16, 500, config=config).cuda())
+    options = {} if make is optim.SGD else {"capturable": True}
+    x, target = torch.randn(30, 16, device="cuda"), torch.randint(500, (30,), device="cuda")
+
+    def stepping(layer: nn.Module) -> Callable[[], None]:
+        optimizer = make(layer.parameters(), lr=0.01, **options)
+
+        def step() -> None:
+            layer(x, target).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        return step
+
+    eager, captured = (stepping(layer) for layer in layers)
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            eager()
+            captured()
+    torch.cuda.current_stream().wait_stream(stream)
+    with torch.cuda.graph(graph):
+        captured()
+    for _ in range(4):
+        eager()
+        graph.replay()
+    torch.testing.assert_close(layers[1].weight, layers[0].weight)
 
 
 def test_replays_of_a_graph_draw_anew_and_count() -> None:

@@ -26,10 +26,13 @@ READS = (
 )
 
 
-def train(layer: hashdl.HashLinear, steps: int) -> None:
+TO_INT = Tensor.__int__
+
+
+def train(layer: hashdl.HashLinear, steps: int, samples: int = 30) -> None:
     optimizer = hashdl.optim.SGD(layer.parameters(), lr=0.1)
     for step in range(steps):
-        layer(inputs(30, seed=step)).square().sum().backward()
+        layer(inputs(samples, seed=step)).square().sum().backward()
         optimizer.step()
         optimizer.zero_grad()
 
@@ -111,6 +114,110 @@ def test_a_step_with_nothing_due_reads_nothing(
     assert int(layer.tables.step) == 11
     changed = set((layer.tables.state != state).nonzero().flatten().tolist())
     assert {*State.places("step", "seen")} <= changed
+
+
+class Arrived:
+    """In the place of a Readback: the number as it is when it is asked for."""
+
+    def __init__(self, number: Tensor) -> None:
+        self.number = number
+
+    def __int__(self) -> int:
+        return TO_INT(self.number)
+
+
+def cycling_layer(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> hashdl.HashLinear:
+    """At the beginning of a cycle of seven steps whose functions stay if few rows are touched."""
+    monkeypatch.setattr(rehash, "Readback", Arrived)
+    layer = make_layer(active=5, rehash_every=7, rehash_growth=1.0, balance=True, **changes)
+    while layer.stats()["rehashes"] < 3:  # at 1, 2 and 4 functions are renewed
+        train(layer, 1, samples=1)
+    return layer
+
+
+@pytest.mark.skipif(not hashdl.has_extension(), reason="the reference reads values")
+@pytest.mark.usefixtures("on_gpu")
+@pytest.mark.parametrize("changes", [{}, {"tables": 20}, {"selection": "sketch"}])
+def test_a_cycle_whose_functions_stay_reads_nothing(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    layer = cycling_layer(monkeypatch, **changes)
+    codes, functions = layer.tables.codes.clone(), layer.tables.functions.clone()
+    with monkeypatch.context() as patch:
+        reads = spy(patch, layer.tables.state)
+        train(layer, 7, samples=1)
+        assert reads == []
+    assert layer.stats()["rehashes"] == 4
+    assert torch.equal(layer.tables.functions, functions)
+    assert not torch.equal(layer.tables.codes, codes)
+
+
+@pytest.mark.parametrize("changes", [{}, {"tables": 20}, {"selection": "sketch"}])
+def test_all_rows_of_a_slice_get_what_touched_ones_get(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    layers = []
+    for gpu in (False, True):
+        with monkeypatch.context() as patch:
+            if gpu:
+                patch.setattr(Tensor, "is_cuda", property(lambda tensor: True))
+                patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+            layers.append(cycling_layer(patch, **changes))
+            train(layers[-1], 7, samples=1)
+    for name in ("codes", "sketches", "dirty", "offsets", "rows"):
+        assert torch.equal(*(getattr(layer.tables, name) for layer in layers)), name
+
+
+@pytest.mark.usefixtures("on_gpu")
+@pytest.mark.parametrize("steps", [5, 6])
+def test_functions_are_renewed_where_most_rows_have_moved_before_the_last_step(
+    monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    layer = cycling_layer(monkeypatch)
+    functions = layer.tables.functions.clone()
+    train(layer, steps, samples=1)
+    layer.tables.mark(torch.arange(N).int()[None])
+    train(layer, 7 - steps, samples=1)
+    assert layer.stats()["rehashes"] == 4
+    assert torch.equal(layer.tables.functions, functions) == (steps == 6)
+
+
+def test_a_number_that_arrived_is_forgotten_when_all_rows_are_hashed(
+    on_gpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = cycling_layer(monkeypatch)
+    layer.tables.mark(torch.arange(N).int()[None])
+    train(layer, 6, samples=1)
+    assert layer.tables.state in rehash._asked
+    layer.rehash()
+    assert layer.tables.state not in rehash._asked
+
+
+@pytest.mark.skipif(not hashdl.has_extension(), reason="the reference reads values")
+@pytest.mark.usefixtures("on_gpu")
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [
+        (hashdl.optim.SGD, {"momentum": 0.9}),
+        (hashdl.optim.Adam, {}),
+        (hashdl.optim.Adam, {"capturable": True}),
+        (hashdl.optim.RowWiseAdam, {"capturable": True}),
+    ],
+)
+def test_steps_of_row_optimizers_read_nothing(
+    monkeypatch: pytest.MonkeyPatch, make: Any, options: dict[str, Any]
+) -> None:
+    layer = make_layer(sparse_grad=True)
+    optimizer = make(layer.parameters(), lr=0.1, **options)
+    monkeypatch.setattr(hashdl.ops, "has_cuda_kernel", lambda name: True)
+    with monkeypatch.context() as patch:
+        reads = spy(patch, layer.tables.state)
+        for step in range(3):
+            layer(inputs(30, seed=step)).square().sum().backward()
+            reads.clear()
+            hashdl.optim.clip_grad_norm_(layer.parameters(), 1.0)
+            optimizer.step()
+            assert reads == []
 
 
 def test_a_refresh_with_nothing_due_launches_nothing_but_the_count(

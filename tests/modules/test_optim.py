@@ -206,6 +206,42 @@ def test_merged_gradients_are_coalesced_ones(columns: tuple[int, ...], rows: lis
     assert torch.equal(ours._values(), theirs.values())
 
 
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize(
+    "entries", [[], [(4, 0)], [(7, 1), (3, 2), (7, 1), (3, 0), (0, 2), (0, 2)]]
+)
+def test_merged_gradients_of_entries_are_coalesced_ones(
+    entries: list[tuple[int, int]], transposed: bool
+) -> None:
+    weight = nn.Parameter(torch.zeros(3, ROWS).t() if transposed else torch.zeros(ROWS, 3))
+    values = torch.arange(len(entries)).float()
+    places = torch.tensor(entries, dtype=torch.long).reshape(-1, 2).t()
+    grad = torch.sparse_coo_tensor(places, values, weight.shape, check_invariants=False)
+    ours, theirs = merged(weight, grad), grad.coalesce()
+    assert torch.equal(ours._indices(), theirs.indices())
+    assert torch.equal(ours._values(), theirs.values())
+
+
+@pytest.mark.parametrize("make", [Adam, RowWiseAdam])
+@pytest.mark.parametrize("changes", [{"capturable": True}, {"fused": True}])
+def test_where_steps_are_counted_changes_nothing(make: Make, changes: dict[str, Any]) -> None:
+    weights, counts = [], []
+    for options in ({}, changes):
+        weight = parameter(ROWS, 5)
+        optimizer = make([weight], lr=0.1, weight_decay=0.1, **options)
+        for step in range(3):
+            weight.grad = sparse(random_grad(weight, step), [1, 4])
+            optimizer.step()
+        restored = make([weight], **options)
+        restored.load_state_dict(optimizer.state_dict())
+        weights.append(weight.detach())
+        counts.append(restored.state[weight]["step"])
+    assert torch.equal(*weights)
+    assert torch.equal(*counts)
+    assert counts[1].device == weight.device
+    assert counts[1].dtype == torch.float32
+
+
 # ---- gradients of single entries ---------------------------------------------------------------
 
 

@@ -520,7 +520,8 @@ def adam_rows__args(
 ) -> Args:
     weight, rows, grad = _update_args(N, U, d, dtype)
     states = _state(weight), _state(weight, row_wise=row_wise, seed=4)
-    return weight, *states, rows, grad, 0.1, 0.9, 0.999, 1e-8, weight_decay, decoupled, step
+    options = (0.1, 0.9, 0.999, 1e-8, weight_decay, decoupled, torch.tensor(float(step)))
+    return weight, *states, rows, grad, *options
 
 
 def active_linear_args(

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from cuda_samples import CASES
+from ops_cases import CUDA
 from ops_samples import overload
 from torch.utils import cpp_extension
 
@@ -16,11 +16,6 @@ ROOT = Path(__file__).resolve().parents[2]
 SIMT = ROOT / "tests/cuda/simt"
 BUILD = ROOT / "build" / "simt"
 CXX = shutil.which("c++")
-
-
-def _on_gpu(source: Path) -> bool:
-    """Whether a source has CUDA kernels to run, or belongs to those that have."""
-    return "STABLE_TORCH_LIBRARY_IMPL" not in source.read_text()
 
 
 FLAGS = [
@@ -32,7 +27,7 @@ FLAGS = [
 ]
 SOURCES = [
     *sorted((ROOT / "csrc/cuda").glob("*.cu")),
-    *(path for path in sorted((ROOT / "csrc/ops").glob("*.cpp")) if _on_gpu(path)),
+    *sorted((ROOT / "csrc/ops").glob("*.cpp")),
     *sorted((ROOT / "csrc/cpu").glob("*.cpp")),
     SIMT / "simt.cpp",
 ]
@@ -73,7 +68,7 @@ def build() -> Path:
 def define_ops() -> torch.library.Library:
     """torch.ops.hashdl_simt with the schemas of torch.ops.hashdl, and their kernels."""
     library = torch.library.Library("hashdl_simt", "DEF")
-    for name in CASES:
+    for name in CUDA:
         library.define(str(overload(name)._schema).removeprefix("hashdl::"))
     torch.ops.load_library(str(build()))
     return library

@@ -349,7 +349,12 @@ CASES = [
     *update("adam_rows_", "exp_avg", "exp_avg_sq"),
     Bad("sgd_rows_", "momentum_buffer", "row-wise", lambda t: t[:, 0].contiguous()),
     Bad("adam_rows_", "exp_avg", "row-wise", lambda t: t[:, 0].contiguous()),
-    *numbers("adam_rows_", "step", 0, -1),
+    *float32_only("adam_rows_", "step"),
+    *shapes("adam_rows_", "step", none=lambda t: t.new_empty(0), two=lambda t: t.repeat(2)),
+    *(
+        Bad("adam_rows_", "step", str(number), with_value(0, number), needs_values=True)
+        for number in (0.0, -1.0, torch.nan)
+    ),
 ]
 
 

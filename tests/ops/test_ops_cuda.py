@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable
 from typing import Any
 
-import cuda_samples
+import ops_cases
 import ops_samples as samples
 import pytest
 import simt_library
@@ -47,25 +47,19 @@ def run_on_gpu(name: str, args: samples.Args, order: int = 0) -> list[Tensor]:
     return [result.cpu() for result in samples.run(samples.kernel(name), to_gpu(args))]
 
 
-def cases() -> list[Any]:
-    return [
-        pytest.param(name, parameters, id=f"{name}-{parameters or 'default'}")
-        for name, every in cuda_samples.CASES.items()
-        for parameters in every
-    ]
-
-
 def dtypes_of(name: str) -> tuple[torch.dtype, ...]:
-    return samples.DTYPES if name in cuda_samples.FLOATING else (torch.float32,)
+    return samples.DTYPES if name in ops_cases.FLOATING else (torch.float32,)
 
 
 def arguments(name: str, parameters: dict[str, Any], dtype: torch.dtype) -> samples.Args:
-    own = {"dtype": dtype} if name in cuda_samples.FLOATING else {}
+    own = {"dtype": dtype} if name in ops_cases.FLOATING else {}
     return samples.sample(name, **parameters, **own)
 
 
 def without_padding(name: str, results: list[Tensor]) -> list[Tensor]:
-    """The backward pass has an output for each row that could be touched: the touched ones."""
+    """A backward pass has an output for all that could be touched: what is touched."""
+    if name == "gather_sparse_linear_backward":
+        return without_padded_entries(results)
     if name != "gather_linear_backward":
         return results
     grad_x, rows, grad_weight, grad_bias, *args = results
@@ -79,6 +73,30 @@ def without_padding(name: str, results: list[Tensor]) -> list[Tensor]:
     return [grad_x, rows[first], grad_weight[first], grad_bias[first], *args]
 
 
+def without_padded_entries(results: list[Tensor]) -> list[Tensor]:
+    grad_values, rows, grad_bias, starts, columns, grad_weight, *args = results
+    given_columns, given_rows = args[2], args[4]
+    assert int(starts[-1]) == len(columns)
+    entry_rows = rows.repeat_interleave(starts.diff(), output_size=len(columns))
+    first_entry = torch.ones_like(columns, dtype=torch.bool)
+    repeats = (entry_rows[1:] == entry_rows[:-1]) & (columns[1:] == columns[:-1])
+    first_entry[1:] = ~repeats
+    assert not grad_weight[~first_entry].any()
+    first = torch.ones_like(rows, dtype=torch.bool)
+    first[1:] = rows[1:] != rows[:-1]
+    assert not grad_bias[~first].any()
+    met = (given_rows >= 0).any(1) & (given_columns >= 0).any(1)
+    if not bool(met.any()):
+        first_entry[:] = False  # no entries: column 0 of the first row stands in
+    if not bool((given_rows >= 0).any()):
+        first[:] = False
+    entry_rows, rows = entry_rows[first_entry], rows[first]
+    starts = torch.searchsorted(entry_rows, rows)
+    starts = torch.cat([starts, starts.new_tensor([len(entry_rows)])])
+    touched = [rows, grad_bias[first], starts]
+    return [grad_values, *touched, columns[first_entry], grad_weight[first_entry], *args]
+
+
 def assert_close(actual: list[Tensor], expected: list[Tensor]) -> None:
     assert len(actual) == len(expected)
     for got, wanted in zip(actual, expected, strict=True):
@@ -86,7 +104,7 @@ def assert_close(actual: list[Tensor], expected: list[Tensor]) -> None:
         torch.testing.assert_close(got, wanted, rtol=bound, atol=bound, equal_nan=True)
 
 
-@pytest.mark.parametrize(("name", "parameters"), cases())
+@pytest.mark.parametrize(("name", "parameters"), ops_cases.parameters(ops_cases.CUDA))
 def test_kernels_equal_the_reference(run: Run, name: str, parameters: dict[str, Any]) -> None:
     for dtype in dtypes_of(name):
         args = arguments(name, parameters, dtype)
@@ -94,7 +112,7 @@ def test_kernels_equal_the_reference(run: Run, name: str, parameters: dict[str, 
         assert_close(without_padding(name, run(name, args)), expected)
 
 
-@pytest.mark.parametrize(("name", "parameters"), cases())
+@pytest.mark.parametrize(("name", "parameters"), ops_cases.parameters(ops_cases.CUDA))
 def test_results_do_not_depend_on_the_order_of_threads(
     run: Run, name: str, parameters: dict[str, Any]
 ) -> None:
@@ -137,11 +155,16 @@ BAD: list[tuple[str, str, Any, str]] = [
     ("gather_linear", "rows", 20, "gather_linear: rows: got an id outside"),
     ("gather_linear_backward", "rows", -2, "gather_linear: rows: got an id outside"),
     ("gather_linear_backward", "extra_rows", 20, "gather_linear: rows: got an id"),
+    ("gather_sparse_linear", "rows", 20, "gather_sparse_linear: rows: got an id outside"),
+    ("gather_sparse_linear", "columns", 19, "gather_sparse_linear: columns: got an id outside"),
+    ("gather_sparse_linear_backward", "rows", 20, "gather_sparse_linear: rows: got an id"),
+    ("gather_sparse_linear_backward", "columns", -2, "gather_sparse_linear: columns: got an"),
     ("scatter_rows", "rows", 20, "scatter_rows: rows: got an id outside"),
     ("active_log_prob_backward", "places", 13, "active_log_prob_backward: places: got a column"),
     ("sgd_rows_", "rows", 20, "row optimizer: rows: got an id outside"),
     ("adagrad_rows_", "rows", -1, "row optimizer: rows: got an id outside"),
     ("adam_rows_", "rows", 20, "row optimizer: rows: got an id outside"),
+    ("adam_rows_", "step", 0.0, "adam_rows_: step: got a number below 1"),
 ]
 
 
@@ -150,7 +173,8 @@ BAD: list[tuple[str, str, Any, str]] = [
 def test_bad_values_are_refused(name: str, argument: str, value: Any, message: str) -> None:
     names = [a.name for a in samples.overload(name)._schema.arguments]
     given = dict(zip(names, samples.sample(name), strict=True))
-    given[argument].flatten()[1::2] = value
+    numbers = given[argument].view(-1)
+    numbers[min(1, numbers.numel() - 1) :: 2] = value
     with pytest.raises(RuntimeError, match=f"hashdl:?:? ?{message}"):
         run_on_host(name, tuple(given.values()))
 
@@ -159,7 +183,7 @@ def test_bad_values_are_refused(name: str, argument: str, value: Any, message: s
 
 
 @needs_gpu
-@pytest.mark.parametrize("name", list(cuda_samples.CASES))
+@pytest.mark.parametrize("name", list(ops_cases.CUDA))
 def test_nothing_waits_for_the_gpu(name: str) -> None:
     """And a graph can be captured, whose replay has the same results."""
     args = to_gpu(samples.sample(name))

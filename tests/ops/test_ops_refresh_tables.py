@@ -245,7 +245,7 @@ def second_moment(x: Tensor) -> Tensor:
 @pytest.mark.parametrize("dtype", samples.DTYPES)
 def test_the_moment_is_that_of_all_queries_so_far(dtype: torch.dtype) -> None:
     x, moment, *rest = samples.observe_queries__args(B=40)
-    x, state = x.to(dtype), rest[0]
+    x, state = x.to(dtype), rest[1]
     for piece in (x[:5], x[:0], x[5:25], x[25:]):
         torch.ops.hashdl.observe_queries_(piece, moment, *rest)
     torch.testing.assert_close(moment.view(torch.float32), second_moment(x.float()))
@@ -273,7 +273,7 @@ def test_queries_that_are_not_finite_do_not_count(value: float) -> None:
 
 def test_queries_that_were_passed_over_do_not_count() -> None:
     """Of 65 queries every other is looked at: no moment of theirs has a rank of 61."""
-    _, moment, state, *_ = args = samples.observe_queries__args(B=65, d=60)
+    _, moment, _, state, *_ = args = samples.observe_queries__args(B=65, d=60)
     torch.ops.hashdl.observe_queries_(*args)
     rank = torch.linalg.matrix_rank(moment.view(torch.float32).double(), rtol=1e-5)
     assert int(state[SEEN]) == int(rank) == 33

@@ -41,7 +41,11 @@ def adam(decoupled: bool) -> Any:
     def make(weight: Tensor) -> Step:
         averages = torch.zeros_like(weight), torch.zeros_like(weight)
         return lambda w, rows, grad, t: ops.adam_rows_(
-            w, *averages, rows, grad, lr=0.1, weight_decay=0.01, decoupled=decoupled, step=t
+            *(w, *averages, rows, grad),
+            lr=0.1,
+            weight_decay=0.01,
+            decoupled=decoupled,
+            step=torch.tensor(float(t)),
         )
 
     theirs = torch.optim.AdamW if decoupled else torch.optim.Adam
@@ -110,9 +114,8 @@ def test_the_first_adam_steps_are_bias_corrected_in_double() -> None:
     """1 - 0.999 has four digits in float32: the first step would be off by 1e-5."""
     weight = torch.zeros(1, 1)
     state = torch.zeros(1, 1), torch.zeros(1, 1)
-    ops.adam_rows_(
-        weight, *state, samples.int32([0]), torch.full((1, 1), 3.0), lr=1.0, eps=0.0, step=1
-    )
+    rows, grad = samples.int32([0]), torch.full((1, 1), 3.0)
+    ops.adam_rows_(weight, *state, rows, grad, lr=1.0, eps=0.0, step=torch.tensor(1.0))
     assert weight.item() == pytest.approx(-1.0, abs=1e-6)
 
 

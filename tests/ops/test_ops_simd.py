@@ -23,21 +23,18 @@ AVAILABLE = LEVELS[: LEVELS.index(BEST) + 1]
 COMPARE = """
 import hashdl  # before torch: it must find the libraries that it links to by itself
 import torch
+import ops_cases
 import ops_samples as samples
-import test_ops_kernels as kernels
 
-for cases in (kernels.LAYERS, dict.fromkeys(kernels.OPTIMIZERS, kernels.UPDATES)):
-    for name, every in cases.items():
-        for parameters in every:
-            for dtype in samples.DTYPES:
-                args = samples.sample(name, dtype=dtype, **parameters)
-                samples.assert_kernel_is_reference(name, args)
 SIMD = ("pack_signs", "probe_signs", "best_columns", "sketch_scores", "select")
 SIMD += ("hadamard_projections",)
-for name in SIMD:
-    for parameters in kernels.PLAIN[name]:
-        args = samples.sample(name, **parameters)
-        samples.assert_kernel_is_reference(name, args)
+for name in (*SIMD, *(name for name in ops_cases.CPU if name in ops_cases.FLOATING)):
+    dtypes = samples.DTYPES if name in ops_cases.FLOATING else (None,)
+    for parameters in ops_cases.CPU[name]:
+        for dtype in dtypes:
+            own = {} if dtype is None else {"dtype": dtype}
+            args = samples.sample(name, **parameters, **own)
+            samples.assert_kernel_is_reference(name, args)
 print(hashdl.build_info()["simd"])
 """
 

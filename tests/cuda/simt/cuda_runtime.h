@@ -75,6 +75,9 @@ inline unsigned __ballot_sync(unsigned mask, bool vote) {
   return word;
 }
 
+inline int __popc(unsigned word) { return __builtin_popcount(word); }
+inline int __ffs(int word) { return __builtin_ffs(word); }
+
 inline int32_t atomicCAS(int32_t* at, int32_t expected, int32_t wanted) {
   const int32_t before = *at;
   if (before == expected) *at = wanted;
@@ -83,6 +86,11 @@ inline int32_t atomicCAS(int32_t* at, int32_t expected, int32_t wanted) {
 inline uint32_t atomicMin(uint32_t* at, uint32_t value) {
   const uint32_t before = *at;
   if (value < before) *at = value;
+  return before;
+}
+inline uint32_t atomicOr(uint32_t* at, uint32_t bits) {
+  const uint32_t before = *at;
+  *at |= bits;
   return before;
 }
 inline int32_t atomicAdd(int32_t* at, int32_t value) {
