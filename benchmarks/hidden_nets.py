@@ -20,18 +20,22 @@ _OFFSET_RATE = 1.0
 PUBLISHED = HashConfig(
     bits=6, tables=5, probes=10, selection="union", center=False, balance=False, sparse_grad=True
 )
-#: Ours: all neurons are ranked in the few coordinates in which their outputs vary most. A layer so
-#: narrow needs no more than one bit, both buckets of which are read.
+#: Ours: all neurons of a layer are ranked in the few coordinates in which their outputs vary most:
+#: a layer so narrow needs no more than one bit, both buckets of which are read. A fifth of the
+#: active ones are random: neurons that no sample chooses would never learn.
 OURS = HashConfig(
-    rank=16,
+    rank=20,
     selection="sketch",
     bits=1,
     tables=1,
     probes=2,
     cap=1 << 20,
     candidates=1 << 20,
+    random=0.2,
     sparse_grad=True,
 )
+#: Times as many neurons are active after the first layer, where few inputs are: they cost little.
+OURS_DEEPER = 3.0
 
 
 class Work(NamedTuple):
@@ -265,7 +269,7 @@ def make_methods(ours: HashConfig) -> Mapping[str, Factory]:
         "adaptive_dropout": AdaptiveDropout,
         "winner_take_all": WinnerTakeAll,
         "hashed_published": lambda sizes, share: Hashed(sizes, share, PUBLISHED),
-        "hashed": lambda sizes, share: Hashed(sizes, share, ours),
+        "hashed": lambda sizes, share: Hashed(sizes, share, ours, OURS_DEEPER),
     }
 
 

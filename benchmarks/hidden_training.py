@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from benchmarks.common import StopWanted
-from benchmarks.hidden_nets import Net
+from benchmarks.energy import rehash_reads, step_energy
+from benchmarks.hidden_nets import Net, Work
 from hashdl import optim
 from hashdl.data import (
     DenseDataset,
@@ -19,6 +21,7 @@ from hashdl.data import (
     load_mnist,
     load_rectangles,
 )
+from hashdl.energy import EnergyMeter
 
 #: Test samples of the data that is drawn; of --quick, samples of any part.
 _TEST, _QUICK = 10_000, 60
@@ -68,6 +71,30 @@ def fit(
         if stop():
             raise KeyboardInterrupt
     return time.perf_counter() - start, steps
+
+
+def energy(
+    net: Net, data: DenseDataset, batch: int, work: Work, meter: EnergyMeter, steps: int
+) -> dict[str, Any]:
+    """Joules of a training step: :func:`benchmarks.energy.step_energy`.
+
+    Args:
+        net: its gradients become those of one step.
+        data: what it was trained on.
+        batch: samples a step.
+        work: multiplications a sample.
+        meter: of the training.
+        steps: that the training had.
+    """
+    net.train()
+    net.zero_grad()
+    inputs, targets = next(data.batches(batch, shuffle_seed=0))
+    F.cross_entropy(net(inputs), targets).backward()
+    weights = sum(parameter.numel() for parameter in net.parameters())
+    read = min(len(targets) * work.test, weights) + rehash_reads(net)
+    figures = step_energy(meter, steps, net.parameters(), len(targets) * work.train, read)
+    net.zero_grad()
+    return figures
 
 
 @torch.no_grad()

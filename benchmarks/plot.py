@@ -33,7 +33,7 @@ def plot(path: Path, report: Report) -> None:
         "output_layer": _draw_parts,
         "break_even": _draw_by_rows,
         "scaling": _draw_by_rows,
-        "width": _draw_width,
+        "hogwild": _draw_workers,
         "kernels": _draw_kernels,
         "retrieval": _draw_retrieval,
         "time_to_accuracy": _draw_accuracy,
@@ -42,6 +42,8 @@ def plot(path: Path, report: Report) -> None:
     figure = Figure(figsize=(8, 5), layout="constrained")
     if benchmark == "kdd2017":
         _draw_hidden_layers(figure, report)
+    elif benchmark == "width":
+        _draw_width(figure, report)
     else:
         draw[benchmark](figure.subplots(), report)
     for axes in figure.axes:
@@ -92,19 +94,47 @@ def _draw_by_rows(axes: Axes, report: Report) -> None:
     axes.legend()
 
 
-def _draw_width(axes: Axes, report: Report) -> None:
-    """Multiplications against neurons."""
-    for name, result in report["contenders"].items():
-        rows = [int(rows) for rows in result["by_rows"]]
-        work = [figures["multiplications"] for figures in result["by_rows"].values()]
-        slope = f", neurons^{result['work_exponent']:.2f}" if "work_exponent" in result else ""
-        axes.plot(rows, work, marker="o", label=name + slope)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xlabel("hidden neurons")
-    axes.set_ylabel("multiplications a sample and training step")
+def _draw_width(figure: Figure, report: Report) -> None:
+    """Multiplications, step time and accuracy against neurons, with the laws that were fitted."""
     settings = report["settings"]
-    axes.set_title(f"{settings['data']}, {settings['active']} active neurons")
+    figure.set_size_inches(13, 4.5)
+    figure.suptitle(f"{settings['data']}, {settings['active']} active neurons")
+    for axes, key, what in zip(
+        figure.subplots(1, 3),
+        ("multiplications", "step_ms", "top1"),
+        ("multiplications a sample and training step", "milliseconds a step", "test accuracy"),
+        strict=True,
+    ):
+        for name, result in report["contenders"].items():
+            rows = [int(rows) for rows in result["by_rows"]]
+            values = [figures[key] for figures in result["by_rows"].values()]
+            law = result.get("laws", {}).get(key)
+            slope = f", neurons^{law['exponent']:.2f}" if law else ""
+            axes.plot(rows, values, marker="o", label=name + slope)
+        axes.set_xscale("log")
+        axes.set_xlabel("hidden neurons")
+        axes.set_ylabel(what)
+        if key != "top1":
+            axes.set_yscale("log")
+        axes.legend()
+
+
+def _draw_workers(axes: Axes, report: Report) -> None:
+    """Test accuracy by the number of workers, trained and simulated."""
+    for kind in ("workers", "simulated"):
+        points = {
+            int(name.rpartition("_")[2]): result["top1"]
+            for name, result in report["contenders"].items()
+            if name.startswith(kind) and "top1" in result
+        }
+        if points:
+            label = "trained" if kind == "workers" else "simulated in lock step"
+            axes.plot(list(points), list(points.values()), marker="o", label=label)
+    axes.set_xscale("log", base=2)
+    axes.set_xlabel("workers")
+    axes.set_ylabel("test accuracy")
+    settings = report["settings"]
+    axes.set_title(f"{settings['data']}, {settings['layers']} hidden layers of {settings['width']}")
     axes.legend()
 
 

@@ -14,8 +14,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from benchmarks.common import StopWanted, interleave, positive
+from benchmarks.energy import rehash_reads, step_energy
 from benchmarks.layers import CONFIGS, OPTIMIZERS, make_factories, step_configs
 from hashdl.config import HashConfig
+from hashdl.energy import EnergyMeter
 from hashdl.memory import bytes_available
 from hashdl.profiling import part
 from hashdl.training.heads import HashedHead, Head
@@ -170,6 +172,16 @@ class LayerStep:
         batches = self.inputs.batches(steps)
         return parts_of(lambda: self._train(batches), steps)
 
+    def energy(self) -> dict[str, Any]:
+        """Joules of a step, over one block: :func:`benchmarks.energy.step_energy`."""
+        batches = self.inputs.batches(self.block)
+        with EnergyMeter() as meter:
+            self._train(batches)
+        B, weights = self.inputs.batch_size, sum(map(torch.numel, self.head.parameters()))
+        read = min(B * self.rows_read() * self.head.features, weights) + rehash_reads(self.head)
+        work = B * self.head.multiplications(B)
+        return step_energy(meter, self.block, self.head.parameters(), work, read)
+
     def rows_read(self) -> float:
         """Mean number of rows that a sample of a step reads."""
         hidden, targets = self.inputs.batches(1)[0]
@@ -269,8 +281,8 @@ def measure_layers(
 
     Returns:
         For each contender ``step_ms`` (median of the rounds), ``rounds_ms``, ``block_steps``,
-        ``rows_read``, ``parts_ms`` and, where the system tells, ``peak_mb``; and ``vs_dense`` and
-        ``vs_sampled_1000``, medians of the rounds' ratios, where these take part.
+        ``rows_read``, joules, ``parts_ms`` and, where the system tells, ``peak_mb``; and
+        ``vs_dense`` and ``vs_sampled_1000``, medians of the rounds' ratios, where these take part.
 
     Raises:
         ValueError: it would not fit into memory.
@@ -295,6 +307,7 @@ def measure_layers(
         results[name] |= {"step_ms": statistics.median(rounds[name]), "rounds_ms": rounds[name]}
         results[name] |= _ratios(rounds, name)
         results[name]["rows_read"] = step.rows_read()
+        results[name] |= step.energy()
         if not stop():
             results[name]["parts_ms"] = step.parts_ms()
     return results

@@ -36,7 +36,7 @@ def describe(report: Report) -> str:
 def tables_of(report: Report) -> list[Figures]:
     """The tables of a report, whichever benchmark it is of."""
     makers = {
-        "output_layer": lambda: [_steps(report), _parts(report)],
+        "output_layer": lambda: [_steps(report), _energy(report), _parts(report)],
         "break_even": lambda: [_by_rows(report, "step_ms", "ms a step at {:,} rows")],
         "scaling": lambda: [
             _by_rows(report, "step_ms", "ms a step at {:,} rows"),
@@ -56,6 +56,7 @@ def tables_of(report: Report) -> list[Figures]:
             _by_rows(report, "multiplications", "multiplications at {:,} neurons"),
             _by_rows(report, "step_ms", "ms a step at {:,} neurons"),
             _by_rows(report, "top1", "top-1 at {:,} neurons", "{:.4f}"),
+            *_energy_by_rows(report),
         ],
         "hogwild": lambda: [_workers(report), _met(report)],
         "kdd2017": lambda: _hidden_layers(report),
@@ -64,19 +65,27 @@ def tables_of(report: Report) -> list[Figures]:
     return [figures for figures in makers[report["settings"]["benchmark"]]() if figures.rows]
 
 
+# Each with what it is called, and where it comes from.
+_JOULES = (
+    ("joules_step", "J a step, measured", "energy_source"),
+    ("joules_step_estimated", "J a step, estimated", "estimate_source"),
+)
+
+
 def sentences_of(report: Report) -> list[str]:
     """What a report says beside its tables."""
     lines = []
     for name, result in report["contenders"].items():
         if "exponent" in result:
             lines.append(f"{name}: step time grows as rows^{result['exponent']:.2f}")
-        if "work_exponent" in result:
+        for key, law in result.get("laws", {}).items():
             lines.append(
-                f"{name}: multiplications grow as rows^{result['work_exponent']:.2f}, by which "
-                f"10^9 rows would take {result['work_at_1e9']:,.0f} a sample"
+                f"{name}: {key} grow as neurons^{law['exponent']:.2f} ± {law['error']:.2f} "
+                f"(95 %, {law['points']} widths)"
             )
         if "break_even_rows" in result:
             lines.append(f"{name}: {_break_even(result)}")
+    lines += [f"energy: {source}" for source in _energy_sources(report)]
     machine, goal = report["machine"], report.get("goal", {}).get("accuracy")
     if "copy_gb_per_s" in machine:
         lines.append(
@@ -121,6 +130,36 @@ def _steps(report: Report) -> Figures:
             ("peak MB", "peak_mb", "{:,.0f}"),
         ),
     )
+
+
+def _energy(report: Report) -> Figures:
+    """Joules a step by contender; no rows where none has any."""
+    counted = {
+        name: result
+        for name, result in report["contenders"].items()
+        if any(key in result for key, _, _ in _JOULES)
+    }
+    columns = [(title, key, "{:.3g}") for key, title, _ in _JOULES]
+    columns += [(part, f"joules_{part}", "{:.3g}") for part in ("arithmetic", "memory")]
+    return _columns(counted, columns)
+
+
+def _energy_by_rows(report: Report) -> list[Figures]:
+    """A table for each kind of figure that there is."""
+    results = [by for result in report["contenders"].values() for by in result["by_rows"].values()]
+    return [
+        _by_rows(report, key, f"{title} at {{:,}} neurons", "{:.3g}")
+        for key, title, _ in _JOULES
+        if any(key in result for result in results)
+    ]
+
+
+def _energy_sources(report: Report) -> list[str]:
+    """Where joules come from, or why they were not measured."""
+    results = list(report["contenders"].values())
+    results += [by for result in results for by in result.get("by_rows", {}).values()]
+    keys = [source for _, _, source in _JOULES]
+    return list(dict.fromkeys(one[key] for key in keys for one in results if key in one))
 
 
 def _parts(report: Report) -> Figures:
@@ -265,15 +304,20 @@ def _workers(report: Report) -> Figures:
         (
             ("training s", "train_seconds", "{:.1f}"),
             ("speed-up", "speed_up", "{:.2f}"),
+            ("at most", "speed_up_limit", "{:.1f}"),
+            ("CPU s, all workers", "cpu_seconds", "{:.1f}"),
+            ("of it tables", "tables_share", "{:.1%}"),
             ("top-1", "top1", "{:.4f}"),
             ("overlap of two steps", "overlap", "{:.1%}"),
+            ("of all steps of a round", "overlap_of_round", "{:.1%}"),
         ),
     )
 
 
 def _met(report: Report) -> Figures:
-    """Share of a step's weights that others would update as well, by number of workers."""
-    met = {name: result["met"] for name, result in report["contenders"].items()}
+    """Share of a step's updates that others would make as well, by number of workers."""
+    measured = {name: result for name, result in report["contenders"].items() if "met" in result}
+    met = {name: result["met"] for name, result in measured.items()}
     numbers = list(dict.fromkeys(number for by_number in met.values() for number in by_number))
     figures = _columns(met, [(f"met by {n} workers", n, "{:.1%}") for n in numbers])
-    return Figures(["simulated", *figures.titles[1:]], figures.rows)
+    return Figures(["if steps are independent", *figures.titles[1:]], figures.rows)

@@ -3,12 +3,13 @@
 A net with one hidden layer is trained on the same task at each number of neurons, dense and hashed;
 the hashed one computes --active neurons a sample whatever their number. Reported are
 multiplications a sample (those of a training step, finding neurons and rehashing included),
-milliseconds a step, test accuracy, and the exponents of the first two, fitted from --fit-from
-neurons on. The exponent of the multiplications is carried on to 10^9 neurons: what that assumes is
-that as many active neurons and tables do, and that buckets stay as full as at the sizes measured.
+milliseconds and joules a step, test accuracy, and power laws of multiplications and milliseconds,
+fitted from --fit-from neurons on. docs/update_extrapolation.py makes a page of it, which carries
+the laws on to 10^9 neurons.
 
     python benchmarks/width.py --json width.json
     python benchmarks/plot.py width.json width.png
+    python docs/update_extrapolation.py width.json
 
 Widths that were finished are kept in the JSON file; the same command goes on after them.
 """
@@ -30,7 +31,6 @@ from benchmarks.common import (
     Report,
     StopWanted,
     continued,
-    exponent,
     make_parser,
     new_report,
     positive,
@@ -38,15 +38,18 @@ from benchmarks.common import (
     save,
 )
 from benchmarks.hidden_nets import Hashed, Net, Standard
-from benchmarks.hidden_training import COUNTED, DATA, accuracy, fit, load
+from benchmarks.hidden_training import COUNTED, DATA, accuracy, energy, fit, load
 from benchmarks.layers import config_fields, make_configs
+from benchmarks.power_law import fit as fit_power
 from benchmarks.steps import add_config_flag
 from hashdl import HashConfig
+from hashdl.energy import EnergyMeter
 from hashdl.progress import track
 
 NAMES = ("standard", "hashed")
 _MAY_CHANGE = ("contenders", "neurons", "dense_up_to", "fit_from")
-_EXTRAPOLATED = 1e9
+#: Figures that laws are fitted to.
+_GROWING = ("multiplications", "step_ms")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -83,28 +86,22 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def summarize(report: Report, fit_from: int) -> None:
-    """Add exponents, and the work at 10^9 neurons."""
+    """Add the laws by which figures grow."""
     for result in report["contenders"].values():
-        by_rows = result["by_rows"]
-        slopes = {
-            "exponent": exponent(by_rows, fit_from),
-            "work_exponent": exponent(by_rows, fit_from, "multiplications"),
-        }
-        result |= {name: slope for name, slope in slopes.items() if slope is not None}
-        if "work_exponent" in result:
-            widest = max(by_rows, key=int)
-            growth = (_EXTRAPOLATED / int(widest)) ** result["work_exponent"]
-            result["work_at_1e9"] = by_rows[widest]["multiplications"] * growth
+        fitted = {int(n): some for n, some in result["by_rows"].items() if int(n) >= fit_from}
+        laws = {key: fit_power({n: fitted[n][key] for n in fitted}) for key in _GROWING}
+        result["laws"] = {key: law._asdict() for key, law in laws.items() if law is not None}
 
 
 def measure(args: argparse.Namespace, stop: StopWanted) -> Report:
     """Train at each width."""
     base = HashConfig(sparse_grad=True, candidates=2 * args.active)
     config = make_configs({"hashed": base}, args.config)["hashed"]
-    report = new_report("width", args, configs=config_fields({"hashed": config}))
-    report = continued(args.json, report, _MAY_CHANGE)
     splits = load(args.data, quick=args.quick)
     d, classes = splits.train.inputs.shape[1], splits.train.n_classes
+    configs = config_fields({"hashed": config})
+    report = new_report("width", args, configs=configs, features=d, classes=classes)
+    report = continued(args.json, report, _MAY_CHANGE)
 
     def build(name: str, sizes: Sequence[int]) -> Net:
         return Standard(sizes, 1.0) if name == "standard" else Hashed(sizes, args.active, config)
@@ -113,7 +110,8 @@ def measure(args: argparse.Namespace, stop: StopWanted) -> Report:
         torch.manual_seed(args.seed)
         net = build(name, [d, n, classes])
         schedule = (args.rate, args.epochs, args.batch, args.seed)
-        seconds, steps = fit(net, splits.train, *schedule, stop)
+        with EnergyMeter() as meter:
+            seconds, steps = fit(net, splits.train, *schedule, stop)
         work = net.multiplications(splits.valid.inputs[:COUNTED], args.batch)
         top1 = accuracy(net, splits.test)
         return {
@@ -121,7 +119,7 @@ def measure(args: argparse.Namespace, stop: StopWanted) -> Report:
             "multiplications_test": work.test,
             "step_ms": 1e3 * seconds / steps,
             "top1": top1,
-        }
+        } | energy(net, splits.train, args.batch, work, meter, steps)
 
     pairs = [
         (name, n)

@@ -28,9 +28,14 @@ TITLES = {
     "scaling": "Growth with the number of rows",
     "kernels": "Kernels against the machine",
     "retrieval": "Finding the largest outputs",
+    "kdd2017": "Hidden layers: accuracy against multiplications",
+    "width": "Growth with the width of a hidden layer",
+    "hogwild": "Training by processes without locks",
 }
 # Of the settings, these are told by the tables or too long for a line.
 _UNTOLD = ("benchmark", "configs", "contenders", "break_even", "rates")
+# Pages that say more of a benchmark than its section.
+_PAGES = {"width": "extrapolation.md"}
 
 
 def section(stem: str, report: dict[str, Any]) -> str:
@@ -47,7 +52,11 @@ def section(stem: str, report: dict[str, Any]) -> str:
         if name not in _UNTOLD and value is not None
     )
     tables = "\n\n".join(render_figures(figures, markdown=True) for figures in tables_of(report))
-    sentences = "".join(f"- {line}\n" for line in sentences_of(report))
+    lines = sentences_of(report)
+    if settings["benchmark"] in _PAGES:
+        other = _PAGES[settings["benchmark"]]
+        lines.append(f"more of it, and where it leads: [{other}]({other})")
+    sentences = "".join(f"- {line}\n" for line in lines)
     return f"""\
 ## {TITLES[settings["benchmark"]]}
 
@@ -75,7 +84,7 @@ def main(folder: Path, docs: Path = DOCS) -> None:
         report = json.loads(path.read_text())
         benchmark = report.get("settings", {}).get("benchmark")
         unfinished = benchmark == "time_to_accuracy" and "goal" not in report
-        if benchmark in TITLES and not unfinished:
+        if benchmark in TITLES and not unfinished and tables_of(report):
             found.append((order.index(benchmark), path, report))
     copies = docs / "benchmarks"
     copies.mkdir(parents=True, exist_ok=True)

@@ -6,10 +6,12 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from benchmarks import plot, width
+from benchmarks.power_law import fit
 from benchmarks.tables import describe
 
 pytest.importorskip("sklearn")
@@ -44,10 +46,33 @@ def test_widths_and_their_exponents(tmp_path: Path) -> None:
     assert plot.main([str(path), str(tmp_path / "plot.png")]) == 0
 
 
-def test_an_exponent_is_carried_on() -> None:
-    by_rows = {str(n): {"step_ms": 1.0, "multiplications": 3 * n**0.5} for n in (100, 10_000)}
-    report = {"contenders": {"hashed": {"by_rows": by_rows}}}
+def test_laws_are_fitted_to_the_widths_asked_for() -> None:
+    by_rows = {str(n): {"step_ms": 1.0, "multiplications": 3 * n**0.5} for n in (100, 1000, 10_000)}
+    by_rows["10"] = {"step_ms": 99.0, "multiplications": 99.0}
+    report = {"contenders": {"hashed": {"by_rows": by_rows}, "standard": {"by_rows": {}}}}
     width.summarize(report, 100)
-    result = report["contenders"]["hashed"]
-    assert result["work_exponent"] == pytest.approx(0.5)
-    assert result["work_at_1e9"] == pytest.approx(3 * 1e9**0.5)
+    laws = report["contenders"]["hashed"]["laws"]
+    assert laws["multiplications"]["exponent"] == pytest.approx(0.5)
+    assert laws["multiplications"]["factor"] == pytest.approx(3)
+    assert laws["step_ms"]["exponent"] == pytest.approx(0)
+    assert laws["step_ms"]["points"] == 3
+    assert report["contenders"]["standard"]["laws"] == {}
+
+
+def test_intervals_of_a_law_hold_what_they_promise() -> None:
+    generator = np.random.default_rng(0)
+    sizes, runs = 10.0 ** np.arange(3, 6, 0.5), 400
+    held = np.zeros(2)
+    for _ in range(runs):
+        noise = np.exp(0.2 * generator.standard_normal(len(sizes) + 1))
+        law = fit(dict(zip(sizes, 2 * sizes**0.4 * noise[:-1], strict=True)))
+        assert law is not None
+        _, low, high = law.predict(1e9)
+        measured = 2 * 1e9**0.4 * noise[-1]
+        held += [abs(law.exponent - 0.4) <= law.error, low <= measured <= high]
+    # Binomial with p = .95: three standard deviations are .033.
+    assert (np.abs(held / runs - 0.95) < 0.033).all()
+
+
+def test_two_widths_have_no_law() -> None:
+    assert fit({10: 1.0, 100: 2.0}) is None
