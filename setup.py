@@ -30,8 +30,8 @@ ROOT = Path(__file__).resolve().parent
 SIMD_SOURCES = [
     f"csrc/cpu/{name}.cpp"
     for name in (
-        *("columns", "gather_linear", "hadamard", "row_optimizers"),
-        *("signs", "sketch", "softmax", "sparse_linear"),
+        *("columns", "gather_linear", "hadamard", "projection", "ranking"),
+        *("row_optimizers", "signs", "sketch", "softmax", "sparse_linear"),
     )
 ]
 SIMD_LEVELS = {

@@ -27,6 +27,8 @@ MAX_BITS = 24
 REPLACEMENTS = ("fifo", "reservoir")
 #: What candidates are ranked by: see :func:`find_active`.
 SELECTIONS = ("exact", "sketch", "frequency", "threshold", "union")
+#: What projections tell of the buckets to probe: see :func:`search`.
+PROBINGS = ("signs", "columns")
 FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -849,8 +851,8 @@ def _check_find_active(
     random: int,
     seed: int,
     step: Tensor,
+    op: str = "find_active",
 ) -> None:
-    op = "find_active"
     wanted = f"got {selection!r}, wanted one of {list(SELECTIONS)}"
     _check(selection in SELECTIONS, op, "selection", wanted)
     _check_lookup(buckets, offsets, table_rows, cap, candidates, seed, step, op=op)
@@ -962,6 +964,260 @@ def find_active(
     return rows, z
 
 
+# ---- find_best ---------------------------------------------------------------------------------
+
+
+def _check_find_best(
+    buckets: Tensor,
+    offsets: Tensor,
+    table_rows: Tensor,
+    sketch_queries: Tensor | None,
+    sketches: Tensor | None,
+    norms: Tensor | None,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    cap: int,
+    candidates: int,
+    active: int,
+    k: int,
+    seed: int,
+    step: Tensor,
+    op: str = "find_best",
+) -> None:
+    sketch = (sketch_queries, sketches, norms)
+    _check_at_least(active, 0, op, "active")
+    _check_at_least(k, 0, op, "k")
+    selection = "sketch" if any(part is not None for part in sketch) else "exact"
+    _check_find_active(
+        *(buckets, offsets, table_rows, *sketch, x, weight, bias, None, None),
+        *(cap, candidates, selection, 0, max(active, k), 0, seed, step),
+        op=op,
+    )
+
+
+@_op(
+    "find_best(Tensor buckets, Tensor offsets, Tensor table_rows, Tensor? sketch_queries, "
+    "Tensor? sketches, Tensor? norms, Tensor x, Tensor weight, Tensor? bias, int cap, "
+    "int candidates, int active, int k, int seed, Tensor step) -> (Tensor, Tensor)",
+    _check_find_best,
+)
+def _(
+    buckets: Tensor,
+    offsets: Tensor,
+    table_rows: Tensor,
+    sketch_queries: Tensor | None,
+    sketches: Tensor | None,
+    norms: Tensor | None,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    cap: int,
+    candidates: int,
+    active: int,
+    k: int,
+    seed: int,
+    step: Tensor,
+) -> tuple[Tensor, Tensor]:
+    shape = (x.shape[0], k)
+    return x.new_empty(shape), table_rows.new_empty(shape, dtype=torch.int64)
+
+
+def find_best(
+    buckets: Tensor,
+    offsets: Tensor,
+    table_rows: Tensor,
+    sketch_queries: Tensor | None,
+    sketches: Tensor | None,
+    norms: Tensor | None,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    cap: int,
+    candidates: int,
+    active: int,
+    k: int,
+    seed: int,
+    step: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """The k largest outputs among what a look-up finds: :func:`find_active`, and its best in order.
+
+    Args:
+        buckets: int32 (B, L, P), see :func:`lookup`.
+        offsets: int32 (L, 2^K + 1), of :func:`build_tables`.
+        table_rows: int32 (L, N), likewise; or fewer, of :func:`limit_buckets`.
+        sketch_queries: float32 (B, S), see :func:`sketch_scores`; None together with ``sketches``:
+            all candidates are computed.
+        sketches: int32 (N, S / 32), or float32 (N, S), likewise.
+        norms: float32 (N,), or None, likewise.
+        x: (B, d) of the weight's dtype.
+        weight: (N, d).
+        bias: (N,), or None.
+        cap: see :func:`lookup`.
+        candidates: C, see :func:`lookup`.
+        active: A, how many candidates are computed where sketches rank them: the best, k or more.
+        k: outputs wanted.
+        seed: of the look-up.
+        step: int64, one element.
+
+    Returns:
+        values: (B, k), descending, ties to the candidate found first; NaN ranks with -inf, and
+            -inf is what pads.
+        rows: int64 (B, k), padded with -1.
+    """
+    values, rows = _ops.find_best(
+        *(buckets, offsets, table_rows, sketch_queries, sketches, norms),
+        *(x, weight, bias, cap, candidates, active, k, seed, step),
+    )
+    return values, rows
+
+
+# ---- search ------------------------------------------------------------------------------------
+
+
+def _check_functions(op: str, functions: Tensor, x: Tensor, argument: str) -> None:
+    _check_ids(functions, (x.shape[1] + 1, None), op, argument)
+
+
+def _check_search(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    functions: Tensor,
+    offsets: Tensor,
+    table_rows: Tensor,
+    sketch_functions: Tensor | None,
+    sketches: Tensor | None,
+    norms: Tensor | None,
+    probing: str,
+    bits: int,
+    probes: int,
+    cap: int,
+    candidates: int,
+    active: int,
+    k: int,
+    seed: int,
+    step: Tensor,
+) -> None:
+    op = "search"
+    wanted = f"got {probing!r}, wanted one of {list(PROBINGS)}"
+    _check(probing in PROBINGS, op, "probing", wanted)
+    _check_bits(bits, op)
+    _check_at_least(probes, 1, op, "probes")
+    _check_input(op, x, weight)
+    _check_functions(op, functions, x, "functions")
+    width, F = reference.columns_of(probing, bits), functions.shape[1]
+    what = f"got shape {tuple(functions.shape)}, wanted columns for tables of {width}"
+    _check(F > 0 and F % width == 0, op, "functions", what)
+    queries, lengths = None, None
+    if any(given is not None for given in (sketch_functions, sketches, norms)):
+        if sketch_functions is None or sketches is None or norms is None:
+            what = "got None, wanted sketch_functions, sketches and norms"
+            raise RuntimeError(f"hashdl::{op}: sketches: {what}")
+        _check_functions(op, sketch_functions, x, "sketch_functions")
+        _check_ids(norms, (None,), op, "norms")
+        shape = (x.shape[0], sketch_functions.shape[1])
+        queries = x.new_empty(shape, dtype=torch.float32, device="meta")
+        lengths = norms.view(torch.float32)
+    buckets = offsets.new_empty((x.shape[0], F // width, 0), device="meta")
+    _check_find_best(
+        *(buckets, offsets, table_rows, queries, sketches, lengths, x, weight, bias),
+        *(cap, candidates, active, k, seed, step),
+        op=op,
+    )
+
+
+@_op(
+    "search(Tensor x, Tensor weight, Tensor? bias, Tensor functions, Tensor offsets, "
+    "Tensor table_rows, Tensor? sketch_functions, Tensor? sketches, Tensor? norms, str probing, "
+    "int bits, int probes, int cap, int candidates, int active, int k, int seed, Tensor step) "
+    "-> (Tensor, Tensor)",
+    _check_search,
+)
+def _(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    functions: Tensor,
+    offsets: Tensor,
+    table_rows: Tensor,
+    sketch_functions: Tensor | None,
+    sketches: Tensor | None,
+    norms: Tensor | None,
+    probing: str,
+    bits: int,
+    probes: int,
+    cap: int,
+    candidates: int,
+    active: int,
+    k: int,
+    seed: int,
+    step: Tensor,
+) -> tuple[Tensor, Tensor]:
+    shape = (x.shape[0], k)
+    return x.new_empty(shape), table_rows.new_empty(shape, dtype=torch.int64)
+
+
+def search(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    functions: Tensor,
+    offsets: Tensor,
+    table_rows: Tensor,
+    sketch_functions: Tensor | None,
+    sketches: Tensor | None,
+    norms: Tensor | None,
+    *,
+    probing: str,
+    bits: int,
+    probes: int,
+    cap: int,
+    candidates: int,
+    active: int,
+    k: int,
+    seed: int,
+    step: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """From queries to their largest outputs: projections, the buckets to probe, :func:`find_best`.
+
+    A single query is asked in the time of a few small ops: hence all of them in one. What is in
+    float32 is given as the int32 of its bits, as :class:`hashdl.tables.HashTables` keeps it.
+
+    Args:
+        x: (B, d) of the weight's dtype.
+        weight: (N, d).
+        bias: (N,), or None.
+        functions: int32 (d + 1, F), bits of what (x, 1) is multiplied by.
+        offsets: int32 (L, 2^K + 1), of :func:`build_tables`.
+        table_rows: int32 (L, N), likewise; or fewer, of :func:`limit_buckets`.
+        sketch_functions: int32 (d + 1, S), bits of what gives ``sketch_queries``; None together
+            with the next two: see :func:`find_best`.
+        sketches: int32 (N, S / 32), see :func:`sketch_scores`.
+        norms: int32 (N,), bits of the rows' lengths.
+        probing: what projections mean: ``"signs"``, F = L K: :func:`probe_signs`; ``"columns"``,
+            F = L 2^K: :func:`best_columns`.
+        bits: K.
+        probes: P.
+        cap: see :func:`lookup`.
+        candidates: C, see :func:`lookup`.
+        active: see :func:`find_best`.
+        k: outputs wanted.
+        seed: of the look-up.
+        step: int64, one element.
+
+    Returns:
+        values: (B, k), see :func:`find_best`.
+        rows: int64 (B, k).
+    """
+    values, rows = _ops.search(
+        *(x, weight, bias, functions, offsets, table_rows, sketch_functions, sketches, norms),
+        *(probing, bits, probes, cap, candidates, active, k, seed, step),
+    )
+    return values, rows
+
+
 # ---- shared_rows -------------------------------------------------------------------------------
 
 
@@ -1012,11 +1268,15 @@ def shared_rows(
 # ---- gather_linear -----------------------------------------------------------------------------
 
 
-def _check_layer(op: str, x: Tensor, weight: Tensor, rows: Tensor) -> None:
+def _check_input(op: str, x: Tensor, weight: Tensor) -> None:
     _check_floating(weight, op, "weight")
     _check_shape(weight, (None, None), op, "weight")
     _check_dtype(x, weight.dtype, op, "x")
     _check_shape(x, (None, weight.shape[1]), op, "x")
+
+
+def _check_layer(op: str, x: Tensor, weight: Tensor, rows: Tensor) -> None:
+    _check_input(op, x, weight)
     _check_ids(rows, (x.shape[0], None), op, "rows")
 
 

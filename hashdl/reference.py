@@ -276,9 +276,9 @@ def hadamard_projections(vectors: Tensor, functions: Tensor) -> Tensor:
 _INPUT = " (is the input finite?)"
 
 
-def probe_signs(projections: Tensor, bits: int, probes: int) -> Tensor:
+def probe_signs(projections: Tensor, bits: int, probes: int, op: str = "probe_signs") -> Tensor:
     """Oracle of :func:`hashdl.ops.probe_signs`."""
-    _check_finite(projections, "probe_signs", hint=_INPUT)
+    _check_finite(projections, op, hint=_INPUT)
     B, LK = projections.shape
     probes = min(probes, 2**bits)
     p = projections.reshape(B, LK // bits, bits)
@@ -300,9 +300,9 @@ def probe_signs(projections: Tensor, bits: int, probes: int) -> Tensor:
     return (own.unsqueeze(-1) ^ flips.gather(-1, cheapest)).to(torch.int32)
 
 
-def best_columns(scores: Tensor, groups: int, count: int) -> Tensor:
+def best_columns(scores: Tensor, groups: int, count: int, op: str = "best_columns") -> Tensor:
     """Oracle of :func:`hashdl.ops.best_columns`."""
-    _check_finite(scores, "best_columns", "scores", _INPUT)
+    _check_finite(scores, op, "scores", _INPUT)
     M, GW = scores.shape
     width = GW // groups
     order = scores.reshape(M, groups, width).argsort(dim=-1, descending=True, stable=True)
@@ -460,9 +460,10 @@ def find_active(
     random: int,
     seed: int,
     step: Tensor,
+    op: str = "find_active",
 ) -> tuple[Tensor, Tensor]:
     """Oracle of :func:`hashdl.ops.find_active`."""
-    op, n_rows = "find_active", weight.shape[0]
+    n_rows = weight.shape[0]
     found, hits = lookup(buckets, offsets, table_rows, cap, candidates, seed, step, op)
     _check_ids(found, -1, n_rows, op, "table_rows")
     if selection == "threshold":
@@ -478,6 +479,93 @@ def find_active(
         scores = hits.float()
     rows = select(found, scores, labels, shared, active, random, n_rows, seed, step, op)
     return rows, gather_linear(x, weight, bias, rows)
+
+
+def find_best(
+    buckets: Tensor,
+    offsets: Tensor,
+    table_rows: Tensor,
+    sketch_queries: Tensor | None,
+    sketches: Tensor | None,
+    norms: Tensor | None,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    cap: int,
+    candidates: int,
+    active: int,
+    k: int,
+    seed: int,
+    step: Tensor,
+    op: str = "find_best",
+) -> tuple[Tensor, Tensor]:
+    """Oracle of :func:`hashdl.ops.find_best`."""
+    selection = "exact" if sketches is None else "sketch"
+    computed = k if sketches is None else max(active, k)
+    rows, z = find_active(
+        *(buckets, offsets, table_rows, sketch_queries, sketches, norms),
+        *(x, weight, bias, None, None),
+        cap=cap,
+        candidates=candidates,
+        selection=selection,
+        threshold=0,
+        active=computed,
+        random=0,
+        seed=seed,
+        step=step,
+        op=op,
+    )
+    missing = rows < 0  # behind all rows, so that -inf of a row comes first
+    ranked = z.masked_fill(missing | z.isnan(), -torch.inf)
+    order = ranked.argsort(dim=1, descending=True, stable=True)[:, :k]
+    return z.masked_fill(missing, -torch.inf).gather(1, order), rows.gather(1, order).long()
+
+
+def columns_of(probing: str, bits: int) -> int:
+    """Projections that tell the buckets of one table."""
+    return bits if probing == "signs" else 2**bits
+
+
+def project(x: Tensor, functions: Tensor) -> Tensor:
+    """(x, 1) times functions (d + 1, F), given as the int32 of their bits."""
+    planes = functions.view(torch.float32)
+    return x.float() @ planes[:-1] + planes[-1]
+
+
+def search(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    functions: Tensor,
+    offsets: Tensor,
+    table_rows: Tensor,
+    sketch_functions: Tensor | None,
+    sketches: Tensor | None,
+    norms: Tensor | None,
+    probing: str,
+    bits: int,
+    probes: int,
+    cap: int,
+    candidates: int,
+    active: int,
+    k: int,
+    seed: int,
+    step: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Oracle of :func:`hashdl.ops.search`."""
+    op, projections = "search", project(x, functions)
+    if probing == "signs":
+        buckets = probe_signs(projections, bits, probes, op)
+    else:
+        buckets = best_columns(projections, projections.shape[1] >> bits, probes, op)
+    queries = None if sketch_functions is None else project(x, sketch_functions)
+    lengths = None if norms is None else norms.view(torch.float32)
+    return find_best(
+        *(buckets, offsets, table_rows, queries, sketches, lengths, x, weight, bias),
+        *(cap, candidates, active, k, seed),
+        step=step,
+        op=op,
+    )
 
 
 def shared_rows(

@@ -93,14 +93,7 @@ def find_best(
     Every candidate is computed; with *sketch*, as many as :func:`_ranked` says of those that the
     sketch ranks first. -inf and -1 where fewer than k candidates were found.
     """
-    sketch = tables.config.selection == "sketch"
-    rows, z = tables.find_active(
-        *(x, weight, bias),
-        active=_ranked(tables, k) if sketch else k,
-        selection="sketch" if sketch else "exact",
-    )
-    values, columns = z.masked_fill(rows < 0, -torch.inf).topk(k)
-    return values, rows.gather(1, columns)
+    return tables.find_best(x, weight, bias, active=_ranked(tables, k), k=k)
 
 
 def _ranked(tables: HashTables, k: int) -> int:

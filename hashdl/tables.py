@@ -105,6 +105,7 @@ class HashTables(nn.Module):
 
         how = (config.family, config.transform or "")
         self.scheme = Scheme(*how, K, L, config.center, config.seed, config.rank or 0)
+        self._probing = self.scheme.kind.probing if self.scheme.folds else None
         functions = self.scheme.shape(features)
         D = features + 1
         E = D if config.balances(features) else 0
@@ -231,11 +232,12 @@ class HashTables(nn.Module):
 
         A look at it costs far less than the op, which matters to a single query.
         """
-        if torch.compiler.is_compiling() or self.state.is_inference() or self.state.is_meta:
+        state = self.state
+        if torch.compiler.is_compiling() or state.is_inference() or state.is_meta:
             return ()
         if is_captured(weight) or (self._known_fresh == () and not self._may_stay()):
             return ()
-        return (*weight_key(weight, bias), self.state.data_ptr(), self.state._version)
+        return (*weight_key(weight, bias), state.data_ptr(), state._version)
 
     def _may_stay(self) -> bool:
         """Whether neither queries to come nor replays of a graph make tables stale."""
@@ -363,6 +365,52 @@ class HashTables(nn.Module):
                 random=random,
                 step=self.step,
                 **self.lookup_sizes(),
+            )
+
+    def find_best(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, *, active: int, k: int
+    ) -> tuple[Tensor, Tensor]:
+        """The k largest outputs of the queries x (B, d), and their rows.
+
+        See :func:`hashdl.ops.find_best`; from query to answer in one op where it can be.
+        """
+        if self._probing is not None:
+            return self._search(self._probing, x, weight, bias, active, k)
+        mapped = self.map_queries(x)
+        buckets = self.probe(x, has_bias=bias is not None, mapped=mapped)
+        ranks = self.config.selection == "sketch"
+        sketch = self._sketch(x, mapped) if ranks else (None, None, None)
+        with part("look-up"):
+            return ops.find_best(
+                *(buckets, self.offsets, self.rows, *sketch, x, weight, bias),
+                active=active,
+                k=k,
+                step=self.step,
+                **self.lookup_sizes(),
+            )
+
+    def _search(
+        self, probing: str, x: Tensor, weight: Tensor, bias: Tensor | None, active: int, k: int
+    ) -> tuple[Tensor, Tensor]:
+        """:func:`hashdl.ops.search`: little else, for the sake of a single query."""
+        config, sizes = self.config, self.sizes
+        buffers: dict[str, Any] = self._buffers  # nn.Module.__getattr__ takes far longer
+        sketch = (None, None, None)
+        if config.selection == "sketch":
+            sketch = (buffers["query_sketch_planes"], buffers["sketches"], buffers["norms"])
+        tables = (buffers["query_functions"], buffers["offsets"], buffers["rows"])
+        with part("look-up"), own_dtype(x):
+            return ops.search(
+                *(x, weight, bias, *tables, *sketch),
+                probing=probing,
+                bits=sizes.K,
+                probes=sizes.P,
+                cap=config.cap,
+                candidates=sizes.C,
+                active=active,
+                k=k,
+                seed=config.seed,
+                step=buffers["step"],
             )
 
     @torch.no_grad()

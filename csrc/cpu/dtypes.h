@@ -5,6 +5,8 @@
 #include <bit>
 #include <cstdint>
 
+#include "cpu/host_device.h"
+
 namespace hashdl::cpu {
 
 /// bfloat16: the upper half of a float.
@@ -27,5 +29,19 @@ struct AccumulateOf<double> {
 };
 template <typename T>
 using Accumulate = typename AccumulateOf<T>::type;
+
+/// Minus infinity.
+template <typename T>
+HASHDL_HOST_DEVICE constexpr T lowest() {
+  return static_cast<T>(-__builtin_inf());
+}
+template <>
+HASHDL_HOST_DEVICE constexpr BFloat16 lowest() {
+  return {0xff80};
+}
+template <>
+HASHDL_HOST_DEVICE constexpr Half lowest() {
+  return {0xfc00};
+}
 
 }  // namespace hashdl::cpu

@@ -1,25 +1,17 @@
 #include "cpu/selection.h"
 
 #include <algorithm>
-#include <array>
-#include <bit>
 
 #include "cpu/random.h"
-#include "cpu/score_order.h"
+#include "cpu/ranking.h"
 
 namespace hashdl::cpu {
-namespace {
-
-uint64_t rank(float score, int64_t column) {
-  return static_cast<uint64_t>(descending_bits(score)) << 32 | static_cast<uint64_t>(column);
-}
-
-int64_t column_of(uint64_t ranked) { return static_cast<int64_t>(ranked & 0xffffffffu); }
-
-}  // namespace
 
 Selector::Selector(const Select& args)
-    : args_(args), shared_(args.T), taken_(args.M + args.A), pool_(args.C), order_(args.C + 1) {
+    : args_(args),
+      shared_(args.T),
+      taken_(args.M + args.A),
+      orders_(args.C + RankingKernels<float>::kRoom) {
   for (int64_t t = 0; t < args.T; ++t) {
     if (args.shared[t] >= 0) shared_.insert(args.shared[t]);
   }
@@ -50,59 +42,34 @@ void Selector::place_labels(int64_t b, int32_t* out) {
 void Selector::place_best(int64_t b, int32_t* out) {
   const int64_t budget = args_.A - args_.R;
   int32_t* columns = args_.columns == nullptr ? nullptr : args_.columns + b * budget;
-  collect_pool(b);
-  const Ranked worst = worst_kept(budget);
+  const int64_t ranked = rank(b);
+  RankThreshold last = ranking_kernels<float>().threshold(orders_.data(), ranked, budget);
   int64_t count = 0;
-  for (int64_t i = 0; i < size_ && count < budget; ++i) {
-    const Ranked ranked = pool_[i];
-    if (ranked > worst) continue;
-    const int64_t column = column_of(ranked);
-    const int32_t row = args_.candidates[b * args_.C + column];
-    taken_.insert(row);
-    if (columns != nullptr) columns[count] = static_cast<int32_t>(column);
+  for (int64_t c = 0; c < ranked && count < budget; ++c) {
+    if (orders_[c] > last.order) continue;
+    if (orders_[c] == last.order && last.ties-- <= 0) continue;
+    const int32_t row = args_.candidates[b * args_.C + c];
+    if (args_.R > 0) taken_.insert(row);
+    if (columns != nullptr) columns[count] = static_cast<int32_t>(c);
     out[count++] = row;
   }
   std::fill(out + count, out + budget, -1);
   if (columns != nullptr) std::fill(columns + count, columns + budget, -1);
 }
 
-/// The last rank that is within the budget: found among the ranks that fall into its bin, of 256
-/// over the range of all.
-Selector::Ranked Selector::worst_kept(int64_t budget) {
-  if (size_ <= budget || budget == 0) return ~Ranked{0};
-  const int shift = std::max(0, static_cast<int>(std::bit_width(most_ - least_)) - 8);
-  const auto bin_of = [&](Ranked ranked) { return (ranked - least_) >> shift; };
-  std::array<int32_t, 256> counts{};
-  for (int64_t i = 0; i < size_; ++i) ++counts[bin_of(pool_[i])];
-  Ranked bin = 0;
-  int64_t before = 0;
-  for (; before + counts[bin] < budget; ++bin) before += counts[bin];
-  int64_t binned = 0;
-  for (int64_t i = 0; i < size_; ++i) {
-    order_[binned] = pool_[i];
-    binned += bin_of(pool_[i]) == bin;
-  }
-  const auto last = order_.begin() + (budget - before - 1);
-  std::nth_element(order_.begin(), last, order_.begin() + binned);
-  return *last;
-}
-
-/// The candidates that are neither labels nor shared, in order of discovery. They are distinct by
-/// contract.
-void Selector::collect_pool(int64_t b) {
+/// The orders of the candidates that are neither labels nor shared, in order of discovery; returns
+/// a number behind which there are none. Candidates are distinct by contract.
+int64_t Selector::rank(int64_t b) {
   const int32_t* candidates = args_.candidates + b * args_.C;
   const float* scores = args_.scores == nullptr ? nullptr : args_.scores + b * args_.C;
-  size_ = 0;
-  least_ = ~Ranked{0};
-  most_ = 0;
-  for (int64_t c = 0; c < args_.C; ++c) {
+  const int64_t ranked =
+      ranking_kernels<float>().order(candidates, scores, args_.C, orders_.data());
+  if (args_.M == 0 && args_.T == 0) return ranked;
+  for (int64_t c = 0; c < ranked; ++c) {
     const int32_t row = candidates[c];
-    if (row < 0 || shared_.contains(row) || taken_.contains(row)) continue;
-    const Ranked ranked = rank(scores == nullptr ? 0.0f : scores[c], c);
-    pool_[size_++] = ranked;
-    least_ = std::min(least_, ranked);
-    most_ = std::max(most_, ranked);
+    if (row >= 0 && (shared_.contains(row) || taken_.contains(row))) orders_[c] = kUnranked;
   }
+  return ranked;
 }
 
 void Selector::place_random(int64_t b, int32_t* out) {

@@ -32,23 +32,16 @@ class Selector {
   void run(int64_t begin, int64_t end);
 
  private:
-  /// Score and column in one word, smaller = better: ties go to the earlier column.
-  using Ranked = uint64_t;
-
   bool take(int32_t row);
   void place_labels(int64_t b, int32_t* out);
   void place_best(int64_t b, int32_t* out);
   void place_random(int64_t b, int32_t* out);
-  void collect_pool(int64_t b);
-  Ranked worst_kept(int64_t budget);
+  int64_t rank(int64_t b);
 
   const Select& args_;
   RowSet shared_;
   RowSet taken_;
-  std::vector<Ranked> pool_;   ///< (C), of which the first size_ are candidates
-  std::vector<Ranked> order_;  ///< (C + 1)
-  int64_t size_ = 0;
-  Ranked least_ = 0, most_ = 0;  ///< of the pool
+  std::vector<uint32_t> orders_;  ///< of the candidates, and room
 };
 
 struct SharedRows {

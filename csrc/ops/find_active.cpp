@@ -1,10 +1,13 @@
 // find_active: look-up, scores and selection of a sample in one go, while its candidates are in
-// cache, and the outputs of the rows selected.
+// cache, and the outputs of the rows selected. find_best: the largest of these outputs, in order.
 #include <algorithm>
 
+#include "cpu/best_outputs.h"
+#include "cuda/best_outputs.h"
 #include "cuda/gather_linear.h"
 #include "cuda/lookup.h"
 #include "cuda/selection.h"
+#include "ops/find_best.h"
 #include "ops/gather_linear.h"
 #include "ops/lookup.h"
 #include "ops/selection.h"
@@ -30,9 +33,9 @@ Selection selection_named(const std::string& name, const char* op) {
 
 /// The candidates of a sample stand in tables that came from outside: they may hold anything.
 bool all_below(const int32_t* ids, int64_t count, int64_t N) {
-  bool ok = true;
-  for (int64_t i = 0; i < count; ++i) ok &= ids[i] < N;
-  return ok;
+  int32_t most = -1;
+  for (int64_t i = 0; i < count; ++i) most = std::max(most, ids[i]);
+  return most < N;
 }
 
 /// What all threads share.
@@ -185,15 +188,14 @@ void find_on_gpu(const Tensor& on, const Stages<T>& stages, int64_t B, const cud
   });
 }
 
-std::tuple<Tensor, Tensor> find_active(
-    const Tensor& buckets, const Tensor& offsets, const Tensor& table_rows,
+/// Rows (B, M + A) and their outputs. `op` is named in errors.
+std::tuple<Tensor, Tensor> find(
+    const char* op, const Tensor& buckets, const Tensor& offsets, const Tensor& table_rows,
     const std::optional<Tensor>& sketch_queries, const std::optional<Tensor>& sketches,
     const std::optional<Tensor>& norms, const Tensor& x, const Tensor& weight,
     const std::optional<Tensor>& bias, const std::optional<Tensor>& labels,
-    const std::optional<Tensor>& shared, int64_t cap, int64_t candidates, std::string selection,
+    const std::optional<Tensor>& shared, int64_t cap, int64_t candidates, Selection mode,
     int64_t threshold, int64_t active, int64_t random, int64_t seed, const Tensor& step) {
-  constexpr auto op = "find_active";
-  const Selection mode = selection_named(selection, op);
   LookupCall lookup(op, buckets, offsets, table_rows, cap, candidates, seed, step);
   const int64_t B = buckets.size(0);
   check_weight_and_input(x, weight, op);
@@ -262,7 +264,74 @@ std::tuple<Tensor, Tensor> find_active(
   return {select.rows, z};
 }
 
+std::tuple<Tensor, Tensor> find_active(
+    const Tensor& buckets, const Tensor& offsets, const Tensor& table_rows,
+    const std::optional<Tensor>& sketch_queries, const std::optional<Tensor>& sketches,
+    const std::optional<Tensor>& norms, const Tensor& x, const Tensor& weight,
+    const std::optional<Tensor>& bias, const std::optional<Tensor>& labels,
+    const std::optional<Tensor>& shared, int64_t cap, int64_t candidates, std::string selection,
+    int64_t threshold, int64_t active, int64_t random, int64_t seed, const Tensor& step) {
+  constexpr auto op = "find_active";
+  return find(op, buckets, offsets, table_rows, sketch_queries, sketches, norms, x, weight, bias,
+              labels, shared, cap, candidates, selection_named(selection, op), threshold, active,
+              random, seed, step);
+}
+
+}  // namespace
+
+std::tuple<Tensor, Tensor> find_best(const char* op, const Tensor& buckets, const Tensor& offsets,
+                                     const Tensor& table_rows,
+                                     const std::optional<Tensor>& sketch_queries,
+                                     const std::optional<Tensor>& sketches,
+                                     const std::optional<Tensor>& norms, const Tensor& x,
+                                     const Tensor& weight, const std::optional<Tensor>& bias,
+                                     int64_t cap, int64_t candidates, int64_t active, int64_t k,
+                                     int64_t seed, const Tensor& step) {
+  check(active >= 0, op, "active", "got " + std::to_string(active) + ", wanted 0 or more");
+  check(k >= 0, op, "k", "got " + std::to_string(k) + ", wanted 0 or more");
+  const bool sketch = sketch_queries || sketches || norms;
+  const int64_t A = sketch ? std::max(active, k) : k;
+  const auto [rows, z] = find(op, buckets, offsets, table_rows, sketch_queries, sketches, norms, x,
+                              weight, bias, std::nullopt, std::nullopt, cap, candidates,
+                              sketch ? Selection::sketch : Selection::exact, 0, A, 0, seed, step);
+  const int64_t B = x.size(0);
+  const Tensor values = empty(z, {B, k}, z.scalar_type());
+  const Tensor best = empty(rows, {B, k}, ScalarType::Long);
+  dispatch_floating(z, [&]<typename T>(T) {
+    const cpu::BestOutputs<T> args{
+        data<T>(z), data<int32_t>(rows), mutable_data<T>(values), mutable_data<int64_t>(best), A,
+        k};
+    if constexpr (kCuda) {
+      if (is_cuda(z)) {
+        return run_with_scratch(z, [&](cuda::Scratch& scratch, cuda::Stream stream) {
+          cuda::best_outputs(args, B, scratch, stream);
+        });
+      }
+    }
+    torch::stable::parallel_for(
+        0, B, kBlock, [&](int64_t begin, int64_t end) { cpu::best_outputs(args, begin, end); });
+  });
+  return {values, best};
+}
+
+namespace {
+
+std::tuple<Tensor, Tensor> find_best_op(const Tensor& buckets, const Tensor& offsets,
+                                        const Tensor& table_rows,
+                                        const std::optional<Tensor>& sketch_queries,
+                                        const std::optional<Tensor>& sketches,
+                                        const std::optional<Tensor>& norms, const Tensor& x,
+                                        const Tensor& weight, const std::optional<Tensor>& bias,
+                                        int64_t cap, int64_t candidates, int64_t active, int64_t k,
+                                        int64_t seed, const Tensor& step) {
+  return find_best("find_best", buckets, offsets, table_rows, sketch_queries, sketches, norms, x,
+                   weight, bias, cap, candidates, active, k, seed, step);
+}
+
 }  // namespace
 }  // namespace hashdl::ops
 
-HASHDL_KERNELS(m) { m.impl("find_active", TORCH_BOX(&hashdl::ops::find_active)); }
+HASHDL_KERNELS(m) {
+  m.impl("find_active", TORCH_BOX(&hashdl::ops::find_active));
+  m.impl("find_best", TORCH_BOX(&hashdl::ops::find_best_op));
+}

@@ -6,10 +6,8 @@
 #include "cpu/probe_sequence.h"
 
 namespace hashdl::ops {
-namespace {
 
-Tensor probe_signs(const Tensor& projections, int64_t bits, int64_t probes) {
-  constexpr auto op = "probe_signs";
+Tensor probe_signs(const Tensor& projections, int64_t bits, int64_t probes, const char* op) {
   check_bits(bits, op);
   check_sign_projections(projections, bits, op);
   const auto pack = [&](const float* values, int64_t count, int32_t* codes) {
@@ -22,8 +20,7 @@ Tensor probe_signs(const Tensor& projections, int64_t bits, int64_t probes) {
                                    pack, on_gpu);
 }
 
-Tensor best_columns(const Tensor& scores, int64_t groups, int64_t count) {
-  constexpr auto op = "best_columns";
+Tensor best_columns(const Tensor& scores, int64_t groups, int64_t count, const char* op) {
   check(groups >= 1, op, "groups", "got " + std::to_string(groups) + ", wanted 1 or more");
   check(count >= 1, op, "count", "got " + std::to_string(count) + ", wanted 1 or more");
   check_dtype(scores, ScalarType::Float, op, "scores");
@@ -53,10 +50,20 @@ Tensor best_columns(const Tensor& scores, int64_t groups, int64_t count) {
   return columns;
 }
 
+namespace {
+
+Tensor probe_signs_op(const Tensor& projections, int64_t bits, int64_t probes) {
+  return probe_signs(projections, bits, probes, "probe_signs");
+}
+
+Tensor best_columns_op(const Tensor& scores, int64_t groups, int64_t count) {
+  return best_columns(scores, groups, count, "best_columns");
+}
+
 }  // namespace
 }  // namespace hashdl::ops
 
 HASHDL_KERNELS(m) {
-  m.impl("probe_signs", TORCH_BOX(&hashdl::ops::probe_signs));
-  m.impl("best_columns", TORCH_BOX(&hashdl::ops::best_columns));
+  m.impl("probe_signs", TORCH_BOX(&hashdl::ops::probe_signs_op));
+  m.impl("best_columns", TORCH_BOX(&hashdl::ops::best_columns_op));
 }

@@ -8,6 +8,10 @@
 
 namespace hashdl::ops {
 
+/// Of projections (B, L K), and of scores (B, L W): see hashdl.ops. `op` is named in errors.
+Tensor probe_signs(const Tensor& projections, int64_t bits, int64_t probes, const char* op);
+Tensor best_columns(const Tensor& scores, int64_t groups, int64_t count, const char* op);
+
 inline constexpr auto kNotFinite =
     "got NaN or infinity, wanted finite values (is the input finite?)";
 

@@ -24,6 +24,9 @@ class Family(ABC):
             functions, and cost nothing. Others override :meth:`project`.
         learns: functions follow from the rows: :meth:`fit` renews them at every rehash.
         dtype: of the functions: float32 or int32.
+        probing: how a linear family's :meth:`probe` reads projections, where
+            :func:`hashdl.ops.search` knows it: ``"signs"`` or ``"columns"``. A single query is
+            answered faster with it.
         known_collisions: :meth:`collision` says how probable equal codes are.
     """
 
@@ -31,6 +34,7 @@ class Family(ABC):
     linear: ClassVar[bool] = True
     learns: ClassVar[bool] = False
     dtype: ClassVar[torch.dtype] = torch.float32
+    probing: ClassVar[str | None] = None
     known_collisions: ClassVar[bool] = False
 
     def default_bits(self, n_rows: int) -> int:

@@ -35,6 +35,7 @@ class KMeans(Family):
 
     name = "kmeans"
     learns = True
+    probing = "columns"
 
     def default_bits(self, n_rows: int) -> int:
         """As many centroids as rows in a bucket: finding one costs as much as reading one."""

@@ -18,6 +18,7 @@ class SimHash(Family):
     """Signs of Gaussian projections."""
 
     name = "simhash"
+    probing = "signs"
     known_collisions = True
 
     def shape(self, D: int, L: int, K: int) -> tuple[int, int]:

@@ -276,11 +276,14 @@ class HashLinear(nn.Linear):
               -inf and -1 where fewer than k candidates were found
         """
         self._check_k(k)
-        x = self._flat(input)
-        if self.tables is None:
-            values, indices = F.linear(x, self.weight, self.bias).topk(k)
+        x, tables, weight, bias = self._flat(input), self.tables, self.weight, self.bias
+        if tables is None:
+            values, indices = F.linear(x, weight, bias).topk(k)
         else:
-            values, indices = self._topk_of_candidates(x, k)
+            tables.refresh(weight, bias, training=False, queries=x)
+            values, indices = find_best(tables, x, weight, bias, k)
+        if input.dim() == 2:
+            return values, indices
         shape = (*input.shape[:-1], k)
         return values.reshape(shape), indices.reshape(shape)
 
@@ -433,13 +436,15 @@ class HashLinear(nn.Linear):
                 f"HashLinear: input: got shape {tuple(input.shape)}, wanted "
                 f"(*, in_features = {self.in_features})"
             )
+        dtype = self.weight.dtype
         if torch.is_autocast_enabled(input.device.type):
-            input = input.to(self.weight.dtype)
-        if input.dtype != self.weight.dtype:
+            input = input.to(dtype)
+        if input.dtype != dtype:
             raise RuntimeError(
-                f"HashLinear: input: got dtype {input.dtype}, wanted the weight's "
-                f"{self.weight.dtype}"
+                f"HashLinear: input: got dtype {input.dtype}, wanted the weight's {dtype}"
             )
+        if input.dim() == 2:
+            return input
         return input.reshape(-1, self.in_features)
 
     def _all_rows(self, x: Tensor) -> Tensor:
@@ -489,12 +494,6 @@ class HashLinear(nn.Linear):
             )
         M = labels.shape[-1] if labels.dim() > len(shape) else 1
         return labels.reshape(-1, M).long()
-
-    def _topk_of_candidates(self, x: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        assert self.tables is not None
-        self.tables.refresh(self.weight, self.bias, training=False, queries=x)
-        values, rows = find_best(self.tables, x, self.weight, self.bias, k)
-        return values, rows.long()
 
     def _invalidate(self) -> None:
         tables = getattr(self, "tables", None)  # none yet as nn.Linear.__init__ draws

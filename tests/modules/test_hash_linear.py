@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from module_helpers import CONFIG, D, N, dense_grad, inputs, make_layer, mask_of, masked_linear
 from torch import Tensor, nn
 
-from hashdl import HashConfig, HashLinear, ops
+from hashdl import HashConfig, HashLinear
 from hashdl.ops import SELECTIONS
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -190,7 +190,7 @@ def test_sketch_selection_keeps_the_candidates_of_the_highest_scores() -> None:
     x = inputs(5)
     rows = layer.active(x)
     found = layer.tables.lookup(x)
-    scores = ops.sketch_scores(*layer.tables._sketch(x), found).masked_fill(found < 0, -torch.inf)
+    scores = layer.tables.sketch_scores(x, found, None).masked_fill(found < 0, -torch.inf)
     lowest_kept = scores.topk(20).values[:, -1:]
     for sample in range(5):
         kept = torch.isin(found[sample], rows[sample])

@@ -292,6 +292,18 @@ _CUDA: Cases = {
         {"active": 3, "random": 3},
         {"random": 0},
     ],
+    "find_best": [
+        *({}, {"sketch": False}, {"B": 0}, {"k": 0}, {"k": 1}, {"candidates": 0}),
+        {"k": 30},  # more than are found
+        {"k": 9, "active": 0, "bias": False},
+        {"N": 900, "bits": 2, "candidates": 700, "active": 600, "k": 300},  # more than threads
+        {"special": True, "sketch": False, "k": 20},
+    ],
+    "search": [
+        *({}, {"sketch": False}, {"B": 0}, {"B": 9}, {"bias": False}),
+        {"probing": "columns"},
+        {"probing": "columns", "L": 1, "probes": 9, "k": 12},
+    ],
     "gather_linear": [
         {"d": 280},
         *({"B": 9, "A": 12, "d": d} for d in (64, 33)),  # rows of many samples
@@ -314,7 +326,8 @@ _CUDA: Cases = {
     **_each(OPTIMIZERS, {"d": 32}, {"d": 280, "U": 3}),
 }
 
-FLOATING = {"find_active", *list(BOTH)[list(BOTH).index("gather_linear") :]}
+FLOATING = {"find_active", "find_best", "search"}
+FLOATING |= {*list(BOTH)[list(BOTH).index("gather_linear") :]}
 """Ops over numbers of any floating dtype."""
 
 

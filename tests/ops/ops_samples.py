@@ -272,6 +272,39 @@ def find_active_args(
     )
 
 
+def find_best_args(
+    k: int = 4, active: int = 8, sketch: bool = True, special: bool = False, **parameters: Any
+) -> Args:
+    """``special``: outputs of NaN and infinities."""
+    selection = "sketch" if sketch else "exact"
+    given = find_active_args(selection=selection, M=0, T=0, random=0, active=0, **parameters)
+    tables, (x, weight, bias), (cap, candidates) = given[:6], given[6:9], given[11:13]
+    if special:
+        for place, value in enumerate((torch.nan, torch.inf, -torch.inf)):
+            weight[place::7] = value
+    return *tables, x, weight, bias, cap, candidates, active, k, *given[17:]
+
+
+def search_args(
+    d: int = 5,
+    L: int = 3,
+    bits: int = 4,
+    probing: str = "signs",
+    probes: int = 3,
+    **parameters: Any,
+) -> Args:
+    """Small integers as functions too: projections are exact, whatever the order of their sums."""
+    given = find_best_args(d=d, L=L, bits=bits, **parameters)
+    tables, (queries, sketches, norms), layer = given[1:3], given[3:6], given[6:9]
+    F = L * reference.columns_of(probing, bits)
+    functions = [randn(d + 1, F, seed=23)]
+    if queries is not None:
+        functions.append(randn(d + 1, queries.shape[1], seed=24))
+    of_tables, *of_sketch = (f.mul(2).round().view(torch.int32) for f in functions)
+    sketch = (*of_sketch, sketches, norms.view(torch.int32)) if of_sketch else (None, None, None)
+    return *layer, of_tables, *tables, *sketch, probing, bits, probes, *given[9:]
+
+
 def shared_rows_args(
     B: int = 10,
     count: int = 8,
