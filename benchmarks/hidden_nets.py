@@ -239,8 +239,8 @@ def _hidden_work(
         ranking = found * (config.rank or config.sketch_bits)
     each = linear_work(kept, active_in, first=first, ranked=ranked)
     counts = tables.stats()
-    rehashes = counts["rehashes"] / max(counts["step"] * batch, 1)
-    upkeep = rehashes * renewal_work(config, N, d) + observing_work(config, d)
+    a_step = counts["rehashes"] / counts["step"] if counts["step"] else 1 / tables.rehash_every
+    upkeep = a_step * renewal_work(config, N, d) / batch + observing_work(config, d)
     overhead = hashing + ranking
     return Work(each.train + overhead + upkeep, each.test + overhead)
 

@@ -105,7 +105,7 @@ def _active_linear_backward(ctx: Any, grad_z: Tensor, grad_s: Tensor) -> tuple[A
     x, weight, rows, shared = ctx.saved_tensors
     extra: tuple[Tensor | None, ...] = (None, None, None)
     if shared is not None:
-        grad_s = _without_padding(grad_s, shared)
+        grad_s = grad_s.masked_fill(shared < 0, 0)  # without a look: this may be traced
         with own_dtype(x):
             extra = (shared, grad_s.t() @ x, grad_s.sum(0))
     grad_x, touched, grad_weight, grad_bias = ops.gather_linear_backward(

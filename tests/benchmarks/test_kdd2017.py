@@ -107,7 +107,7 @@ def test_multiplications_of_masked_nets() -> None:
 
 def test_multiplications_of_hashed_nets_hold_hashing_and_ranking() -> None:
     # As many candidates as there are rows, so that all are found and ranked.
-    config = HashConfig(bits=1, probes=2, tables=3, candidates=100, rehash_every=10)
+    config = HashConfig(bits=1, probes=2, tables=3, candidates=100, rehash_every=10, balance=False)
     net = Hashed(SIZES, 0.1, config)
     train, test = work(net)
     hashing = 3 * 65 + 3 * 101
@@ -119,6 +119,44 @@ def test_multiplications_of_hashed_nets_hold_hashing_and_ranking() -> None:
     sketched = Hashed(SIZES, 0.1, config.replace(selection="sketch", sketch_bits=32))
     extra = 32 * (65 + 101) + 32 * (100 + 80)
     assert work(sketched)[1] == pytest.approx(64 * 10 + 10 * 8 + 8 * 10 + hashing + extra)
+
+
+def test_multiplications_of_a_low_rank_hold_finding_its_coordinates() -> None:
+    config = HashConfig(
+        rank=4,
+        selection="sketch",
+        bits=1,
+        probes=2,
+        tables=1,
+        candidates=100,
+        rehash_every=10,
+        rehash_growth=1.0,
+    )
+    train, test = work(Hashed(SIZES, 0.1, config))
+    # Queries are mapped by the inputs that are not zero, and met by one plane.
+    hashing = 4 * 65 + 4 + 4 * 11 + 4
+    ranking = 4 * (100 + 80)
+    forward = 64 * 10 + 10 * 8 + 8 * 10
+    assert test == pytest.approx(forward + hashing + ranking)
+    rows = 100 * (4 * 65 + 4) + 80 * (4 * 101 + 4)
+    directions = (3 * 100 + 2 * 256) * 65 * 4 + (3 * 80 + 2 * 256) * 101 * 4
+    backward = 64 * 10 + 2 * 10 * 8 + 2 * 8 * 10
+    upkeep = (rows + directions) / (10 * 32)
+    assert train == pytest.approx(forward + backward + hashing + ranking + upkeep)
+
+
+def test_multiplications_of_balancing_are_counted() -> None:
+    plain = HashConfig(bits=1, probes=2, tables=1, candidates=100, balance=False)
+    counts = [work(Hashed(SIZES, 0.1, plain.replace(balance=some)))[0] for some in (False, True)]
+    assert counts[1] - counts[0] > (65**2 + 101**2) / 4  # the moment of the queries alone
+
+
+def test_deeper_layers_may_have_more_active_neurons() -> None:
+    net = Hashed([64, 100, 80, 60, 10], 0.1, HashConfig(), deeper=3.0)
+    sizes = [layer.hashed.tables.sizes.A for layer in net.net.hidden]
+    assert sizes == [10, 24, 18]
+    everything = Hashed([64, 100, 80, 10], 0.5, HashConfig(), deeper=3.0)
+    assert everything.net.hidden[1].hashed.tables is None
 
 
 def test_all_neurons_active_is_the_standard_net() -> None:
