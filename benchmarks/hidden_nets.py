@@ -37,6 +37,27 @@ OURS = HashConfig(
 #: Times as many neurons are active after the first layer, where few inputs are: they cost little.
 OURS_DEEPER = 3.0
 
+#: Ours where neurons are many: those of the nearest centroids alone are ranked.
+WIDE = OURS.replace(rank=16, family="kmeans", bits=None, random=0.0, rehash_growth=1.5)
+
+
+def widened(config: HashConfig, neurons: int, active: int, growth: float) -> HashConfig:
+    r"""A configuration for a layer of so many neurons.
+
+    Args:
+        config: such as :data:`WIDE`.
+        neurons: N.
+        active: A of 1000 neurons; :math:`A (N / 1000)^{growth}` of N.
+        growth: see ``active``.
+
+    Returns:
+        It probes :math:`2^{2 + K/3}` buckets: ever less of all, as there are more of them.
+    """
+    K = config.sizes(neurons).K
+    return config.replace(
+        probes=min(round(2 ** (2 + K / 3)), 2**K), active=round(active * (neurons / 1000) ** growth)
+    )
+
 
 class Work(NamedTuple):
     """Multiplications a sample.

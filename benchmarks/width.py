@@ -1,11 +1,12 @@
-"""How work, time and accuracy grow with the width of a hidden layer, at a fixed number active.
+"""How work, time and accuracy grow with the width of a hidden layer.
 
-A net with one hidden layer is trained on the same task at each number of neurons, dense and hashed;
-the hashed one computes --active neurons a sample whatever their number. Reported are
-multiplications a sample (those of a training step, finding neurons and rehashing included),
-milliseconds and joules a step, test accuracy, and power laws of multiplications and milliseconds,
-fitted from --fit-from neurons on. docs/update_extrapolation.py makes a page of it, which carries
-the laws on to 10^9 neurons.
+A net with one hidden layer is trained on the same task at each number of neurons, dense and hashed.
+The hashed one computes --active neurons a sample where there are 1000, and of N neurons
+(N / 1000)^--active-growth times as many. Each net is trained with each learning rate of --rates,
+and the one that is best on the validation part is reported: multiplications a sample (those of a
+training step, finding neurons and rehashing included), milliseconds and joules a step, test
+accuracy; and power laws of multiplications and milliseconds, fitted from --fit-from neurons on.
+docs/update_extrapolation.py makes a page of it, which carries the laws on to 10^9 neurons.
 
     python benchmarks/width.py --json width.json
     python benchmarks/plot.py width.json width.png
@@ -37,12 +38,11 @@ from benchmarks.common import (
     run_benchmark,
     save,
 )
-from benchmarks.hidden_nets import Hashed, Net, Standard
+from benchmarks.hidden_nets import WIDE, Hashed, Net, Standard, widened
 from benchmarks.hidden_training import COUNTED, DATA, accuracy, energy, fit, load
 from benchmarks.layers import config_fields, make_configs
 from benchmarks.power_law import fit as fit_power
 from benchmarks.steps import add_config_flag
-from hashdl import HashConfig
 from hashdl.energy import EnergyMeter
 from hashdl.progress import track
 
@@ -56,7 +56,9 @@ def build_parser() -> argparse.ArgumentParser:
     """The flags."""
     parser = make_parser(__doc__, repeat=None)
     runs = parser.add_argument_group("runs")
-    runs.add_argument("--data", choices=list(DATA), default="mnist", help="(default: mnist)")
+    runs.add_argument(
+        "--data", choices=list(DATA), default="rectangles", help="(default: rectangles)"
+    )
     runs.add_argument(
         "--contenders", nargs="+", choices=NAMES, default=list(NAMES), help="(default: both)"
     )
@@ -73,9 +75,18 @@ def build_parser() -> argparse.ArgumentParser:
         default=100_000,
         help="neurons: the dense net takes long (default: 100000)",
     )
-    runs.add_argument("--active", type=positive, default=50, help="neurons (default: 50)")
-    runs.add_argument("--rate", type=float, default=1e-3, help="of Adam (default: 1e-3)")
-    runs.add_argument("--epochs", type=positive, default=8, help="(default: 8)")
+    runs.add_argument("--active", type=positive, default=50, help="neurons, of 1000 (default: 50)")
+    runs.add_argument(
+        "--active-growth", type=float, default=0.35, help="power of the width (default: .35)"
+    )
+    runs.add_argument(
+        "--rates",
+        type=float,
+        nargs="+",
+        default=[3e-4, 1e-3],
+        help="of Adam, tried for each net (default: 3e-4 1e-3)",
+    )
+    runs.add_argument("--epochs", type=positive, default=4, help="(default: 4)")
     runs.add_argument("--batch", type=positive, default=32, help="(default: 32)")
     runs.add_argument(
         "--fit-from", type=positive, default=1000, help="neurons, for exponents (default: 1000)"
@@ -95,8 +106,7 @@ def summarize(report: Report, fit_from: int) -> None:
 
 def measure(args: argparse.Namespace, stop: StopWanted) -> Report:
     """Train at each width."""
-    base = HashConfig(sparse_grad=True, candidates=2 * args.active)
-    config = make_configs({"hashed": base}, args.config)["hashed"]
+    config = make_configs({"hashed": WIDE}, args.config)["hashed"]
     splits = load(args.data, quick=args.quick)
     d, classes = splits.train.inputs.shape[1], splits.train.n_classes
     configs = config_fields({"hashed": config})
@@ -104,21 +114,30 @@ def measure(args: argparse.Namespace, stop: StopWanted) -> Report:
     report = continued(args.json, report, _MAY_CHANGE)
 
     def build(name: str, sizes: Sequence[int]) -> Net:
-        return Standard(sizes, 1.0) if name == "standard" else Hashed(sizes, args.active, config)
+        if name == "standard":
+            return Standard(sizes, 1.0)
+        wide = widened(config, sizes[1], args.active, args.active_growth)
+        return Hashed(sizes, wide.active, wide)
 
-    def run(name: str, n: int) -> dict[str, Any]:
+    def best_of_rates(name: str, n: int) -> dict[str, Any]:
+        tried = {rate: run(name, n, rate) for rate in args.rates}
+        valid = {f"{rate:g}": figures.pop("valid") for rate, figures in tried.items()}
+        best = max(args.rates, key=lambda rate: valid[f"{rate:g}"])
+        return tried[best] | {"lr": best, "validation": valid}
+
+    def run(name: str, n: int, rate: float) -> dict[str, Any]:
         torch.manual_seed(args.seed)
         net = build(name, [d, n, classes])
-        schedule = (args.rate, args.epochs, args.batch, args.seed)
+        schedule = (rate, args.epochs, args.batch, args.seed)
         with EnergyMeter() as meter:
             seconds, steps = fit(net, splits.train, *schedule, stop)
         work = net.multiplications(splits.valid.inputs[:COUNTED], args.batch)
-        top1 = accuracy(net, splits.test)
         return {
             "multiplications": work.train,
             "multiplications_test": work.test,
             "step_ms": 1e3 * seconds / steps,
-            "top1": top1,
+            "top1": accuracy(net, splits.test),
+            "valid": accuracy(net, splits.valid),
         } | energy(net, splits.train, args.batch, work, meter, steps)
 
     pairs = [
@@ -131,7 +150,7 @@ def measure(args: argparse.Namespace, stop: StopWanted) -> Report:
         for name, n in track(pairs, "Widths"):
             by_rows = report["contenders"].setdefault(name, {"by_rows": {}})["by_rows"]
             if str(n) not in by_rows:
-                by_rows[str(n)] = run(name, n)
+                by_rows[str(n)] = best_of_rates(name, n)
                 save(args.json, report)
     except KeyboardInterrupt:
         print("interrupted: finished widths are kept", file=sys.stderr)

@@ -17,6 +17,7 @@ from typing import Any
 # For "python docs/update_extrapolation.py": benchmarks/ is not installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.hidden_nets import widened
 from benchmarks.plot import plot
 from benchmarks.power_law import PowerLaw
 from benchmarks.tables import render_figures, tables_of
@@ -31,23 +32,23 @@ _FLOAT = _INT = 4  # bytes
 Report = Mapping[str, Any]
 
 
-def config_of(report: Report) -> HashConfig:
-    """How the hashed net of a report is hashed."""
+def config_of(report: Report, neurons: int) -> HashConfig:
+    """How the hashed net of a report is hashed at a width."""
     settings = report["settings"]
     config = HashConfig(**settings["configs"]["hashed"])
-    return config.replace(active=settings["active"])
+    return widened(config, neurons, settings["active"], settings["active_growth"])
 
 
 def counted(report: Report, neurons: int) -> float:
-    """Multiplications a sample and training step of the hashed net, if look-ups find all they may.
+    """Multiplications a sample and training step of the hashed net, if buckets are even.
 
     The sizes of the configuration alone: nothing of it is measured.
     """
-    settings, config = report["settings"], config_of(report)
+    settings, config = report["settings"], config_of(report, neurons)
     d, classes = settings["features"], settings["classes"]
     sizes = config.sizes(neurons)
     hashing = hashing_work(config, neurons, d)
-    found = min(sizes.C, sizes.L * sizes.P * config.cap)
+    found = min(sizes.C, sizes.L * sizes.P * min(config.cap, neurons / 2**sizes.K))
     ranking = found * ((config.rank or config.sketch_bits) if config.selection == "sketch" else d)
     # Chosen by what was ranked, active neurons are computed once more only after a sketch.
     forward = sizes.A * d if config.selection == "sketch" else 0
@@ -61,14 +62,18 @@ def counted(report: Report, neurons: int) -> float:
 
 def gigabytes(report: Report, neurons: int) -> dict[str, float]:
     """Memory of the hashed net in training, by what holds it."""
-    settings, config = report["settings"], config_of(report)
+    settings, config = report["settings"], config_of(report, neurons)
     sizes = config.sizes(neurons)
     parameters = neurons * (settings["features"] + 1 + settings["classes"])
     tables = sizes.L * (2 * neurons + 2**sizes.K + 1) * _INT + neurons
+    words = 0
+    if config.selection == "sketch":
+        words = config.rank or config.sketch_bits // 32 + 1
     parts = {
         "weights and biases, float32": parameters * _FLOAT,
         "Adam's two states": 2 * parameters * _FLOAT,
         "codes and tables": tables,
+        "sketches, in force and to come": 2 * neurons * words * _INT,
     }
     return {name: size / 1e9 for name, size in parts.items()}
 
@@ -152,8 +157,8 @@ def page(report: Report) -> str:
     settings, machine = report["settings"], report["machine"]
     by_rows = report["contenders"]["hashed"]["by_rows"]
     widths = sorted(map(int, by_rows))
-    config = config_of(report)
-    sizes, far = config.sizes(widths[-1]), config.sizes(FAR)
+    config, far_config = (config_of(report, n) for n in (widths[-1], FAR))
+    sizes, far = config.sizes(widths[-1]), far_config.sizes(FAR)
     tables = "\n\n".join(render_figures(figures, markdown=True) for figures in tables_of(report))
     return f"""\
 # Growth with the width of a hidden layer
@@ -165,10 +170,12 @@ Written by `docs/update_extrapolation.py` from [width.json](benchmarks/width.jso
 
 {machine["threads"]} threads of an {machine["processor"]} ({machine.get("simd", "no extension")}),
 torch {machine["torch"]}; {settings["data"]}, {settings["features"]} inputs and
-{settings["classes"]} classes, one hidden layer, batches of {settings["batch"]}, Adam at
-{settings["rate"]:g} for {settings["epochs"]} epochs, seed {settings["seed"]}, one run a width. The
-hashed net computes {settings["active"]} neurons a sample at every width, from {widths[0]:,} to
-{widths[-1]:,}; its multiplications include hashing, ranking and rehashing.
+{settings["classes"]} classes, one hidden layer, batches of {settings["batch"]}, Adam for
+{settings["epochs"]} epochs, at that of the rates {settings["rates"]} which is best on the
+validation part, seed {settings["seed"]}, one run a width and rate. The hashed net computes
+{settings["active"]} neurons a sample of 1,000, and of N neurons
+(N / 1,000)^{settings["active_growth"]:g} times as many: {sizes.A} of {widths[-1]:,}. Its
+multiplications include hashing, ranking and rehashing.
 
 ![Growth with the number of neurons](benchmarks/width.png)
 
@@ -187,22 +194,21 @@ farther it is from what was fitted.
 ## To 10⁹ neurons
 
 Two ways to get there, and neither is a measurement. The laws above assume that what they were
-fitted to goes on. The count below assumes the configuration: K = {far.K} bits at 10⁹ neurons
-({sizes.K} at {widths[-1]:,}), L = {far.L} tables, P = {far.P} probes, at most {far.C} candidates,
-a rehash in {config.rehash_interval(FAR):,} steps. By default K is 20 at most, and from 200,000
-neurons on a step hashes 4,000 rows at most, so the count hardly grows any more. It is an upper
-bound: look-ups may find fewer.
+fitted to goes on. The count below assumes the configuration: A = {far.A} active neurons at 10⁹
+({sizes.A} at {widths[-1]:,}), K = {far.K} bits ({sizes.K}), tables L = {far.L},
+P = {far.P} probes ({sizes.P}), all that the buckets hold ranked, and these even; a rehash in
+{config.rehash_interval(FAR):,} steps to begin with.
 
 {count_lines(report)}
 
 What both assume, and nobody has measured here:
 
-- that {settings["active"]} active neurons are enough at 10⁹ as well. So wide a net has more rows
-  than it will ever update: with {settings["batch"]} samples a step, a row is met about every
-  {FAR // (settings["active"] * settings["batch"]):,} steps.
-- that look-ups find neurons as good in buckets that hold {FAR >> far.K:,} rows on average
-  ({max(1, widths[-1] >> sizes.K):,} at {widths[-1]:,} neurons), of which {config.cap} at most are
-  read.
+- that {far.A} active neurons are enough at 10⁹. So wide a net has more rows than it will ever
+  update: with {settings["batch"]} samples a step, a row is met about every
+  {FAR // (far.A * settings["batch"]):,} steps.
+- that look-ups find neurons as good in {far.P} of {2**far.K:,} buckets, which hold
+  {FAR >> far.K:,} rows on average ({sizes.P} of {2**sizes.K:,}, and
+  {max(1, widths[-1] >> sizes.K):,} rows, at {widths[-1]:,} neurons).
 - that accuracy stays. It is not extrapolated: it depends on the data, which narrower nets may have
   learnt already.
 - that a row read from memory costs the same. Milliseconds were measured where tables and weights

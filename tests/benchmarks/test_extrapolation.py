@@ -26,7 +26,8 @@ WIDTHS = (100, 400, 1600, 6400)
 def make_report(config: HashConfig = CONFIG) -> dict[str, Any]:
     args = make_parser(None, repeat=None).parse_args([])
     settings = {"data": "digits", "features": 12, "classes": 3, "batch": 4, "epochs": 1}
-    settings |= {"rate": 0.001, "active": 10, "fit_from": 100, "neurons": list(WIDTHS)}
+    settings |= {"rates": [0.001], "active": 10, "active_growth": 0.0}
+    settings |= {"fit_from": 100, "neurons": list(WIDTHS)}
     report = new_report("width", args, configs=config_fields({"hashed": config}), **settings)
     for name, power in (("standard", 1.0), ("hashed", 0.25)):
         report["contenders"][name] = {
