@@ -38,7 +38,7 @@ OURS = HashConfig(
 OURS_DEEPER = 3.0
 
 #: Ours where neurons are many: those of the nearest centroids alone are ranked.
-WIDE = OURS.replace(rank=16, family="kmeans", bits=None, random=0.0, rehash_growth=1.5)
+WIDE = OURS.replace(rank=16, family="kmeans", bits=None, rehash_growth=1.2)
 
 
 def widened(config: HashConfig, neurons: int, active: int, growth: float) -> HashConfig:

@@ -83,10 +83,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--rates",
         type=float,
         nargs="+",
-        default=[3e-4, 1e-3],
-        help="of Adam, tried for each net (default: 3e-4 1e-3)",
+        default=[1e-3, 3e-3],
+        help="of Adam, tried for each net (default: 1e-3 3e-3)",
     )
-    runs.add_argument("--epochs", type=positive, default=4, help="(default: 4)")
+    runs.add_argument("--epochs", type=positive, default=8, help="(default: 8)")
     runs.add_argument("--batch", type=positive, default=32, help="(default: 32)")
     runs.add_argument(
         "--fit-from", type=positive, default=1000, help="neurons, for exponents (default: 1000)"
