@@ -367,10 +367,9 @@ def sketch_scores(
 ) -> Tensor:
     """Oracle of :func:`hashdl.ops.sketch_scores`."""
     N = sketches.shape[0]
-    if norms is None:
-        _check_ids(candidates, -1, N, "sketch_scores", "candidates")
-        return gather_linear(sketch_queries, sketches, None, candidates)
     _check_ids(candidates, -1, N, "sketch_scores", "candidates")
+    if norms is None:
+        return gather_linear(sketch_queries, sketches, None, candidates)
     scores = torch.zeros(candidates.shape, device=candidates.device)
     if N == 0:
         return scores

@@ -39,6 +39,9 @@ _CAPTURED, _FITTED = State.places("captured", "fitted")
 # What functions that were trained on labels consist of.
 _FUNCTIONS = ("functions", "next_query_functions", "center", "maps", "scale")
 
+# Buckets, offsets and rows of the tables; queries, sketches and lengths, or None.
+_Met = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]
+
 
 class HashTables(nn.Module):
     """L tables over N rows: built from a weight, refreshed on a schedule, looked up by queries.
@@ -150,6 +153,12 @@ class HashTables(nn.Module):
         """Whether functions follow from the queries too."""
         return self.moment.numel() + self.recent.numel() > 0
 
+    @property
+    def settled(self) -> bool:
+        """Whether no query that is yet to come, but in training, changes the functions."""
+        seen = int(self.state[_SEEN])
+        return not self.watches_queries or enough(seen, self.moment, self.recent)
+
     def observe(self, x: Tensor, *, training: bool) -> None:
         """Let queries x (B, d) tell how to balance: in training, and until there were enough."""
         self._follow(x.device)
@@ -241,9 +250,7 @@ class HashTables(nn.Module):
 
     def _may_stay(self) -> bool:
         """Whether neither queries to come nor replays of a graph make tables stale."""
-        seen = int(self.state[_SEEN])
-        settled = not self.watches_queries or enough(seen, self.moment, self.recent)
-        return settled and not self.state[_CAPTURED]
+        return self.settled and not self.state[_CAPTURED]
 
     def _follow(self, device: torch.device) -> None:
         """Go where the weight is, which may have been assigned to the layer."""
@@ -350,14 +357,10 @@ class HashTables(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Active rows of the queries x (B, d) and their outputs: :func:`hashdl.ops.find_active`."""
         selection = self.config.selection if selection is None else selection
-        mapped = self.map_queries(x)
-        buckets = self.probe(x, has_bias=bias is not None, mapped=mapped)
-        queries, sketches, norms = (
-            self._sketch(x, mapped) if selection == "sketch" else (None, None, None)
-        )
+        met = self._meet(x, selection, has_bias=bias is not None)
         with part("look-up"):
             return ops.find_active(
-                *(buckets, self.offsets, self.rows, queries, sketches, norms),
+                *met,
                 *(x, weight, bias, labels, shared),
                 selection=selection,
                 threshold=self.config.threshold,
@@ -366,6 +369,14 @@ class HashTables(nn.Module):
                 step=self.step,
                 **self.lookup_sizes(),
             )
+
+    def _meet(self, x: Tensor, selection: str, *, has_bias: bool) -> _Met:
+        """What the ops that look up are given of the queries, the tables and the sketches."""
+        mapped = self.map_queries(x)
+        buckets = self.probe(x, has_bias=has_bias, mapped=mapped)
+        if selection != "sketch":
+            return buckets, self.offsets, self.rows, None, None, None
+        return buckets, self.offsets, self.rows, *self._sketch(x, mapped)
 
     def find_best(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, *, active: int, k: int
@@ -376,13 +387,10 @@ class HashTables(nn.Module):
         """
         if self._probing is not None:
             return self._search(self._probing, x, weight, bias, active, k)
-        mapped = self.map_queries(x)
-        buckets = self.probe(x, has_bias=bias is not None, mapped=mapped)
-        ranks = self.config.selection == "sketch"
-        sketch = self._sketch(x, mapped) if ranks else (None, None, None)
+        met = self._meet(x, self.config.selection, has_bias=bias is not None)
         with part("look-up"):
             return ops.find_best(
-                *(buckets, self.offsets, self.rows, *sketch, x, weight, bias),
+                *(*met, x, weight, bias),
                 active=active,
                 k=k,
                 step=self.step,

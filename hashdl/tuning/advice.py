@@ -463,8 +463,7 @@ class _Trial:
         assert tables is not None
         self.hashed.eval()
         for call in itertools.islice(itertools.cycle(self.calls), _MOST_SETTLING):
-            balanced = not torch.equal(tables.functions, tables.query_functions)
-            if balanced or not tables.watches_queries:
+            if tables.settled:
                 break
             self.hashed.active(call.input)
         self.hashed.train()
