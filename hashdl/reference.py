@@ -785,6 +785,13 @@ def active_log_prob_backward(
 # ---- row optimizers ----------------------------------------------------------------------------
 
 
+def row_ids(ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Oracle of :func:`hashdl.ops.row_ids`."""
+    if bool((ids >> 31 != 0).any()):
+        raise RuntimeError("hashdl::row_ids: ids: got one outside 0 to 2^31 - 1")
+    return ids.to(torch.int32), (ids[1:] > ids[:-1]).all()
+
+
 def _touched(rows: Tensor, grad: Tensor, n_rows: int, op: str) -> tuple[Tensor, Tensor]:
     """Row numbers and their gradients, without padding: an entry with the row of the one before."""
     _check_ids(rows, 0, n_rows, op, "rows")

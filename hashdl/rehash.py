@@ -392,7 +392,9 @@ class _Rehash:
     def advance(self, state: State, now: int, balance: bool) -> None:
         """Do what is due of the cycle."""
         due = self.cycle.due(state, now)
-        if state.done == 0 and due > 0:
+        if due <= state.done:
+            return
+        if state.done == 0:
             self.begin(state, balance)
         for done, index, piece in self.cycle.pieces(state.done, due):
             if isinstance(piece, range):

@@ -162,10 +162,18 @@ class HashTables(nn.Module):
     def observe(self, x: Tensor, *, training: bool) -> None:
         """Let queries x (B, d) tell how to balance: in training, and until there were enough."""
         self._follow(x.device)
-        if self.watches_queries:
+        if not self.watches_queries:
+            return
+        # Asked here too: the op takes longer to call than to see that there is nothing to do.
+        if torch.compiler.is_compiling() or is_captured(x) or self._observes(training):
             torch.ops.hashdl.observe_queries_(
                 x.detach(), self.moment, self.recent, self.state, self.step, training
             )
+
+    def _observes(self, training: bool) -> bool:
+        if self.state.is_meta:
+            return True
+        return _observes(self.moment, self.recent, State.of(self.state), self.step, training)
 
     def refresh(
         self,
@@ -199,7 +207,8 @@ class HashTables(nn.Module):
         self._known_fresh = () if training else self._freshness(weight, bias)
 
     def _buffers_of_op(self) -> Buffers:
-        return Buffers(*(getattr(self, name) for name in Buffers._fields))
+        buffers: dict[str, Any] = self._buffers  # nn.Module.__getattr__ takes far longer
+        return Buffers(*(buffers[name] for name in Buffers._fields))
 
     def _settings(self, training: bool) -> Settings:
         config = self.config
@@ -542,6 +551,12 @@ def _on_host(tensor: Tensor) -> Tensor:
 # ---- observe_queries_: what balancing needs to know of the queries -------------------------------
 
 
+def _observes(moment: Tensor, recent: Tensor, known: State, step: Tensor, training: bool) -> bool:
+    """Whether queries are observed now: until there were enough, then every few training steps."""
+    due = training and steps_so_far(known, step) % OBSERVED_EVERY == 0
+    return due or not enough(known.seen, moment, recent)
+
+
 def _observe_queries_(
     x: Tensor, moment: Tensor, recent: Tensor, state: Tensor, step: Tensor, training: bool
 ) -> None:
@@ -549,8 +564,7 @@ def _observe_queries_(
     if is_captured(x):
         return
     known = State.of(state)
-    due = training and steps_so_far(known, step) % OBSERVED_EVERY == 0
-    if due or not enough(known.seen, moment, recent):
+    if _observes(moment, recent, known, step, training):
         renew, what = (lowrank.remember, recent) if len(recent) else (balancing.renew, moment)
         with own_dtype(x):
             state[_SEEN] = renew(what.view(torch.float32), x, known.seen)
