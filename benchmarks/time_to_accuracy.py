@@ -34,7 +34,6 @@ from benchmarks.common import (
     continued,
     make_parser,
     new_report,
-    positive,
     run_benchmark,
     save,
     spread,
@@ -49,12 +48,10 @@ from benchmarks.layers import (
     parse_pairs,
 )
 from benchmarks.steps import add_config_flag
+from benchmarks.training_runs import Run, Samples, TrainingRuns, add_training_flags, load
 from hashdl import demo
-from hashdl.cli import load_data
-from hashdl.data import SparseDataset
 from hashdl.training.report import seconds_to
-from hashdl.training.run import add_costs, run_head
-from hashdl.training.trainer import Settings
+from hashdl.training.run import add_costs
 
 #: Passes over the data. The cheaper a step, the more passes: what a user would do with the time.
 EPOCHS = {
@@ -76,44 +73,8 @@ _MAY_CHANGE = ("contenders", "rates", "seeds")
 def build_parser() -> argparse.ArgumentParser:
     """The flags."""
     parser = make_parser(__doc__, repeat=None)
-    data = parser.add_argument_group("data")
-    data.add_argument(
-        "--data",
-        default="lemmas",
-        help="lemmas (default; as in the demo), python_source, or xmc:TRAIN,TEST",
-    )
-    data.add_argument("--quick", action="store_true", help="a small part of the lemmas")
-    data.add_argument(
-        "--held-out",
-        type=positive,
-        default=demo.HELD_OUT,
-        help=f"most samples that are held out (default: {demo.HELD_OUT})",
-    )
-    data.add_argument(
-        "--validation-share",
-        type=float,
-        default=demo.VALIDATION_SHARE,
-        help=f"of the training samples, for the rates (default: {demo.VALIDATION_SHARE})",
-    )
-    runs = parser.add_argument_group("runs")
-    runs.add_argument(
-        "--contenders",
-        nargs="+",
-        choices=NAMES,
-        default=list(NAMES),
-        metavar="NAME",
-        help=f"of {', '.join(NAMES)} (default: all)",
-    )
-    runs.add_argument(
-        "--seeds", type=int, nargs="+", default=[0, 1, 2], help="one run each (default: 0 1 2)"
-    )
-    runs.add_argument(
-        "--rates",
-        type=float,
-        nargs="+",
-        default=[1e-3, 2e-3, 5e-3, 1e-2, 2e-2],
-        help="tried for each contender (default: 1e-3 2e-3 5e-3 1e-2 2e-2)",
-    )
+    rates, seeds = [1e-3, 2e-3, 5e-3, 1e-2, 2e-2], [0, 1, 2]
+    runs = add_training_flags(parser, NAMES, rates=rates, seeds=seeds)
     runs.add_argument(
         "--epochs",
         nargs="+",
@@ -121,27 +82,8 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="NAME=PASSES",
         help=f"passes of some contenders, or all=PASSES (default: {EPOCHS})",
     )
-    runs.add_argument("--hidden", type=positive, default=demo.HIDDEN, help="(default: 128)")
-    runs.add_argument(
-        "--init-std", type=float, default=demo.INIT_STD, help="of the embedding (default: 1)"
-    )
-    runs.add_argument("--batch", type=positive, default=256, help="(default: 256)")
-    runs.add_argument(
-        "--evaluate-every",
-        type=positive,
-        default=demo.EVALUATION_STEPS,
-        help=f"steps (default: {demo.EVALUATION_STEPS})",
-    )
     add_config_flag(parser)
     return parser
-
-
-def load(args: argparse.Namespace) -> tuple[SparseDataset, SparseDataset]:
-    """Training and held-out samples."""
-    lemmas = args.data == "lemmas"
-    train, test = demo.load(args.quick) if lemmas else load_data(args.data)
-    generator = torch.Generator().manual_seed(args.seed)
-    return train, test.subset(torch.randperm(len(test), generator=generator)[: args.held_out])
 
 
 def passes(overrides: Sequence[str]) -> dict[str, float]:
@@ -159,65 +101,34 @@ def passes(overrides: Sequence[str]) -> dict[str, float]:
     return epochs | chosen
 
 
-class Experiment:
+class Experiment(TrainingRuns):
     """All runs of one report.
 
     Args:
         args: the flags.
         report: what earlier runs left in it is kept.
-        train: training samples.
-        test: held-out ones.
+        data: training and held-out samples.
         stop: ends the experiment between two runs.
     """
 
     def __init__(
-        self,
-        args: argparse.Namespace,
-        report: Report,
-        train: SparseDataset,
-        test: SparseDataset,
-        stop: StopWanted,
+        self, args: argparse.Namespace, report: Report, data: Samples, stop: StopWanted
     ) -> None:
-        self.args, self.report, self.stop = args, report, stop
-        self.train, self.test = train, test
-        self.metric = "top1" if train.single_label else "p1"
+        super().__init__(args, report, data, stop, rate_from=_SAME_LOSS)
         self.epochs = passes(args.epochs)
-        frequencies = torch.bincount(train.label_indices, minlength=train.n_labels)
+        frequencies = torch.bincount(data.train.label_indices, minlength=data.train.n_labels)
         self.factories = make_factories(make_configs(TRAINING_CONFIGS, args.config), frequencies)
-        for name in args.contenders:
-            report["contenders"].setdefault(name, {"validation": {}, "runs": {}})
 
     def search_rates(self) -> None:
-        """Train each contender at each rate that has not been tried yet, and choose the best."""
-        train, validation = self.train.split(self.args.validation_share, self.args.seed)
-        searched = [name for name in self.args.contenders if self._rate_from(name) == name]
-        for rate in self.args.rates:
-            for name in searched:
-                tried = self.report["contenders"][name]["validation"]
-                if f"{rate:g}" in tried:
-                    continue
-                result = self._run(name, rate, self.args.seed, train, validation, last_only=True)
-                tried[f"{rate:g}"] = result[self.metric]
-                save(self.args.json, self.report)
-        for name in self.args.contenders:
-            self._choose_rate(name)
+        """Choose each contender's rate."""
 
-    def _choose_rate(self, name: str) -> None:
-        result = self.report["contenders"][name]
-        tried = self.report["contenders"][self._rate_from(name)]["validation"]
-        best = max(tried, key=tried.__getitem__)
-        result["lr"] = float(best)
-        result["lr_is_outermost"] = result["lr"] in (
-            min(map(float, tried)),
-            max(map(float, tried)),
-        )
-        if result["lr_is_outermost"]:
-            print(f"{name}: the best rate tried, {best}, is an outermost one", file=sys.stderr)
+        def validate(name: str, rate: float, samples: Samples) -> float:
+            run, _ = self.run(
+                self._run_of(name, rate, self.args.seed)._replace(looks_once=True), samples
+            )
+            return float(run[self.metric])
 
-    def _rate_from(self, name: str) -> str:
-        """The contender whose search gives this one's rate."""
-        same = _SAME_LOSS.get(name, name)
-        return same if same in self.report["contenders"] else name
+        self.search(self.args.contenders, validate)
 
     def train_all(self) -> None:
         """Train each contender with each seed at its rate, unless that has been done."""
@@ -226,58 +137,14 @@ class Experiment:
                 result = self.report["contenders"][name]
                 done = result["runs"].get(str(seed))
                 if done is None or done["lr"] != result["lr"]:
-                    result["runs"][str(seed)] = self._run(
-                        name, result["lr"], seed, self.train, self.test
-                    )
+                    run, trainer = self.run(self._run_of(name, result["lr"], seed), self.data)
+                    add_costs(run, trainer)
+                    result["runs"][str(seed)] = run
                     summarize(self.report, self.metric)
                     save(self.args.json, self.report)
 
-    def _run(
-        self,
-        name: str,
-        rate: float,
-        seed: int,
-        train: SparseDataset,
-        test: SparseDataset,
-        *,
-        last_only: bool = False,
-    ) -> dict[str, Any]:
-        """One run.
-
-        Args:
-            name: of the contender.
-            rate: learning rate.
-            seed: of the initial weights and of the order of samples.
-            train: what to learn.
-            test: what accuracy is measured on.
-            last_only: measure it at the end alone, and take no costs.
-
-        Raises:
-            KeyboardInterrupt: Ctrl-C ended the run, or came before it.
-        """
-        if self.stop():
-            raise KeyboardInterrupt
-        settings = Settings(
-            epochs=self.epochs[name],
-            batch_size=self.args.batch,
-            lr=rate,
-            seed=seed,
-            evaluate_every=sys.maxsize if last_only else self.args.evaluate_every,
-        )
-        result, trainer = run_head(
-            f"{name} lr {rate:g} seed {seed}",
-            self.factories[name],
-            train,
-            test,
-            settings,
-            hidden=self.args.hidden,
-            init_std=self.args.init_std,
-        )
-        if trainer.interrupted:
-            raise KeyboardInterrupt
-        if not last_only:
-            add_costs(result, trainer)
-        return result
+    def _run_of(self, name: str, rate: float, seed: int) -> Run:
+        return Run(name, self.factories[name], self.epochs[name], rate, seed)
 
 
 def summarize(report: Report, metric: str) -> None:
@@ -327,18 +194,16 @@ def _over_seeds(
 
 def measure(args: argparse.Namespace, stop: StopWanted) -> Report:
     """Search the rates, then train with each seed."""
-    train, test = load(args)
-    args.contenders = available(args.contenders, single_label=train.single_label)
+    data = load(args)
+    args.contenders = available(args.contenders, single_label=data.train.single_label)
     report = new_report(
         "time_to_accuracy",
         args,
-        samples=len(train),
-        held_out_samples=len(test),
-        n_classes=train.n_labels,
+        **data.sizes(),
         configs=config_fields(make_configs(TRAINING_CONFIGS, args.config)),
     )
     report = continued(args.json, report, _MAY_CHANGE)
-    experiment = Experiment(args, report, train, test, stop)
+    experiment = Experiment(args, report, data, stop)
     experiment.search_rates()
     experiment.train_all()
     return report

@@ -1,0 +1,239 @@
+"""What benchmarks share that train the demo's model on real data: flags, runs, search of rates."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from benchmarks.common import Report, StopWanted, positive, save
+from hashdl import demo
+from hashdl.cli import load_data
+from hashdl.data import SparseDataset
+from hashdl.training.heads import HeadFactory
+from hashdl.training.run import run_head
+from hashdl.training.trainer import Figures, Settings, Trainer
+
+
+def add_training_flags(
+    parser: argparse.ArgumentParser,
+    names: Sequence[str],
+    *,
+    rates: Sequence[float],
+    seeds: Sequence[int],
+) -> argparse._ArgumentGroup:
+    """Flags of data, model and runs.
+
+    Args:
+        parser: of :func:`benchmarks.common.make_parser`.
+        names: of the contenders.
+        rates: default of ``--rates``.
+        seeds: default of ``--seeds``.
+
+    Returns:
+        The group of the runs' flags.
+    """
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "--data",
+        default="lemmas",
+        help="lemmas (default; as in the demo), python_source, or xmc:TRAIN,TEST",
+    )
+    data.add_argument("--quick", action="store_true", help="a small part of the lemmas")
+    data.add_argument(
+        "--held-out",
+        type=positive,
+        default=demo.HELD_OUT,
+        help=f"most samples that are held out (default: {demo.HELD_OUT})",
+    )
+    data.add_argument(
+        "--validation-share",
+        type=float,
+        default=demo.VALIDATION_SHARE,
+        help=f"of the training samples, for the rates (default: {demo.VALIDATION_SHARE})",
+    )
+    runs = parser.add_argument_group("runs")
+    runs.add_argument(
+        "--contenders",
+        nargs="+",
+        choices=names,
+        default=list(names),
+        metavar="NAME",
+        help=f"of {', '.join(names)} (default: all)",
+    )
+    runs.add_argument(
+        "--seeds",
+        type=int,
+        nargs="+",
+        default=list(seeds),
+        help=f"one run each (default: {' '.join(map(str, seeds))})",
+    )
+    runs.add_argument(
+        "--rates",
+        type=float,
+        nargs="+",
+        default=list(rates),
+        help=f"tried for each contender (default: {' '.join(f'{rate:g}' for rate in rates)})",
+    )
+    runs.add_argument("--hidden", type=positive, default=demo.HIDDEN, help="(default: 128)")
+    runs.add_argument(
+        "--init-std", type=float, default=demo.INIT_STD, help="of the embedding (default: 1)"
+    )
+    runs.add_argument("--batch", type=positive, default=256, help="(default: 256)")
+    runs.add_argument(
+        "--evaluate-every",
+        type=positive,
+        default=demo.EVALUATION_STEPS,
+        help=f"steps (default: {demo.EVALUATION_STEPS})",
+    )
+    return runs
+
+
+class Samples(NamedTuple):
+    """What is learned, and what accuracy is measured on."""
+
+    train: SparseDataset
+    test: SparseDataset
+
+    @property
+    def metric(self) -> str:
+        """The accuracy that counts."""
+        return "top1" if self.train.single_label else "p1"
+
+    def sizes(self) -> dict[str, int]:
+        """For the settings of a report."""
+        n_classes = self.train.n_labels
+        return {
+            "samples": len(self.train),
+            "held_out_samples": len(self.test),
+            "n_classes": n_classes,
+        }
+
+
+def load(args: argparse.Namespace) -> Samples:
+    """Training and held-out samples."""
+    lemmas = args.data == "lemmas"
+    train, test = demo.load(args.quick) if lemmas else load_data(args.data)
+    generator = torch.Generator().manual_seed(args.seed)
+    kept = torch.randperm(len(test), generator=generator)[: args.held_out]
+    return Samples(train, test.subset(kept))
+
+
+class Run(NamedTuple):
+    """One run of a contender.
+
+    Attributes:
+        name: of the contender.
+        make_head: its output layer.
+        epochs: passes over the training samples.
+        lr: learning rate.
+        seed: of the initial weights and of the order of samples.
+        looks_once: accuracy is measured at the end alone.
+    """
+
+    name: str
+    make_head: HeadFactory
+    epochs: float
+    lr: float
+    seed: int
+    looks_once: bool = False
+
+
+class TrainingRuns:
+    """The runs of one report, and each contender's search of a rate.
+
+    Args:
+        args: flags of :func:`add_training_flags`.
+        report: what earlier runs left in it is kept.
+        data: samples.
+        stop: ends the experiment between two runs.
+        rate_from: for some contenders another one, whose rate they take where it takes part.
+    """
+
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        report: Report,
+        data: Samples,
+        stop: StopWanted,
+        rate_from: Mapping[str, str],
+    ) -> None:
+        self.args, self.report, self.data, self.stop = args, report, data, stop
+        self.metric, self.given_rate_from = data.metric, rate_from
+        for name in args.contenders:
+            report["contenders"].setdefault(name, {"validation": {}, "runs": {}})
+
+    def search(
+        self, names: Sequence[str], validate: Callable[[str, float, Samples], float]
+    ) -> None:
+        """Train contenders at each rate that has not been tried yet, and choose the best.
+
+        Args:
+            names: which.
+            validate: trains (name, rate) on a part of the training samples; its accuracy on the
+                others.
+        """
+        validation = Samples(*self.data.train.split(self.args.validation_share, self.args.seed))
+        for rate in self.args.rates:
+            for name in (name for name in names if self._rate_from(name) == name):
+                tried = self.report["contenders"][name]["validation"]
+                if f"{rate:g}" not in tried:
+                    tried[f"{rate:g}"] = validate(name, rate, validation)
+                    save(self.args.json, self.report)
+        for name in names:
+            self._choose_rate(name)
+
+    def _choose_rate(self, name: str) -> None:
+        result = self.report["contenders"][name]
+        tried = self.report["contenders"][self._rate_from(name)]["validation"]
+        best = max(tried, key=tried.__getitem__)
+        result["lr"] = float(best)
+        result["lr_is_outermost"] = result["lr"] in (
+            min(map(float, tried)),
+            max(map(float, tried)),
+        )
+        if result["lr_is_outermost"]:
+            print(f"{name}: the best rate tried, {best}, is an outermost one", file=sys.stderr)
+
+    def _rate_from(self, name: str) -> str:
+        """The contender whose search gives this one's rate."""
+        other = self.given_rate_from.get(name, name)
+        return other if other in self.report["contenders"] else name
+
+    def run(
+        self, run: Run, samples: Samples, figures: Figures | None = None
+    ) -> tuple[dict[str, Any], Trainer]:
+        """One run: :func:`hashdl.training.run.run_head`.
+
+        Args:
+            run: what to train.
+            samples: of it.
+            figures: noted at each evaluation, beside the accuracy.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C ended the run, or came before it.
+        """
+        if self.stop():
+            raise KeyboardInterrupt
+        settings = Settings(
+            epochs=run.epochs,
+            batch_size=self.args.batch,
+            lr=run.lr,
+            seed=run.seed,
+            evaluate_every=sys.maxsize if run.looks_once else self.args.evaluate_every,
+        )
+        result, trainer = run_head(
+            f"{run.name} lr {run.lr:g} seed {run.seed}",
+            run.make_head,
+            *samples,
+            settings,
+            hidden=self.args.hidden,
+            init_std=self.args.init_std,
+            figures=figures,
+        )
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        return result, trainer
