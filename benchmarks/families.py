@@ -278,7 +278,7 @@ def _lead(contenders: Mapping[str, Mapping[str, Any]], kind: str) -> float | Non
     ]
     if not others or kind not in contenders.get("tuned", {}):
         return None
-    return float(contenders["tuned"][kind]) - max(others)
+    return float(contenders["tuned"][kind]) - float(max(others))
 
 
 def _difference(
