@@ -267,14 +267,15 @@ def _lead(contenders: Mapping[str, Mapping[str, Any]], kind: str) -> float | Non
     ]
     if not others or kind not in contenders.get("tuned", {}):
         return None
-    return float(contenders["tuned"][kind]) - max(others)
+    return float(contenders["tuned"][kind] - max(others))
 
 
 def _difference(
     contenders: Mapping[str, Mapping[str, Any]], one: str, other: str, kind: str
 ) -> float | None:
-    values = [contenders.get(name, {}).get(kind) for name in (one, other)]
-    return None if None in values else values[0] - values[1]
+    if any(kind not in contenders.get(name, {}) for name in (one, other)):
+        return None
+    return float(contenders[one][kind]) - float(contenders[other][kind])
 
 
 def measure(args: argparse.Namespace, stop: StopWanted) -> Report:
