@@ -52,7 +52,15 @@ from benchmarks.common import (
 )
 from benchmarks.layers import config_fields, make_configs
 from benchmarks.steps import add_config_flag
-from benchmarks.training_runs import Run, Samples, TrainingRuns, add_training_flags, load
+from benchmarks.training_runs import (
+    Run,
+    Samples,
+    TrainingRuns,
+    Trial,
+    add_training_flags,
+    load,
+    most_accurate,
+)
 from hashdl import HashConfig, TrainingResult, demo, metrics, ops, tune_training
 from hashdl.functional import active_linear, active_log_prob
 from hashdl.profiling import part
@@ -79,7 +87,7 @@ CONFIGS = {
 NAMES = (*CONFIGS, "tuned", "oracle")
 _DEFAULT = "simhash_balanced"
 # The oracle's steps are dear, and its loss is that of the others.
-_RATE_FROM = {"oracle": _DEFAULT}
+_TRIALS_FROM = {"oracle": _DEFAULT}
 # Held-out samples whose active sets are looked at.
 _LOOKED_AT = 512
 # Batches that the tuner is given.
@@ -171,19 +179,22 @@ class FamilyRuns(TrainingRuns):
     def __init__(
         self, args: argparse.Namespace, report: Report, data: Samples, stop: StopWanted
     ) -> None:
-        super().__init__(args, report, data, stop, rate_from=_RATE_FROM)
+        super().__init__(args, report, data, stop, trials_from=_TRIALS_FROM)
         self.configs = make_configs(CONFIGS, args.config)
         self.looked_at = data.test.batch(torch.arange(min(_LOOKED_AT, len(data.test))))
 
     def search_rates(self) -> None:
         """Choose each contender's rate."""
+        passes = self.args.epochs * self.args.search_share
+        trials = [Trial(passes, rate) for rate in self.args.rates]
 
-        def validate(name: str, rate: float, samples: Samples) -> float:
-            passes = self.args.epochs * self.args.search_share
-            run = self._run_of(name, rate, self.args.seed, passes)._replace(looks_once=True)
-            return float(self.run(run, samples)[0][self.metric])
+        def validate(name: str, trial: Trial, samples: Samples) -> float:
+            run = self._run_of(name, trial.lr, self.args.seed, trial.epochs)
+            return float(self.run(run._replace(looks_once=True), samples)[0][self.metric])
 
-        self.search(self.args.contenders, validate)
+        self.search(dict.fromkeys(self.args.contenders, trials), validate)
+        for name in self.args.contenders:
+            self.choose(name, most_accurate(self.results(name), self.metric))
 
     def tune(self) -> None:
         """Let the tuner pick a configuration, of the default's layer in the midst of training."""

@@ -276,6 +276,7 @@ def _accuracies(report: Report) -> Figures:
     return _columns(
         report["contenders"],
         (
+            ("passes", "epochs", "{:g}"),
             ("rate", "lr", "{:g}"),
             ("ms a step", "step_ms", "{:.2f}"),
             ("training s", "train_seconds", "{:.1f}"),

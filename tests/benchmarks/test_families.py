@@ -59,7 +59,7 @@ def test_families_go_on_where_they_stopped(tmp_path: Path) -> None:
         assert {"lr", "step_ms", "train_seconds", "same_passes", "same_passes_std"} <= set(result)
         assert ("same_seconds" in result) == (name != "oracle")
         assert ("gradient" in result) == (name != "oracle")
-    assert contenders["oracle"]["validation"] == {}
+    assert contenders["oracle"]["validation"] == []
     assert contenders["oracle"]["lr"] == contenders["simhash_balanced"]["lr"]
     of_random = contenders["random"]["runs"]["0"]["same_passes"]["history"][-1]["recall"]
     assert 0 < of_random < 0.3
