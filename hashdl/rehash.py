@@ -350,12 +350,13 @@ class _Rehash:
         return Functions(*made, *(t.view(torch.float32) for t in (b.center, b.maps, b.scale)))
 
     def new_functions(self, balance: bool, codes: Tensor | None) -> Functions:
-        b = self.buffers
-        known = b.recent[: State.of(b.state).seen] if self.given.rank else b.moment
-        queries = known.view(torch.float32) if balance else None
-        maps = b.maps.view(torch.float32)
+        b, seen = self.buffers, State.of(self.buffers.state).seen
+        recent, moment = (known.view(torch.float32) for known in (b.recent[:seen], b.moment))
+        queries = (recent if self.given.rank else moment) if balance and len(b.maps[0]) else None
+        watched = (recent if enough(seen, b.moment, b.recent) else None, self.functions.rows)
+        layer = (self.weight, self.bias)
         try:
-            return self.scheme.new(self.weight, self.bias, queries, maps, codes)
+            return self.scheme.new(*layer, queries, b.maps.view(torch.float32), codes, *watched)
         except ValueError as error:
             raise _not_finite() from error
 

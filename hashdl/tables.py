@@ -137,7 +137,8 @@ class HashTables(nn.Module):
         buffer("sketches", (M, words))
         buffer("norms", (lengths,))  # lengths of the rows
         buffer("moment", (E, E))  # of the queries (x, 1)
-        buffer("recent", (lowrank.QUERIES if config.rank else 0, D))  # queries, the last ones
+        remembers = config.rank or self.scheme.kind.watches
+        buffer("recent", (lowrank.QUERIES if remembers else 0, D))  # queries, the last ones
         buffer("maps", (2, D, config.rank) if config.rank else (2, E, E))  # balance rows, queries
         buffer("step", (1,), torch.int64)  # training steps so far
         buffer("state", (len(State().values()),), torch.int64)
@@ -565,9 +566,10 @@ def _observe_queries_(
         return
     known = State.of(state)
     if _observes(moment, recent, known, step, training):
-        renew, what = (lowrank.remember, recent) if len(recent) else (balancing.renew, moment)
         with own_dtype(x):
-            state[_SEEN] = renew(what.view(torch.float32), x, known.seen)
+            for renew, what in ((lowrank.remember, recent), (balancing.renew, moment)):
+                if len(what):
+                    state[_SEEN] = renew(what.view(torch.float32), x, known.seen)
 
 
 ops.define_stateful(

@@ -54,7 +54,14 @@ class KMeans(Family):
         """Rows that determine so many centroids."""
         return _ROWS_A_CENTROID << K
 
-    def fit(self, functions: Tensor, rows: Tensor, codes: Tensor | None, K: int) -> Tensor:
+    def fit(
+        self,
+        functions: Tensor,
+        rows: Tensor,
+        codes: Tensor | None,
+        K: int,
+        queries: Tensor | None = None,
+    ) -> Tensor:
         """Lloyd's iteration on the sample, from where the rows were or from drawn rows."""
         D, tables = functions.shape[0], functions.shape[1] >> K
         centroids = functions.t().reshape(tables, 1 << K, D)
