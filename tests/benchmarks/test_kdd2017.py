@@ -19,7 +19,7 @@ from hashdl import HashConfig
 pytest.importorskip("sklearn")
 
 TINY = ["--quick", "--data", "digits", "--layers", "2", "--shares", "0.1", "--epochs", "1"]
-TINY += ["--width", "60", "--rates", "1e-2"]
+TINY += ["--width", "60", "--rates", "1e-2", "--repeat", "2"]
 SIZES = [64, 100, 80, 10]
 
 
@@ -48,7 +48,9 @@ def test_every_method_has_its_figures_and_goes_on(tmp_path: Path) -> None:
         assert list(point["runs"]) == ["0", "1"]
         assert 0 <= point["top1"] <= 1
         assert 0 < point["test_share"] <= 1
+        assert len(point["rounds_ms"]) == 2
         assert point["step_ms"] > 0
+        assert point["joules_step_estimated"] > 0
         assert (name == "standard") == (point["train_share"] == 1)
     assert report["settings"]["configs"]["hashed_published"]["bits"] == 6
     printed = describe(report)
@@ -57,6 +59,32 @@ def test_every_method_has_its_figures_and_goes_on(tmp_path: Path) -> None:
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
     assert kdd2017.main([*TINY, "--width", "50", "--json", str(path)]) == 2
     assert load(path) == report
+
+
+def test_times_are_measured_again_and_nothing_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "kdd2017.json"
+    flags = [*TINY, "--contenders", "standard", "hashed", "--seeds", "0", "--json", str(path)]
+    assert kdd2017.main(flags) == 0
+    first = load(path)
+    # Whoever had trained would have asked for an accuracy.
+    monkeypatch.setattr(kdd2017, "accuracy", None)
+    assert kdd2017.main(["--json", str(path), "--retime", "--repeat", "3"]) == 0
+    again = load(path)
+    changing = {"repeat": 3, "retime": True}
+    assert again["settings"] == first["settings"] | changing
+    for name, result in again["contenders"].items():
+        for key, point in result["points"].items():
+            assert point["runs"] == first["contenders"][name]["points"][key]["runs"]
+            assert len(point["rounds_ms"]) == 3
+
+
+def test_only_a_finished_study_is_timed_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert kdd2017.main(["--retime", "--json", str(tmp_path / "none.json")]) == 2
+    assert "wanted a finished study's file" in capsys.readouterr().err
 
 
 def test_ctrl_c_keeps_finished_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
