@@ -173,6 +173,21 @@ def test_multiplications_of_a_low_rank_hold_finding_its_coordinates() -> None:
     assert train == pytest.approx(forward + backward + hashing + ranking + upkeep)
 
 
+def test_a_prediction_has_no_neurons_in_place_of_random_ones() -> None:
+    # As many candidates as there are rows.
+    config = HashConfig(bits=1, probes=2, tables=1, candidates=100, rehash_every=10, balance=False)
+    config = config.replace(selection="union", random=0.25)
+    net = Hashed(SIZES, 0.2, config)
+    train, test = work(net)
+    hashing = 65 + 101
+    assert test == pytest.approx(64 * 15 + 15 * 12 + 12 * 10 + hashing)
+    upkeep = (100 * 65 + 80 * 101) / (10 * 32)
+    steps = 2 * 64 * 20 + 3 * 20 * 16 + 3 * 16 * 10
+    assert train == pytest.approx(steps + hashing + upkeep)
+    for layer, n in zip(net.net.hidden, SIZES[1:], strict=False):
+        assert layer.hashed.active(torch.rand(3, layer.hashed.in_features)).shape == (3, 0.2 * n)
+
+
 def test_multiplications_of_balancing_are_counted() -> None:
     plain = HashConfig(bits=1, probes=2, tables=1, candidates=100, balance=False)
     counts = [work(Hashed(SIZES, 0.1, plain.replace(balance=some)))[0] for some in (False, True)]
@@ -194,6 +209,16 @@ def test_all_neurons_active_is_the_standard_net() -> None:
     torch.testing.assert_close(winners(x), standard(x))
     few = WinnerTakeAll(SIZES, 0.1)
     assert (few.choose(torch.randn(5, 100), 0) != 0).sum(1).max() <= 10
+
+
+def test_layers_are_drawn_for_their_active_inputs() -> None:
+    for name, method in make_methods(HashConfig()).items():
+        net = method([64, 100, 80, 10], 0.1)
+        layers = net.net.hidden if isinstance(net, Hashed) else net.layers
+        first, second = (next(layer.parameters()) for layer in layers[:2])  # type: ignore[index]
+        assert 0.9 * 64**-0.5 < first.abs().max() <= 64**-0.5
+        inputs = 100 if name in ("standard", "dropout") else 10
+        assert 0.9 * inputs**-0.5 < second.abs().max() <= inputs**-0.5
 
 
 @pytest.mark.parametrize("share", [0.05, 0.5])
