@@ -37,6 +37,7 @@ def plot(path: Path, report: Report) -> None:
         "kernels": _draw_kernels,
         "retrieval": _draw_retrieval,
         "time_to_accuracy": _draw_accuracy,
+        "families": _draw_families,
     }
     benchmark = report["settings"]["benchmark"]
     figure = Figure(figsize=(8, 5), layout="constrained")
@@ -177,6 +178,31 @@ def _draw_accuracy(axes: Axes, report: Report) -> None:
     axes.set_xscale("log")
     axes.set_xlabel("training seconds (log scale)")
     axes.set_ylabel(f"held-out {metric}")
+    settings = report["settings"]
+    axes.set_title(f"{settings['data']}: {settings['n_classes']:,} classes")
+    axes.legend()
+
+
+def _draw_families(axes: Axes, report: Report) -> None:
+    """Held-out accuracy after the same passes and the same seconds, the best family first."""
+    results = {name: r for name, r in report["contenders"].items() if "same_passes" in r}
+    names = sorted(results, key=lambda name: -float(results[name]["same_passes"]))
+    for i, (kind, label) in enumerate(
+        [("same_passes", "after the same passes"), ("same_seconds", "in the same seconds")]
+    ):
+        shown = [
+            (place, results[name]) for place, name in enumerate(names) if kind in results[name]
+        ]
+        axes.barh(
+            [place + (i - 0.5) * 0.4 for place, _ in shown],
+            [result[kind] for _, result in shown],
+            0.4,
+            xerr=[result[f"{kind}_std"] for _, result in shown],
+            label=label,
+        )
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set_xlabel(f"held-out {report['comparison']['metric']}")
     settings = report["settings"]
     axes.set_title(f"{settings['data']}: {settings['n_classes']:,} classes")
     axes.legend()

@@ -61,6 +61,7 @@ def tables_of(report: Report) -> list[Figures]:
         "hogwild": lambda: [_workers(report), _met(report)],
         "kdd2017": lambda: _hidden_layers(report),
         "time_to_accuracy": lambda: [_accuracies(report), _parts(report)],
+        "families": lambda: [_families(report)],
     }
     return [figures for figures in makers[report["settings"]["benchmark"]]() if figures.rows]
 
@@ -86,6 +87,7 @@ def sentences_of(report: Report) -> list[str]:
         if "break_even_rows" in result:
             lines.append(f"{name}: {_break_even(result)}")
     lines += [f"energy: {source}" for source in _energy_sources(report)]
+    lines += _comparison(report.get("comparison", {}))
     machine, goal = report["machine"], report.get("goal", {}).get("accuracy")
     if "copy_gb_per_s" in machine:
         lines.append(
@@ -95,6 +97,19 @@ def sentences_of(report: Report) -> list[str]:
     if goal is not None:
         lines.append(f"goal: dense's best less 1 point, {report['goal']['metric']} {goal:.3f}")
     return lines
+
+
+def _comparison(comparison: Mapping[str, Any]) -> list[str]:
+    """How the tuner's configuration did."""
+    told = {
+        "tuned_less_best_family": "in the same seconds, tuned less the best family",
+        "tuned_less_oracle": "after the same passes, tuned less the oracle",
+    }
+    return [
+        f"{text}: {100 * comparison[key]:+.2f} points of {comparison['metric']}"
+        for key, text in told.items()
+        if comparison.get(key) is not None
+    ]
 
 
 def _break_even(result: Mapping[str, Any]) -> str:
@@ -262,6 +277,7 @@ def _accuracies(report: Report) -> Figures:
     return _columns(
         report["contenders"],
         (
+            ("passes", "epochs", "{:g}"),
             ("rate", "lr", "{:g}"),
             ("ms a step", "step_ms", "{:.2f}"),
             ("training s", "train_seconds", "{:.1f}"),
@@ -271,6 +287,24 @@ def _accuracies(report: Report) -> Figures:
             ("s to goal", "seconds_to_goal", "{:.1f}"),
             ("±", "seconds_to_goal_std", "{:.1f}"),
             ("runs that reached it", "reached", "{}"),
+        ),
+    )
+
+
+def _families(report: Report) -> Figures:
+    metric = report.get("comparison", {}).get("metric", "accuracy")
+    return _columns(
+        {name: result for name, result in report["contenders"].items() if result["runs"]},
+        (
+            ("rate", "lr", "{:g}"),
+            ("ms a step", "step_ms", "{:.2f}"),
+            ("training s", "train_seconds", "{:.1f}"),
+            (f"{metric}, same passes", "same_passes", "{:.4f}"),
+            ("±", "same_passes_std", "{:.4f}"),
+            (f"{metric}, same seconds", "same_seconds", "{:.4f}"),
+            ("±", "same_seconds_std", "{:.4f}"),
+            ("recall at 10", "recall", "{:.3f}"),
+            ("of the gradient", "gradient", "{:.3f}"),
         ),
     )
 

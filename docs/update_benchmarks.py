@@ -25,6 +25,7 @@ TITLES = {
     "output_layer": "A training step of a huge output layer",
     "break_even": "From how many rows hashing pays",
     "time_to_accuracy": "Accuracy against training seconds",
+    "families": "Hash families in training",
     "scaling": "Growth with the number of rows",
     "kernels": "Kernels against the machine",
     "retrieval": "Finding the largest outputs",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hashdl.nn import HashLinear
-from hashdl.selection import rows_read
+from hashdl.selection import rows_read, select_active
 
 # Inputs whose N exact outputs are held at once.
 _CHUNK = 256
@@ -61,6 +62,70 @@ def recall(layer: HashLinear, inputs: Tensor, k: int = 10) -> RecallReport:
     B = max(x.shape[0], 1)
     mean = candidates / B
     return RecallReport(hits / (B * k), mean / layer.out_features, mean)
+
+
+@dataclass(frozen=True)
+class ActiveReport:
+    """What :func:`active` measured.
+
+    Attributes:
+        recall: mean share of the true top k that are active, 0 to 1.
+        gradient: mean share of the length of the gradient with respect to the outputs, those of
+            the labels aside, that the active rows hold, 0 to 1.
+    """
+
+    recall: float
+    gradient: float
+
+
+@torch.no_grad()
+def active(
+    layer: HashLinear, inputs: Tensor, labels: Tensor | None = None, k: int = 10
+) -> ActiveReport:
+    r"""What the active sets of a training step hold, of all rows, for a softmax over them.
+
+    .. math::
+        \text{gradient} = \frac{1}{B} \sum_b \left( \frac{\sum_{i \text{ active}} p_{bi}^2}
+        {\sum_i p_{bi}^2} \right)^{1/2}, \qquad p_b = \text{softmax}(W x_b + c)
+
+    over rows i that are no label of sample b. The tables are met as the next step of training
+    would meet them, random rows among the active ones; they are not changed.
+
+    Args:
+        layer: a hashed layer.
+        inputs: what it is given, (\*, d).
+        labels: int (\*) or (\*, M), padded with -1. Default: none.
+        k: how many of the largest outputs count.
+
+    Examples:
+        >>> layer = HashLinear(8, 100)
+        >>> 0 <= active(layer, torch.randn(4, 8)).gradient <= 1
+        True
+    """
+    x = inputs.reshape(-1, layer.in_features)
+    if labels is None:
+        labels = torch.full((len(x), 1), -1, device=x.device)
+    of_x = labels.reshape(len(x), -1)
+    tables = copy.deepcopy(layer.tables)
+    shares = []
+    for chunk, wanted in zip(x.split(_CHUNK), of_x.split(_CHUNK), strict=True):
+        z = F.linear(chunk, layer.weight, layer.bias).float()
+        held = torch.ones_like(z, dtype=torch.bool)
+        if tables is not None:
+            rows, _ = select_active(tables, chunk, layer.weight, layer.bias, training=True)
+            held = _named(rows, z.shape[1])
+        squares = z.softmax(1).square().masked_fill(_named(wanted, z.shape[1]), 0)
+        length = (squares * held).sum(1) / squares.sum(1).clamp_min(torch.finfo(z.dtype).tiny)
+        best = z.topk(k).indices
+        shares.append(torch.stack([held.gather(1, best).float().mean(1), length.sqrt()]))
+    found = torch.cat(shares, 1).mean(1).tolist() if shares else [0.0, 0.0]
+    return ActiveReport(*found)
+
+
+def _named(ids: Tensor, n_rows: int) -> Tensor:
+    """Which rows (B, N) ids (B, M) name; -1 = none."""
+    named = torch.zeros(ids.shape[0], n_rows + 1, dtype=torch.bool, device=ids.device)
+    return named.scatter_(1, torch.where(ids < 0, n_rows, ids).long(), True)[:, :n_rows]
 
 
 def precision_at(top: Tensor, targets: Tensor, k: int) -> Tensor:

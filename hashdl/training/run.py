@@ -15,7 +15,7 @@ from hashdl.training.heads import HeadFactory, head_factory
 from hashdl.training.measure import PeakMemory, machine, step_parts
 from hashdl.training.model import SparseClassifier
 from hashdl.training.report import finite, write_json
-from hashdl.training.trainer import Settings, Trainer
+from hashdl.training.trainer import Figures, Settings, Trainer
 
 
 def run_head(
@@ -29,6 +29,7 @@ def run_head(
     init_std: float = 0.1,
     checkpoint: Path | None = None,
     resume: bool = False,
+    figures: Figures | None = None,
 ) -> tuple[dict[str, Any], Trainer]:
     """Train one model and say what it reached and what it cost.
 
@@ -42,6 +43,7 @@ def run_head(
         init_std: standard deviation of the initial embedding.
         checkpoint: file to save to; None: nowhere.
         resume: go on from ``checkpoint``.
+        figures: what else is noted at each evaluation.
 
     Returns:
         The result, in the form of the benchmarks' JSON, and the trainer.
@@ -50,7 +52,7 @@ def run_head(
         model = SparseClassifier(
             train.n_features, hidden, train.n_labels, make_head, settings.seed, init_std
         )
-        trainer = Trainer(model, train, test, settings, checkpoint)
+        trainer = Trainer(model, train, test, settings, checkpoint, figures)
         if resume and checkpoint is not None:
             trainer.resume(checkpoint)
         with training_bar(name, trainer.total_steps) as watch:
@@ -59,6 +61,7 @@ def run_head(
     multiplications = model.head.multiplications(settings.batch_size)
     dense = 3.0 * hidden * train.n_labels
     result = {
+        "epochs": settings.epochs,
         "lr": settings.lr,
         "steps": progress.step,
         "train_seconds": progress.seconds,

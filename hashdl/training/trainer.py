@@ -64,6 +64,8 @@ class Progress:
 
 #: Called after each step with (progress, loss, total steps); after each evaluation as well.
 Watcher = Callable[[Progress, float, int], None]
+#: Figures of a model, by name, noted at each evaluation; they must not change it.
+Figures = Callable[[SparseClassifier], dict[str, float]]
 
 
 class Trainer:
@@ -75,6 +77,7 @@ class Trainer:
         test: held-out samples.
         settings: see :class:`Settings`.
         checkpoint: file to save to and to resume from; None: nowhere.
+        figures: what else is noted at each evaluation.
 
     Attributes:
         progress: how far the run is.
@@ -88,9 +91,10 @@ class Trainer:
         test: SparseDataset,
         settings: Settings,
         checkpoint: Path | None = None,
+        figures: Figures | None = None,
     ) -> None:
         self.model, self.train, self.test = model, train, test
-        self.settings, self.checkpoint = settings, checkpoint
+        self.settings, self.checkpoint, self.figures = settings, checkpoint, figures
         self.optimizer = optim.Adam(model.parameters(), lr=settings.lr, fused=True)
         self.progress = Progress()
         self.interrupted = False
@@ -173,6 +177,8 @@ class Trainer:
             "seconds": self.progress.seconds,
             "loss": loss,
         }
+        if self.figures is not None:
+            entry |= self.figures(self.model)
         self.progress.history.append(entry | evaluate(self.model, self.test))
         if self.checkpoint is not None:
             self.save(self.checkpoint)

@@ -1,0 +1,274 @@
+"""What benchmarks share that train the demo's model on real data: flags, runs, the search."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from benchmarks.common import Report, StopWanted, positive, save
+from hashdl import demo
+from hashdl.cli import load_data
+from hashdl.data import SparseDataset
+from hashdl.training.heads import HeadFactory
+from hashdl.training.run import run_head
+from hashdl.training.trainer import Figures, Settings, Trainer
+
+
+def add_training_flags(
+    parser: argparse.ArgumentParser,
+    names: Sequence[str],
+    *,
+    rates: Sequence[float],
+    seeds: Sequence[int],
+) -> argparse._ArgumentGroup:
+    """Flags of data, model and runs.
+
+    Args:
+        parser: of :func:`benchmarks.common.make_parser`.
+        names: of the contenders.
+        rates: default of ``--rates``.
+        seeds: default of ``--seeds``.
+
+    Returns:
+        The group of the runs' flags.
+    """
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "--data",
+        default="lemmas",
+        help="lemmas (default; as in the demo), python_source, or xmc:TRAIN,TEST",
+    )
+    data.add_argument("--quick", action="store_true", help="a small part of the lemmas")
+    data.add_argument(
+        "--held-out",
+        type=positive,
+        default=demo.HELD_OUT,
+        help=f"most samples that are held out (default: {demo.HELD_OUT})",
+    )
+    data.add_argument(
+        "--validation-share",
+        type=float,
+        default=demo.VALIDATION_SHARE,
+        help=f"of the training samples, for the rates (default: {demo.VALIDATION_SHARE})",
+    )
+    runs = parser.add_argument_group("runs")
+    runs.add_argument(
+        "--contenders",
+        nargs="+",
+        choices=names,
+        default=list(names),
+        metavar="NAME",
+        help=f"of {', '.join(names)} (default: all)",
+    )
+    runs.add_argument(
+        "--seeds",
+        type=int,
+        nargs="+",
+        default=list(seeds),
+        help=f"one run each (default: {' '.join(map(str, seeds))})",
+    )
+    runs.add_argument(
+        "--rates",
+        type=float,
+        nargs="+",
+        default=list(rates),
+        help=f"tried for each contender (default: {' '.join(f'{rate:g}' for rate in rates)})",
+    )
+    runs.add_argument("--hidden", type=positive, default=demo.HIDDEN, help="(default: 128)")
+    runs.add_argument(
+        "--init-std", type=float, default=demo.INIT_STD, help="of the embedding (default: 1)"
+    )
+    runs.add_argument("--batch", type=positive, default=256, help="(default: 256)")
+    runs.add_argument(
+        "--evaluate-every",
+        type=positive,
+        default=demo.EVALUATION_STEPS,
+        help=f"steps (default: {demo.EVALUATION_STEPS})",
+    )
+    return runs
+
+
+class Samples(NamedTuple):
+    """What is learned, and what accuracy is measured on."""
+
+    train: SparseDataset
+    test: SparseDataset
+
+    @property
+    def metric(self) -> str:
+        """The accuracy that counts."""
+        return "top1" if self.train.single_label else "p1"
+
+    def sizes(self) -> dict[str, int]:
+        """For the settings of a report."""
+        n_classes = self.train.n_labels
+        return {
+            "samples": len(self.train),
+            "held_out_samples": len(self.test),
+            "n_classes": n_classes,
+        }
+
+
+def load(args: argparse.Namespace) -> Samples:
+    """Training and held-out samples."""
+    lemmas = args.data == "lemmas"
+    train, test = demo.load(args.quick) if lemmas else load_data(args.data)
+    generator = torch.Generator().manual_seed(args.seed)
+    kept = torch.randperm(len(test), generator=generator)[: args.held_out]
+    return Samples(train, test.subset(kept))
+
+
+class Run(NamedTuple):
+    """One run of a contender.
+
+    Attributes:
+        name: of the contender.
+        make_head: its output layer.
+        epochs: passes over the training samples.
+        lr: learning rate.
+        seed: of the initial weights and of the order of samples.
+        looks_once: accuracy is measured at the end alone.
+    """
+
+    name: str
+    make_head: HeadFactory
+    epochs: float
+    lr: float
+    seed: int
+    looks_once: bool = False
+
+
+class Trial(NamedTuple):
+    """What a contender can be trained with.
+
+    Attributes:
+        epochs: passes over the training samples.
+        lr: learning rate.
+    """
+
+    epochs: float
+    lr: float
+
+
+def most_accurate(results: Sequence[Mapping[str, float]], metric: str) -> Mapping[str, float]:
+    """The trial after which a validation part was classified best; the first of equal ones.
+
+    Args:
+        results: ``epochs``, ``lr`` and the accuracy of each trial.
+        metric: name of the accuracy.
+    """
+    return max(results, key=lambda result: result[metric])
+
+
+class TrainingRuns:
+    """The runs of one report, and each contender's search.
+
+    Args:
+        args: flags of :func:`add_training_flags`.
+        report: what earlier runs left in it is kept.
+        data: samples.
+        stop: ends the experiment between two runs.
+        trials_from: for some contenders another one, whose trials they take where it takes part.
+    """
+
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        report: Report,
+        data: Samples,
+        stop: StopWanted,
+        trials_from: Mapping[str, str],
+    ) -> None:
+        self.args, self.report, self.data, self.stop = args, report, data, stop
+        self.metric, self.trials_from = data.metric, trials_from
+        for name in args.contenders:
+            report["contenders"].setdefault(name, {"validation": [], "runs": {}})
+
+    def search(
+        self,
+        trials: Mapping[str, Sequence[Trial]],
+        validate: Callable[[str, Trial, Samples], float],
+    ) -> None:
+        """Make each contender's trials that have not been made yet.
+
+        Args:
+            trials: of each contender; one that takes another's makes none.
+            validate: trains a contender on a part of the training samples; its accuracy on the
+                others.
+        """
+        validation = Samples(*self.data.train.split(self.args.validation_share, self.args.seed))
+        for name in (name for name in trials if self._source(name) == name):
+            results = self.report["contenders"][name]["validation"]
+            made = {(result["epochs"], result["lr"]) for result in results}
+            for trial in trials[name]:
+                if trial not in made:
+                    accuracy = validate(name, trial, validation)
+                    results.append(trial._asdict() | {self.metric: accuracy})
+                    save(self.args.json, self.report)
+
+    def results(self, name: str) -> Sequence[Mapping[str, float]]:
+        """``epochs``, ``lr`` and accuracy of the trials of a contender, or of whose it takes."""
+        results: Sequence[Mapping[str, float]] = self.report["contenders"][self._source(name)][
+            "validation"
+        ]
+        return results
+
+    def choose(self, name: str, trial: Mapping[str, float]) -> None:
+        """Note the rate of a contender's trial, and say so where it is an outermost one.
+
+        Args:
+            name: of the contender.
+            trial: of :meth:`results`.
+        """
+        result, rates = self.report["contenders"][name], [each["lr"] for each in self.results(name)]
+        result["lr"] = trial["lr"]
+        result["lr_is_outermost"] = trial["lr"] in (min(rates), max(rates))
+        if result["lr_is_outermost"]:
+            print(
+                f"{name}: the best rate tried, {trial['lr']:g}, is an outermost one",
+                file=sys.stderr,
+            )
+
+    def _source(self, name: str) -> str:
+        """The contender whose trials this one takes."""
+        other = self.trials_from.get(name, name)
+        return other if other in self.report["contenders"] else name
+
+    def run(
+        self, run: Run, samples: Samples, figures: Figures | None = None
+    ) -> tuple[dict[str, Any], Trainer]:
+        """One run: :func:`hashdl.training.run.run_head`.
+
+        Args:
+            run: what to train.
+            samples: of it.
+            figures: noted at each evaluation, beside the accuracy.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C ended the run, or came before it.
+        """
+        if self.stop():
+            raise KeyboardInterrupt
+        settings = Settings(
+            epochs=run.epochs,
+            batch_size=self.args.batch,
+            lr=run.lr,
+            seed=run.seed,
+            evaluate_every=sys.maxsize if run.looks_once else self.args.evaluate_every,
+        )
+        result, trainer = run_head(
+            f"{run.name} {run.epochs:g} passes lr {run.lr:g} seed {run.seed}",
+            run.make_head,
+            *samples,
+            settings,
+            hidden=self.args.hidden,
+            init_std=self.args.init_std,
+            figures=figures,
+        )
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        return result, trainer
