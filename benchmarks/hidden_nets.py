@@ -25,7 +25,7 @@ PUBLISHED = HashConfig(
 #: a layer so narrow needs no more than one bit, both buckets of which are read. A fifth of the
 #: active ones are random: neurons that no sample chooses would never learn.
 OURS = HashConfig(
-    rank=20,
+    rank=18,
     selection="sketch",
     bits=1,
     tables=1,

@@ -151,7 +151,7 @@ class Study:
             self._search_rate(name, point)
             for seed in self.args.seeds:
                 if str(seed) not in point["runs"]:
-                    point["runs"][str(seed)] = self._train(name, point, point["lr"], seed, "test")
+                    point["runs"][str(seed)] = self._run(name, point, seed)
                     summarize(self.report)
                     save(self.args.json, self.report)
 
@@ -171,8 +171,9 @@ class Study:
         tried = point["validation"]
         for rate in self.args.rates:
             if f"{rate:g}" not in tried:
-                result = self._train(name, point, rate, self.args.seed, "valid")
-                tried[f"{rate:g}"] = result["top1"]
+                result = self._train(name, point, rate, self.args.seed)
+                tried[f"{rate:g}"] = result.pop("valid")
+                point.setdefault("searched", {})[f"{rate:g}"] = result
                 save(self.args.json, self.report)
         best = float(max(tried, key=tried.__getitem__))
         if point.get("lr") != best:
@@ -181,10 +182,17 @@ class Study:
         rates = [float(rate) for rate in tried]
         point["lr_is_outermost"] = best in (min(rates), max(rates))
 
-    def _train(
-        self, name: str, point: dict[str, Any], rate: float, seed: int, part: str
-    ) -> dict[str, Any]:
-        """One run; accuracy on ``part``.
+    def _run(self, name: str, point: dict[str, Any], seed: int) -> dict[str, Any]:
+        """The figures of one seed; the search has those of its own."""
+        searched = point.get("searched", {}).get(f"{point['lr']:g}")
+        if seed == self.args.seed and searched is not None:
+            return dict(searched)
+        result = self._train(name, point, point["lr"], seed)
+        del result["valid"]
+        return result
+
+    def _train(self, name: str, point: dict[str, Any], rate: float, seed: int) -> dict[str, Any]:
+        """One run.
 
         Raises:
             KeyboardInterrupt: Ctrl-C was pressed.
@@ -197,7 +205,8 @@ class Study:
             for some in (net, self._build("standard", point, seed))
         )
         return {
-            "top1": accuracy(net, getattr(splits, part)),
+            "valid": accuracy(net, splits.valid),
+            "top1": accuracy(net, splits.test),
             "train_share": work.train / dense.train,
             "test_share": work.test / dense.test,
         }
