@@ -25,7 +25,7 @@ PUBLISHED = HashConfig(
 #: a layer so narrow needs no more than one bit, both buckets of which are read. A fifth of the
 #: active ones are random: neurons that no sample chooses would never learn.
 OURS = HashConfig(
-    rank=18,
+    rank=16,
     selection="sketch",
     bits=1,
     tables=1,
@@ -36,7 +36,7 @@ OURS = HashConfig(
     sparse_grad=True,
 )
 #: Times as many neurons are active after the first layer, where few inputs are: they cost little.
-OURS_DEEPER = 3.0
+OURS_DEEPER = 2.0
 
 #: Ours where neurons are many: those of the nearest centroids alone are ranked.
 WIDE = OURS.replace(rank=16, family="kmeans", bits=None, rehash_growth=1.2)
