@@ -316,7 +316,7 @@ def _hidden_layers(report: Report) -> list[Figures]:
         for point in result["points"].values():
             if "top1" in point:
                 title = f"{point['data']}, {point['layers']} hidden layers"
-                tables.setdefault(title, {})[f"{name} {point['share']:.0%}"] = point
+                tables.setdefault(title, {})[f"{name} {100 * point['share']:g}%"] = point
     columns = (
         ("rate", "lr", "{:g}"),
         ("top-1", "top1", "{:.4f}"),
