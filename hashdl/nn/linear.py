@@ -280,8 +280,8 @@ class HashLinear(nn.Linear):
         if tables is None:
             values, indices = F.linear(x, weight, bias).topk(k)
         else:
-            tables.refresh(weight, bias, training=False, queries=x)
-            values, indices = find_best(tables, x, weight, bias, k)
+            with tables.up_to_date(weight, bias, training=False, queries=x):
+                values, indices = find_best(tables, x, weight, bias, k)
         if input.dim() == 2:
             return values, indices
         shape = (*input.shape[:-1], k)
