@@ -257,7 +257,7 @@ class HashLinear(nn.Linear):
             )
         x, flat = self._flat(input), self._given_rows(input, rows, "inclusion_probability")
         if self.tables is None:
-            return torch.ones(rows.shape, device=rows.device)
+            return torch.ones(rows.shape, device=rows.device, dtype=torch.float32)
         if not self.tables.built:
             self.rehash()
         return self.tables.inclusion(x, flat, self.weight, self.bias).reshape(rows.shape)
