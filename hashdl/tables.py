@@ -27,6 +27,7 @@ from hashdl.rehash import (
     enough,
     fit_functions,
     is_captured,
+    is_recomputed,
     steps_so_far,
     weight_key,
 )
@@ -569,7 +570,7 @@ def _observe_queries_(
     x: Tensor, moment: Tensor, recent: Tensor, state: Tensor, step: Tensor, training: bool
 ) -> None:
     """Renew what is known of queries; once there were enough, in training alone, now and then."""
-    if is_captured(x):
+    if is_captured(x) or is_recomputed():
         return
     known = State.of(state)
     due = training and steps_so_far(known, step) % OBSERVED_EVERY == 0
