@@ -6,11 +6,31 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.autograd.function import once_differentiable
 
 from hashdl import ops, reference
 from hashdl.precision import own_dtype
 from hashdl.profiling import part
+
+
+def _check_mode(op: str) -> None:
+    """Forward-mode differentiation would take outputs for constants."""
+    if not torch.compiler.is_compiling() and forward_ad._current_level >= 0:
+        raise RuntimeError(
+            f"hashdl::{op}: got forward-mode differentiation (jvp), wanted backward passes"
+        )
+
+
+def _take_sparse(*parameters: Tensor | None) -> bool:
+    """Whether sparse gradients can go on from here: to leaves, and outside of graphs.
+
+    What a weight was computed by (a parametrization) mostly takes dense gradients alone; inductor
+    looks at the storage of every tensor of a graph, and a sparse one has none.
+    """
+    leaves = all(parameter is None or parameter.is_leaf for parameter in parameters)
+    return leaves and not torch.compiler.is_compiling()
+
 
 # ---- active_linear -----------------------------------------------------------------------------
 
@@ -187,8 +207,8 @@ def active_linear(
         rows: int32 active rows, -1 = padding (output 0, no gradient).
         shared: int32 rows that every sample has, -1 = padding; None: there are none.
         known: z, where it has been computed already (:func:`hashdl.ops.find_active`), else None.
-        sparse_grad: give ``weight`` and ``bias`` sparse COO gradients; in a graph of
-            torch.compile they are dense.
+        sparse_grad: give ``weight`` and ``bias`` sparse COO gradients; dense ones in a graph of
+            torch.compile, and where the weight is computed from other tensors.
 
     Shape:
         - x: :math:`(B, d)`, weight: :math:`(N, d)`, bias: :math:`(N)`
@@ -203,8 +223,8 @@ def active_linear(
         >>> active_linear(x, weight, None, torch.tensor([[2, -1]], dtype=torch.int32))[0]
         tensor([[9., 0.]])
     """
-    # Inductor looks at the storage of every tensor of a graph, and a sparse one has none.
-    sparse_grad = sparse_grad and not torch.compiler.is_compiling()
+    _check_mode("active_linear")
+    sparse_grad = sparse_grad and _take_sparse(weight, bias)
     z, s = torch.ops.hashdl.active_linear(x, weight, bias, rows, shared, known, sparse_grad)
     return z, s
 
@@ -304,8 +324,8 @@ def active_sparse_linear(
         bias: all biases, or None.
         rows: int32 active rows, -1 = padding (output 0, no gradient).
         sparse_grad: give ``weight`` a sparse COO gradient of its entries (two sparse dimensions),
-            and ``bias`` one of its rows, for :mod:`hashdl.optim`; in a graph of torch.compile they
-            are dense.
+            and ``bias`` one of its rows, for :mod:`hashdl.optim`; dense ones where those of
+            :func:`active_linear` are.
 
     Shape:
         - values, columns: :math:`(B, I)`, weight: :math:`(N, d)`, bias: :math:`(N)`
@@ -323,7 +343,8 @@ def active_sparse_linear(
         >>> weight.grad
         tensor([[0., 3.]])
     """
-    sparse_grad = sparse_grad and not torch.compiler.is_compiling()
+    _check_mode("active_sparse_linear")
+    sparse_grad = sparse_grad and _take_sparse(weight, bias)
     z: Tensor = torch.ops.hashdl.active_sparse_linear(
         values, columns, weight, bias, rows, sparse_grad
     )
@@ -400,7 +421,7 @@ def active_columns(
         columns: int32, which inputs these are, -1 = padding (it contributes nothing).
         weight: the layer's weight.
         sparse_grad: give ``weight`` a sparse COO gradient of its entries (two sparse dimensions),
-            for :mod:`hashdl.optim`; in a graph of torch.compile it is dense.
+            for :mod:`hashdl.optim`; a dense one where that of :func:`active_linear` is.
 
     Shape:
         - values, columns: :math:`(B, I)`, weight: :math:`(N, d)`
@@ -414,7 +435,8 @@ def active_columns(
         >>> active_columns(values, columns, torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
         tensor([[ 6., 12.]])
     """
-    sparse_grad = sparse_grad and not torch.compiler.is_compiling()
+    _check_mode("active_columns")
+    sparse_grad = sparse_grad and _take_sparse(weight)
     y: Tensor = torch.ops.hashdl.active_columns(values, columns, weight, sparse_grad)
     return y
 

@@ -13,6 +13,7 @@ from hashdl.config import HashConfig
 from hashdl.functional import active_linear_log_prob
 from hashdl.nn.linear import HashLinear
 from hashdl.profiling import part
+from hashdl.rehash import is_recomputed
 from hashdl.selection import select_active
 from hashdl.tables import HashTables
 
@@ -193,7 +194,8 @@ class HashSoftmaxWithLoss(nn.Module):
                 max_labels=count // 2,
                 n_rows=self.n_classes,
                 seed=config.seed,
-                step=tables.step,
+                # Before the tables count this step, unless it is done again.
+                step=tables.step - 1 if is_recomputed() else tables.step,
             )
 
     def _log_q(
