@@ -123,14 +123,14 @@ class Scheme:
         every = max(1, weight.shape[0] // max(_SAMPLE, self.kind.sample(self.bits)))
         rows, some_bias = weight[::every], None if bias is None else bias[::every]
         D, coordinates = weight.shape[1] + 1, self._coordinates(weight.shape[1])
-        center = torch.zeros(D, device=weight.device)
+        center = torch.zeros(D, device=weight.device, dtype=torch.float32)
         if self.center_rows:
             center = centering.row_mean(rows, some_bias)
         maps = self._maps(rows, some_bias, center, queries, maps)
         if not bool(center.isfinite().all()):
             raise ValueError("rows are not finite")
         made = self._drawn(coordinates, weight.device, has_bias=bias is not None)
-        scale = torch.ones(1, device=weight.device)
+        scale = torch.ones(1, device=weight.device, dtype=torch.float32)
         if self.kind.learns or self.transform:
             vectors = _map_rows(rows, some_bias, center, maps)
             if not bool(vectors.isfinite().all()):

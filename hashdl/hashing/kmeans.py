@@ -47,7 +47,9 @@ class KMeans(Family):
 
     def make(self, D: int, L: int, K: int, seed: int) -> Tensor:
         """Random directions, which :meth:`fit` replaces."""
-        drawn = torch.randn(D, L << K, generator=torch.Generator().manual_seed(seed))
+        drawn = torch.randn(
+            D, L << K, generator=torch.Generator().manual_seed(seed), dtype=torch.float32
+        )
         return torch.nn.functional.normalize(drawn, dim=0)
 
     def sample(self, K: int) -> int:

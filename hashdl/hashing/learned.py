@@ -119,7 +119,7 @@ def mine(
     scores, count = queries @ rows.t(), min(_COUNT, rows.shape[0])
     best = scores.topk(min(2 * count, rows.shape[0])).indices
     in_vain = met.scatter(1, best, False)
-    noise = torch.rand(met.shape, generator=generator).to(rows.device)
+    noise = torch.rand(met.shape, generator=generator, dtype=torch.float32).to(rows.device)
     return _best(scores, ~met, count), _best(noise, in_vain, count)
 
 
@@ -209,4 +209,4 @@ def _pull(near: Tensor, is_near: Tensor, far: Tensor, is_far: Tensor, margin: fl
     """Gradient (Q, n + m) of the hinge's mean over all pairs of a positive and a negative."""
     counts = is_near[:, :, None] & is_far[:, None]
     active = counts & (margin - near[:, :, None] + far[:, None] > 0)
-    return torch.cat([-active.sum(2), active.sum(1)], 1) / counts.sum().clamp_min(1)
+    return torch.cat([-active.sum(2), active.sum(1)], 1).float() / counts.sum().clamp_min(1)

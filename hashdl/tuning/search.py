@@ -219,7 +219,7 @@ def tune(
     targets = _targets(target_recall, max_touched, max_ms)
     names = sorted(FAMILIES) if families is None else list(families)
     _check(linear, inputs, targets, k, batch, names)
-    base = (HashConfig() if base is None else base).replace(seed=seed, random=0.0)
+    base = (HashConfig() if base is None else base).replace(seed=seed, random=0.0, active_eval=None)
     study = _Study(linear, inputs, k, seed)
     search = _Search(study, targets, base)
     chosen, trials, hashed = _timed(search, search.run(names, progress), batch)
