@@ -80,6 +80,7 @@ CONFIGS = {
     "minhash": _BASE.replace(family="minhash"),
     "kmeans": _BASE.replace(family="kmeans", tables=4, probes=2),
     "learned": _BASE.replace(family="learned"),
+    "learned_balanced": _BASE.replace(family="learned", balance=True),
     "low_rank": _BASE.replace(rank=32),
     "sketch": _BASE.replace(selection="sketch", candidates=500, probes=12),
     "random": _BASE.replace(random=1.0),
