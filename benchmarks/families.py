@@ -136,13 +136,14 @@ class OracleHead(HashedHead):
 def build_parser() -> argparse.ArgumentParser:
     """The flags."""
     parser = make_parser(__doc__, repeat=None)
-    runs = add_training_flags(parser, NAMES, rates=[5e-3, 1e-2], seeds=[0])
+    rates, seeds = [5e-3, 1e-2], [0]
+    runs = add_training_flags(parser, NAMES, rates=rates, seeds=seeds, evaluate_every=400)
     runs.add_argument("--epochs", type=float, default=1.0, help="passes (default: 1)")
     runs.add_argument(
         "--search-share",
         type=float,
-        default=0.5,
-        help="of the passes, for the search of rates (default: .5)",
+        default=0.3,
+        help="of the passes, for the search of rates (default: .3)",
     )
     runs.add_argument(
         "--tune-after",
