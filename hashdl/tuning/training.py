@@ -291,7 +291,7 @@ class _Race:
         self, linear: nn.Linear, inputs: Tensor, labels: Tensor, batch: int, lr: float, seed: int
     ) -> None:
         x = inputs.detach().reshape(-1, linear.in_features).to(linear.weight)
-        of_x = labels.reshape(len(x), -1)
+        of_x = labels.reshape(len(x), -1).to(x.device)
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
         kept = min(round(_HELD_OUT_SHARE * len(x)), _MOST_HELD_OUT)
         held_out, train = order[:kept].sort().values, order[kept:].sort().values
