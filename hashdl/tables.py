@@ -553,7 +553,7 @@ class HashTables(nn.Module):
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
         # to_empty leaves garbage in the buffers; what cannot be rebuilt is carried over.
-        history = self._no_history() if self.state.is_meta else self.history()
+        history = self._no_history() if self.state.is_meta else self.history() | self._warm_maps()
         result = super()._apply(fn, recurse)
         if not self.state.is_meta:
             self.state = _on_host(self.state).zero_()
@@ -565,7 +565,12 @@ class HashTables(nn.Module):
             "schedule": torch.zeros(4, dtype=torch.int64),
             "moment": torch.zeros(self.moment.shape, dtype=torch.int32),
             "recent": torch.zeros(self.recent.shape, dtype=torch.int32),
+            "maps": torch.zeros(self.maps.shape, dtype=torch.int32),
         }
+
+    def _warm_maps(self) -> dict[str, Tensor]:
+        """What the next maps begin with, unless it is nothing: zeros."""
+        return {"maps": self.maps.clone()}
 
 
 def _on_host(tensor: Tensor) -> Tensor:

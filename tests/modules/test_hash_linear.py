@@ -23,6 +23,26 @@ TOLERANCE = {
 }
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"config": {"active": 5}}, "config: got dict, wanted a HashConfig"),
+        ({"bias": CONFIG}, "bias: got HashConfig, wanted True or False"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=f"HashLinear: {message}"):
+        HashLinear(D, N, **arguments)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_weight_of_another_size_is_refused(training: bool) -> None:
+    layer = make_layer().train(training)
+    layer.weight = nn.Parameter(torch.randn(N + 10, D))
+    with pytest.raises(RuntimeError, match=rf"weight: got shape \({N + 10}, {D}\), wanted \({N}"):
+        layer(inputs(2))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("active", [1.0, N, 10 * N])
 def test_with_every_row_active_it_is_exactly_linear(
