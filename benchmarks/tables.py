@@ -90,8 +90,13 @@ def sentences_of(report: Report) -> list[str]:
     lines += _comparison(report.get("comparison", {}))
     machine, goal = report["machine"], report.get("goal", {}).get("accuracy")
     if "copy_gb_per_s" in machine:
+        rows = (
+            f"random rows {machine['row_reads_gb_per_s']:.1f} GB/s, "
+            if "row_reads_gb_per_s" in machine
+            else ""
+        )
         lines.append(
-            f"copy {machine['copy_gb_per_s']:.1f} GB/s (read and written), "
+            f"copy {machine['copy_gb_per_s']:.1f} GB/s (read and written), {rows}"
             f"float32 product {machine['sgemm_gflop_per_s']:.0f} GFLOP/s"
         )
     if goal is not None:
@@ -224,7 +229,8 @@ def _kernels(report: Report) -> Figures:
             ("MFLOP", "mflop", "{:.1f}"),
             ("ideal ms", "ideal_ms", "{:.3f}"),
             ("ms", "ms", "{:.3f}"),
-            ("share", "share", "{:.0%}"),
+            ("of copy", "share", "{:.0%}"),
+            ("of row reads", "share_of_row_reads", "{:.0%}"),
         ),
     )
 

@@ -74,7 +74,8 @@ class HashConfig:
         balance: hash rows and queries in coordinates in which their second moments are equal:
             changes no inner product, and far more of the rows with the largest outputs are found.
             Queries are observed as they come; d + 1 of them must have been seen.
-            Default: ``None``: for layers with up to 1024 inputs, unless :attr:`rank` is given.
+            Default: ``None``: for layers with up to 1024 inputs, unless :attr:`rank` is given or
+            the family learns from the queries by itself (``"learned"``).
         rank: hash rows and queries, and sketch rows, in the ``rank`` coordinates in which outputs
             vary most, instead of balancing all d + 1 of them (:mod:`hashdl.hashing.lowrank`). With
             Q = 256 queries remembered, a rehash then takes about ``(3 N + 2 Q) d rank``
@@ -244,7 +245,8 @@ class HashConfig:
             (True, False)
         """
         if self.balance is None:
-            return self.rank is None and features <= _MOST_BALANCED
+            watches = FAMILIES[self.family].watches
+            return self.rank is None and features <= _MOST_BALANCED and not watches
         return self.balance
 
     @property

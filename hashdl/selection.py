@@ -30,10 +30,10 @@ def select_active(
     """
     config, sizes = tables.config, tables.sizes
     active, random = (sizes.A, sizes.R) if training else (sizes.E, 0)
-    tables.refresh(weight, bias, training=training, queries=x)
-    if random < active:
-        layer = (x, weight, bias)
-        return tables.find_active(*layer, labels, shared, active=active, random=random)
+    with tables.up_to_date(weight, bias, training=training, queries=x):
+        if random < active:
+            layer = (x, weight, bias)
+            return tables.find_active(*layer, labels, shared, active=active, random=random)
     with part("look-up"):  # nothing but draws
         nothing = tables.rows.new_empty((x.shape[0], 0))
         rows = ops.select(
@@ -67,22 +67,22 @@ def select_from_active(
     active, random = (sizes.A, sizes.R) if training else (sizes.E, 0)
     if config.selection not in ("exact", "sketch") or random == active:
         return select_active(tables, x, weight, bias, training=training)[0]
-    tables.refresh(weight, bias, training=training, queries=x)
-    mapped = tables.map_queries(x, inputs)
-    candidates = tables.lookup(x, has_bias=bias is not None, mapped=mapped)
-    with part("look-up"):
-        if config.selection == "sketch":
-            scores = tables.sketch_scores(x, candidates, mapped)
-        else:
-            scores = ops.gather_sparse_linear(*inputs, weight, bias, candidates).float()
-        return ops.select(
-            *(candidates, scores, None, None),
-            active=active,
-            random=random,
-            n_rows=weight.shape[0],
-            seed=config.seed,
-            step=tables.step,
-        )
+    with tables.up_to_date(weight, bias, training=training, queries=x):
+        mapped = tables.map_queries(x, inputs)
+        candidates = tables.lookup(x, has_bias=bias is not None, mapped=mapped)
+        with part("look-up"):
+            if config.selection == "sketch":
+                scores = tables.sketch_scores(x, candidates, mapped)
+            else:
+                scores = ops.gather_sparse_linear(*inputs, weight, bias, candidates).float()
+            return ops.select(
+                *(candidates, scores, None, None),
+                active=active,
+                random=random,
+                n_rows=weight.shape[0],
+                seed=config.seed,
+                step=tables.step,
+            )
 
 
 def find_best(
