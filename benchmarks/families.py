@@ -24,8 +24,10 @@ Finished runs are kept in the JSON file; the same command goes on after them.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import statistics
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,11 +61,12 @@ from benchmarks.training_runs import (
     load,
     most_accurate,
 )
-from hashdl import demo, metrics, ops
+from hashdl import HashConfig, TrainingResult, demo, metrics, ops, tune_training
 from hashdl.functional import active_linear, active_log_prob
 from hashdl.profiling import part
 from hashdl.training.heads import HashedHead, Head
 from hashdl.training.model import SparseClassifier
+from hashdl.training.trainer import Settings, Trainer
 
 _BASE = demo.CONFIG.replace(bits=None)
 #: How each family hashes: as the demo, but for what the family is.
@@ -87,6 +90,8 @@ _DEFAULT = "simhash_balanced"
 _TRIALS_FROM = {"oracle": _DEFAULT}
 # Held-out samples whose active sets are looked at.
 _LOOKED_AT = 512
+# Batches that the tuner is given.
+_TUNED_ON = 48
 # Shares of the time at which two runs count as equally long.
 _SAME_TIME = 0.02
 _MAY_CHANGE = ("contenders", "rates", "seeds")
@@ -148,6 +153,19 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+class ShortTrainer(Trainer):
+    """Ends after so many steps, in the midst of a longer run.
+
+    Attributes:
+        most_steps: how many.
+    """
+
+    most_steps = 0
+
+    def _is_last(self) -> bool:
+        return self.progress.step >= self.most_steps or super()._is_last()
+
+
 class FamilyRuns(TrainingRuns):
     """All runs of one report.
 
@@ -177,6 +195,45 @@ class FamilyRuns(TrainingRuns):
         self.search(dict.fromkeys(self.args.contenders, trials), validate)
         for name in self.args.contenders:
             self.choose(name, most_accurate(self.results(name), self.metric))
+
+    def tune(self) -> None:
+        """Let the tuner pick a configuration, of the default's layer in the midst of training."""
+        result = self.report["contenders"]["tuned"]
+        if "config" not in result:
+            began = time.perf_counter()
+            found = self._tuned()
+            print(found, file=sys.stderr)
+            result |= {"tune_seconds": time.perf_counter() - began, "tuning": found.figures()}
+            result["config"] = dataclasses.asdict(found.config)
+            save(self.args.json, self.report)
+        self.configs["tuned"] = HashConfig(**result["config"])
+
+    def _tuned(self) -> TrainingResult:
+        rate = float(self.args.rates[0])
+        args, (train, _) = self.args, self.data
+        model = SparseClassifier(
+            *(train.n_features, args.hidden, train.n_labels),
+            lambda features, n: HashedHead(features, n, self.configs[_DEFAULT]),
+            *(args.seed, args.init_std),
+        )
+        settings = Settings(args.epochs, args.batch, rate, args.seed)
+        trainer = ShortTrainer(model, train, train.subset(torch.arange(1)), settings)
+        trainer.most_steps = min(args.tune_after, max(1, trainer.total_steps // 2))
+        trainer.fit()
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(args.seed))
+        some = train.batch(order[: _TUNED_ON * args.batch])
+        with torch.no_grad():
+            hidden = model(some)
+        assert isinstance(model.head, HashedHead)
+        return tune_training(
+            *(model.head.softmax, hidden, some.targets),
+            base=self.configs[_DEFAULT],
+            batch=args.batch,
+            lr=rate,
+            seed=args.seed,
+        )
 
     def train_all(self) -> None:
         """Train each contender with each seed for the same passes, then for the same seconds."""
@@ -278,14 +335,15 @@ def _lead(contenders: Mapping[str, Mapping[str, Any]], kind: str) -> float | Non
     ]
     if not others or kind not in contenders.get("tuned", {}):
         return None
-    return float(contenders["tuned"][kind]) - float(max(others))
+    return float(contenders["tuned"][kind] - max(others))
 
 
 def _difference(
     contenders: Mapping[str, Mapping[str, Any]], one: str, other: str, kind: str
 ) -> float | None:
-    first, second = (contenders.get(name, {}).get(kind) for name in (one, other))
-    return None if first is None or second is None else float(first - second)
+    if any(kind not in contenders.get(name, {}) for name in (one, other)):
+        return None
+    return float(contenders[one][kind]) - float(contenders[other][kind])
 
 
 def measure(args: argparse.Namespace, stop: StopWanted) -> Report:
@@ -295,6 +353,8 @@ def measure(args: argparse.Namespace, stop: StopWanted) -> Report:
     report = new_report("families", args, **data.sizes(), configs=configs)
     report = continued(args.json, report, _MAY_CHANGE)
     runs = FamilyRuns(args, report, data, stop)
+    if "tuned" in args.contenders:
+        runs.tune()
     runs.search_rates()
     runs.train_all()
     summarize(report, data.metric)

@@ -161,9 +161,11 @@ def test_kernels(results: Path) -> None:
     report = load(results / "kernels.json")
     assert len(report["kernels"]) == 8
     for figures in report["kernels"].values():
-        assert {"ms", "bytes", "flops", "ideal_ms", "share"} == set(figures)
+        wanted = {"ms", "bytes", "flops", "ideal_ms", "share", "share_of_row_reads"}
+        assert wanted == set(figures)
         assert figures["bytes"] > 0
-    assert {"copy_gb_per_s", "sgemm_gflop_per_s"} <= set(report["machine"])
+    wanted = {"copy_gb_per_s", "row_reads_gb_per_s", "sgemm_gflop_per_s"}
+    assert wanted <= set(report["machine"])
 
 
 def test_the_page_has_a_section_for_each_file_there_is(results: Path, tmp_path: Path) -> None:
