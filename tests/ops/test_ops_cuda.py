@@ -108,6 +108,11 @@ def assert_close(actual: list[Tensor], expected: list[Tensor]) -> None:
         torch.testing.assert_close(got, wanted, rtol=bound, atol=bound, equal_nan=True)
 
 
+def test_every_op_has_a_kernel() -> None:
+    """But for one whose answer the host would have to wait for."""
+    assert set(samples.OPS) - set(ops_cases.CUDA) == {"row_ids"}
+
+
 @pytest.mark.parametrize(("name", "parameters"), ops_cases.parameters(ops_cases.CUDA))
 def test_kernels_equal_the_reference(run: Run, name: str, parameters: dict[str, Any]) -> None:
     for dtype in dtypes_of(name):
