@@ -24,8 +24,10 @@ Finished runs are kept in the JSON file; the same command goes on after them.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import statistics
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,12 +52,21 @@ from benchmarks.common import (
 )
 from benchmarks.layers import config_fields, make_configs
 from benchmarks.steps import add_config_flag
-from benchmarks.training_runs import Run, Samples, TrainingRuns, add_training_flags, load
-from hashdl import demo, metrics, ops
+from benchmarks.training_runs import (
+    Run,
+    Samples,
+    TrainingRuns,
+    Trial,
+    add_training_flags,
+    load,
+    most_accurate,
+)
+from hashdl import HashConfig, TrainingResult, demo, metrics, ops, tune_training
 from hashdl.functional import active_linear, active_log_prob
 from hashdl.profiling import part
 from hashdl.training.heads import HashedHead, Head
 from hashdl.training.model import SparseClassifier
+from hashdl.training.trainer import Settings, Trainer
 
 _BASE = demo.CONFIG.replace(bits=None)
 #: How each family hashes: as the demo, but for what the family is.
@@ -76,9 +87,11 @@ CONFIGS = {
 NAMES = (*CONFIGS, "tuned", "oracle")
 _DEFAULT = "simhash_balanced"
 # The oracle's steps are dear, and its loss is that of the others.
-_RATE_FROM = {"oracle": _DEFAULT}
+_TRIALS_FROM = {"oracle": _DEFAULT}
 # Held-out samples whose active sets are looked at.
 _LOOKED_AT = 512
+# Batches that the tuner is given.
+_TUNED_ON = 48
 # Shares of the time at which two runs count as equally long.
 _SAME_TIME = 0.02
 _MAY_CHANGE = ("contenders", "rates", "seeds")
@@ -140,6 +153,19 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+class ShortTrainer(Trainer):
+    """Ends after so many steps, in the midst of a longer run.
+
+    Attributes:
+        most_steps: how many.
+    """
+
+    most_steps = 0
+
+    def _is_last(self) -> bool:
+        return self.progress.step >= self.most_steps or super()._is_last()
+
+
 class FamilyRuns(TrainingRuns):
     """All runs of one report.
 
@@ -153,19 +179,61 @@ class FamilyRuns(TrainingRuns):
     def __init__(
         self, args: argparse.Namespace, report: Report, data: Samples, stop: StopWanted
     ) -> None:
-        super().__init__(args, report, data, stop, rate_from=_RATE_FROM)
+        super().__init__(args, report, data, stop, trials_from=_TRIALS_FROM)
         self.configs = make_configs(CONFIGS, args.config)
         self.looked_at = data.test.batch(torch.arange(min(_LOOKED_AT, len(data.test))))
 
     def search_rates(self) -> None:
         """Choose each contender's rate."""
+        passes = self.args.epochs * self.args.search_share
+        trials = [Trial(passes, rate) for rate in self.args.rates]
 
-        def validate(name: str, rate: float, samples: Samples) -> float:
-            passes = self.args.epochs * self.args.search_share
-            run = self._run_of(name, rate, self.args.seed, passes)._replace(looks_once=True)
-            return float(self.run(run, samples)[0][self.metric])
+        def validate(name: str, trial: Trial, samples: Samples) -> float:
+            run = self._run_of(name, trial.lr, self.args.seed, trial.epochs)
+            return float(self.run(run._replace(looks_once=True), samples)[0][self.metric])
 
-        self.search(self.args.contenders, validate)
+        self.search(dict.fromkeys(self.args.contenders, trials), validate)
+        for name in self.args.contenders:
+            self.choose(name, most_accurate(self.results(name), self.metric))
+
+    def tune(self) -> None:
+        """Let the tuner pick a configuration, of the default's layer in the midst of training."""
+        result = self.report["contenders"]["tuned"]
+        if "config" not in result:
+            began = time.perf_counter()
+            found = self._tuned()
+            print(found, file=sys.stderr)
+            result |= {"tune_seconds": time.perf_counter() - began, "tuning": found.figures()}
+            result["config"] = dataclasses.asdict(found.config)
+            save(self.args.json, self.report)
+        self.configs["tuned"] = HashConfig(**result["config"])
+
+    def _tuned(self) -> TrainingResult:
+        rate = float(self.args.rates[0])
+        args, (train, _) = self.args, self.data
+        model = SparseClassifier(
+            *(train.n_features, args.hidden, train.n_labels),
+            lambda features, n: HashedHead(features, n, self.configs[_DEFAULT]),
+            *(args.seed, args.init_std),
+        )
+        settings = Settings(args.epochs, args.batch, rate, args.seed)
+        trainer = ShortTrainer(model, train, train.subset(torch.arange(1)), settings)
+        trainer.most_steps = min(args.tune_after, max(1, trainer.total_steps // 2))
+        trainer.fit()
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(args.seed))
+        some = train.batch(order[: _TUNED_ON * args.batch])
+        with torch.no_grad():
+            hidden = model(some)
+        assert isinstance(model.head, HashedHead)
+        return tune_training(
+            *(model.head.softmax, hidden, some.targets),
+            base=self.configs[_DEFAULT],
+            batch=args.batch,
+            lr=rate,
+            seed=args.seed,
+        )
 
     def train_all(self) -> None:
         """Train each contender with each seed for the same passes, then for the same seconds."""
@@ -267,14 +335,15 @@ def _lead(contenders: Mapping[str, Mapping[str, Any]], kind: str) -> float | Non
     ]
     if not others or kind not in contenders.get("tuned", {}):
         return None
-    return float(contenders["tuned"][kind]) - max(others)
+    return float(contenders["tuned"][kind] - max(others))
 
 
 def _difference(
     contenders: Mapping[str, Mapping[str, Any]], one: str, other: str, kind: str
 ) -> float | None:
-    values = [contenders.get(name, {}).get(kind) for name in (one, other)]
-    return None if None in values else values[0] - values[1]
+    if any(kind not in contenders.get(name, {}) for name in (one, other)):
+        return None
+    return float(contenders[one][kind]) - float(contenders[other][kind])
 
 
 def measure(args: argparse.Namespace, stop: StopWanted) -> Report:
@@ -284,6 +353,8 @@ def measure(args: argparse.Namespace, stop: StopWanted) -> Report:
     report = new_report("families", args, **data.sizes(), configs=configs)
     report = continued(args.json, report, _MAY_CHANGE)
     runs = FamilyRuns(args, report, data, stop)
+    if "tuned" in args.contenders:
+        runs.tune()
     runs.search_rates()
     runs.train_all()
     summarize(report, data.metric)

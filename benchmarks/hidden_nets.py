@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from hashdl import HashConfig, HashMLP
 from hashdl.costs import hashing_work, observing_work, renewal_work
-from hashdl.nn import HashHidden
+from hashdl.nn import HashHidden, HashLinear
+from hashdl.nn.mlp import scale_for_active
 
 #: Step by which adaptive dropout's offset follows the wanted share.
 _OFFSET_RATE = 1.0
@@ -24,7 +25,7 @@ PUBLISHED = HashConfig(
 #: a layer so narrow needs no more than one bit, both buckets of which are read. A fifth of the
 #: active ones are random: neurons that no sample chooses would never learn.
 OURS = HashConfig(
-    rank=20,
+    rank=16,
     selection="sketch",
     bits=1,
     tables=1,
@@ -35,7 +36,7 @@ OURS = HashConfig(
     sparse_grad=True,
 )
 #: Times as many neurons are active after the first layer, where few inputs are: they cost little.
-OURS_DEEPER = 3.0
+OURS_DEEPER = 2.0
 
 #: Ours where neurons are many: those of the nearest centroids alone are ranked.
 WIDE = OURS.replace(rank=16, family="kmeans", bits=None, rehash_growth=1.2)
@@ -113,6 +114,12 @@ class DenseNet(Net):
         super().__init__()
         self.sizes, self.share = sizes, share
         self.layers = nn.ModuleList(nn.Linear(d, n) for d, n in pairwise(sizes))
+        for layer, inputs in zip(self.layers[1:], sizes[1:], strict=False):
+            scale_for_active(layer, self.scaled(inputs))
+
+    def scaled(self, n: int) -> float:
+        """Share of n neurons for which the next layer is drawn, as HashMLP's layers are."""
+        return self.active(n) / n
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits."""
@@ -157,6 +164,10 @@ class Standard(DenseNet):
 
 class Dropout(DenseNet):
     """Neurons are active at random (Srivastava et al., JMLR 2014)."""
+
+    def scaled(self, n: int) -> float:
+        """All: outputs are scaled instead."""
+        return 1.0
 
     def choose(self, z: Tensor, number: int) -> Tensor:
         """A mask, and the scale that makes up for it."""
@@ -210,9 +221,8 @@ class Hashed(Net):
         self, sizes: Sequence[int], share: float, config: HashConfig, deeper: float = 1.0
     ) -> None:
         super().__init__()
-        first = config.replace(active=share)
-        others = config.replace(active=share if deeper == 1 else min(deeper * share, 1.0))
-        configs = [first, *[others] * (len(sizes) - 3)]
+        shares = [share, *[share if deeper == 1 else min(deeper * share, 1.0)] * (len(sizes) - 3)]
+        configs = [_sharing(config, some, n) for some, n in zip(shares, sizes[1:-1], strict=True)]
         self.net = HashMLP(sizes[0], sizes[1:-1], sizes[-1], config=configs)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -226,44 +236,97 @@ class Hashed(Net):
         training = self.training
         self.eval()
         active, work = inputs, Work(0, 0)
+        active_in = Mean(inputs.shape[1], inputs.shape[1])
         for number, layer in enumerate(self.net.hidden):
             assert isinstance(layer, HashHidden)
-            work += _hidden_work(layer, active, batch, first=number == 0)
-            active = layer(active)
+            following = layer(active)
+            kept = _kept(layer.hashed, active, following[0])
+            work += _hidden_work(layer.hashed, active, active_in, kept, batch, first=number == 0)
+            active, active_in = following, kept
         self.train(training)
-        kept = float((active[0] >= 0).sum(1).float().mean())
-        return work + linear_work(self.net.output.out_features, kept, first=False)
+        n = self.net.output.out_features
+        return work + _linear_work(Mean(n, n), active_in, first=False)
+
+
+def _sharing(config: HashConfig, share: float, n: int) -> HashConfig:
+    """A configuration with so many active of n neurons; a test has none in place of random ones."""
+    config = config.replace(active=share)
+    sizes = config.sizes(n)
+    return config.replace(active_eval=max(1, sizes.A - sizes.R)) if sizes.R else config
+
+
+class Mean(NamedTuple):
+    """Mean number a sample of something.
+
+    Attributes:
+        train: in a training step.
+        test: in a prediction.
+    """
+
+    train: float
+    test: float
+
+
+def _linear_work(rows: Mean, inputs: Mean, *, first: bool) -> Work:
+    train = linear_work(rows.train, inputs.train, first=first).train
+    return Work(train, linear_work(rows.test, inputs.test, first=first).test)
+
+
+def _found(hashed: HashLinear, inputs: Tensor | tuple[Tensor, Tensor]) -> Tensor:
+    """How many candidates the tables find for each input, float (B,)."""
+    assert hashed.tables is not None
+    x = _dense(inputs, hashed.in_features)
+    found = hashed.tables.lookup(x, has_bias=hashed.bias is not None)
+    return (found >= 0).sum(1).float()
+
+
+def _kept(hashed: HashLinear, inputs: Tensor | tuple[Tensor, Tensor], rows: Tensor) -> Mean:
+    """Active neurons, of which a test has ``rows``."""
+    test = float((rows >= 0).sum(1).float().mean())
+    if hashed.tables is None:
+        return Mean(test, test)
+    sizes, found = hashed.tables.sizes, _found(hashed, inputs)
+    # Training has random ones, and may have more or fewer of the others.
+    more = found.clamp(max=sizes.A - sizes.R) + sizes.R - found.clamp(max=sizes.E)
+    return Mean(test + float(more.mean()), test)
 
 
 def _hidden_work(
-    layer: HashHidden, inputs: Tensor | tuple[Tensor, Tensor], batch: int, *, first: bool
+    hashed: HashLinear,
+    inputs: Tensor | tuple[Tensor, Tensor],
+    active_in: Mean,
+    kept: Mean,
+    batch: int,
+    *,
+    first: bool,
 ) -> Work:
     """Work of a hashed layer for inputs, dense or active."""
-    hashed = layer.hashed
     N, d = hashed.weight.shape
-    rows = layer(inputs)[0]
-    kept = float((rows >= 0).sum(1).float().mean())
+    work = _linear_work(kept, active_in, first=first)
     if hashed.tables is None:
-        return linear_work(N, d, first=first)
-    active_in = d if isinstance(inputs, Tensor) else float((inputs[0] >= 0).sum(1).float().mean())
-    x = _dense(inputs, d)
-    found = float(
-        (hashed.tables.lookup(x, has_bias=hashed.bias is not None) >= 0).sum(1).float().mean()
+        return work
+    found = float(_found(hashed, inputs).mean())
+    train, test = (
+        _finding_work(hashed.config, N, d, round(met), found, found - rows)
+        for met, rows in zip(active_in, kept, strict=True)
     )
-    config, tables = hashed.config, hashed.tables
-    # A low rank is met by the inputs that are not zero.
-    hashing = hashing_work(config, N, round(active_in) if config.rank else d)
-    ranked, ranking = kept, 0.0
-    if config.selection == "exact":
-        ranked = found
+    config, counts = hashed.config, hashed.tables.stats()
+    steps = counts["step"] / counts["rehashes"] if counts["step"] else hashed.tables.rehash_every
+    upkeep = renewal_work(config, N, d) / (steps * batch) + observing_work(config, d)
+    return work + Work(train + upkeep, test)
+
+
+def _finding_work(
+    config: HashConfig, N: int, d: int, active_in: int, found: float, left: float
+) -> float:
+    """Multiplications of hashing a sample and ranking what is found, of which some are left out."""
+    ranking = 0.0
+    if config.selection == "exact":  # the others are computed anyway
+        ranking = left * active_in
     elif config.selection == "sketch":
         ranking = found * (config.rank or config.sketch_bits)
-    each = linear_work(kept, active_in, first=first, ranked=ranked)
-    counts = tables.stats()
-    a_step = counts["rehashes"] / counts["step"] if counts["step"] else 1 / tables.rehash_every
-    upkeep = a_step * renewal_work(config, N, d) / batch + observing_work(config, d)
-    overhead = hashing + ranking
-    return Work(each.train + overhead + upkeep, each.test + overhead)
+    # A low rank is met by the inputs that are not zero.
+    return ranking + hashing_work(config, N, active_in if config.rank else d)
 
 
 def _dense(inputs: Tensor | tuple[Tensor, Tensor], d: int) -> Tensor:

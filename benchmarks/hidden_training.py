@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import count, islice
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+from torch.optim import Optimizer
 
 from benchmarks.common import StopWanted
 from benchmarks.energy import rehash_reads, step_energy
@@ -64,13 +67,17 @@ def fit(
         for group in optimizer.param_groups:
             group["lr"] = rate * (1 - epoch / epochs)
         for inputs, targets in data.batches(batch, shuffle_seed=seed * epochs + epoch):
-            optimizer.zero_grad()
-            F.cross_entropy(net(inputs), targets).backward()
-            optimizer.step()
+            _step(net, optimizer, inputs, targets)
             steps += 1
         if stop():
             raise KeyboardInterrupt
     return time.perf_counter() - start, steps
+
+
+def _step(net: Net, optimizer: Optimizer, inputs: Tensor, targets: Tensor) -> None:
+    optimizer.zero_grad()
+    F.cross_entropy(net(inputs), targets).backward()
+    optimizer.step()
 
 
 def energy(
@@ -95,6 +102,53 @@ def energy(
     figures = step_energy(meter, steps, net.parameters(), len(targets) * work.train, read)
     net.zero_grad()
     return figures
+
+
+class TimedTraining:
+    """A net in training, whose steps are timed in blocks.
+
+    Args:
+        net: it is trained.
+        data: what on.
+        rate: of Adam.
+        batch: samples a step.
+        seed: of the order of samples.
+    """
+
+    #: Steps of a block, which is timed as one: from one rehash of a fresh net to the next.
+    BLOCK = 50
+
+    def __init__(self, net: Net, data: DenseDataset, rate: float, batch: int, seed: int) -> None:
+        self.net, self.data, self.batch = net, data, batch
+        self._optimizer = optim.Adam(net.parameters(), lr=rate)
+        self._batches = _endless(data, batch, seed)
+        # Allocates states and builds tables.
+        self.step_ms()
+
+    def step_ms(self) -> float:
+        """Milliseconds of a training step: mean over one block, without assembling batches."""
+        batches = list(islice(self._batches, self.BLOCK))
+        self.net.train()
+        start = time.perf_counter()
+        for inputs, targets in batches:
+            _step(self.net, self._optimizer, inputs, targets)
+        return 1e3 * (time.perf_counter() - start) / len(batches)
+
+    def energy(self, work: Work) -> dict[str, Any]:
+        """Joules of a step, over one block: :func:`energy`.
+
+        Args:
+            work: multiplications a sample.
+        """
+        with EnergyMeter() as meter:
+            self.step_ms()
+        return energy(self.net, self.data, self.batch, work, meter, self.BLOCK)
+
+
+def _endless(data: DenseDataset, batch: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of one epoch after another."""
+    for epoch in count():
+        yield from data.batches(batch, shuffle_seed=seed + epoch)
 
 
 @torch.no_grad()

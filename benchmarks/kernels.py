@@ -3,9 +3,12 @@
 For each kernel: the bytes that a call must move (each operand once, each distinct row once) and its
 floating-point operations; the time these would take at the measured bandwidth of a large copy
 (bytes read and written) and at the measured rate of a large float32 matrix product, the longer of
-the two being the ideal; and the achieved share, ideal over measured time. Calls go round several
-inputs, so that rows do not stay in cache. Kernels, copy and product are timed in turn, in rounds;
-figures are medians. A share above 1 means that what one call left in cache served the next.
+the two being the ideal; and the achieved share, ideal over measured time. The same once more at the
+bandwidth of reading random rows of this size, by torch's embedding bag over the same weight: a row
+here and there does not come at the rate of a copy. Weight and states lie in large pages, like those
+of layers. Calls go round several inputs, so that rows do not stay in cache. Kernels and yardsticks
+are timed in turn, in rounds; figures are medians. A share above 1 means that what one call left in
+cache served the next.
 
     python benchmarks/kernels.py --rows 670000 --dim 128 --batch 128 --json kernels.json
 """
@@ -22,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 # For "python benchmarks/kernels.py" as well as "python -m benchmarks.kernels".
@@ -40,6 +44,7 @@ from benchmarks.layers import config_fields, step_configs
 from benchmarks.steps import Inputs, add_config_flag, add_input_flags
 from hashdl import ops
 from hashdl.config import HashConfig
+from hashdl.huge_pages import prefer_huge_pages
 from hashdl.tables import HashTables
 
 _POOL = 8  # inputs that calls go round
@@ -108,7 +113,8 @@ class Bench:
         self.config, self.N, self.d = config, args.rows, args.dim
         inputs = Inputs(args.rows, args.dim, args.batch, args.labels, args.seed)
         linear = torch.nn.Linear(args.dim, args.rows)
-        self.weight, self.bias = linear.weight.detach(), linear.bias.detach()
+        self.weight = prefer_huge_pages(linear.weight.detach(), now=True)
+        self.bias = linear.bias.detach()
         inputs.add_clusters(self.weight)
         self.tables = HashTables(args.rows, args.dim, config)
         self.sizes = self.tables.sizes
@@ -174,6 +180,19 @@ class Bench:
             "pack": self.pack(),
         }
 
+    def row_reads(self) -> Kernel:
+        """Torch's embedding bag of random rows, as many a sample as are active."""
+        B, A = self.queries[0].rows.shape
+        generator = torch.Generator().manual_seed(0)
+        bags = [torch.randint(self.N, (B, A), generator=generator) for _ in range(_POOL)]
+        return Kernel(
+            [
+                lambda bag=bag: F.embedding_bag(bag, self.weight, mode="sum")  # type: ignore[misc]
+                for bag in bags
+            ],
+            float(_FLOAT * (B * A + B) * self.d),
+        )
+
     def forward(self) -> Kernel:
         """Reads distinct rows and biases, inputs and ids; writes logits."""
         return self._each(
@@ -201,7 +220,7 @@ class Bench:
 
     def row_adam(self) -> Kernel:
         """Reads rows, gradients and two states; writes rows and states."""
-        first, second = torch.zeros_like(self.weight), torch.zeros_like(self.weight)
+        first, second = (prefer_huge_pages(torch.empty_like(self.weight)).zero_() for _ in range(2))
         gradient = torch.randn(max(len(q.touched) for q in self.queries), self.d)
         step = torch.ones(())
         return self._each(
@@ -324,44 +343,52 @@ def make_yardsticks(copy_mb: int, sgemm_size: int) -> dict[str, Kernel]:
 
 
 def measure(args: argparse.Namespace, stop: StopWanted) -> Report:
-    """All kernels and both yardsticks."""
+    """All kernels and the yardsticks."""
     configs = step_configs(args.rows, args.config)
     report = new_report("kernels", args, configs=config_fields(configs))
-    yardsticks = make_yardsticks(args.copy_mb, args.sgemm_size)
-    kernels = Bench(args, configs["hashed"]).kernels()
+    bench = Bench(args, configs["hashed"])
+    kernels = bench.kernels()
+    yardsticks = make_yardsticks(args.copy_mb, args.sgemm_size) | {"row reads": bench.row_reads()}
     timers = {name: CallTimer(kernel.calls) for name, kernel in (yardsticks | kernels).items()}
     measures: dict[str, Callable[[], float]] = {
         name: timer.milliseconds for name, timer in timers.items()
     }
     rounds = interleave(measures, args.repeat, stop, f"{args.rows:,} rows")
     times = {name: statistics.median(values) for name, values in rounds.items()}
-    gigabytes = yardsticks["copy"].bytes / times["copy"] / 1e6
+    copied, read = (yardsticks[name].bytes / times[name] / 1e6 for name in ("copy", "row reads"))
     gigaflops = yardsticks["sgemm"].flops / times["sgemm"] / 1e6
-    report["machine"] |= {"copy_gb_per_s": gigabytes, "sgemm_gflop_per_s": gigaflops}
+    report["machine"] |= {
+        "copy_gb_per_s": copied,
+        "row_reads_gb_per_s": read,
+        "sgemm_gflop_per_s": gigaflops,
+    }
     report["kernels"] = {
-        name: figures(kernel, times[name], gigabytes, gigaflops) for name, kernel in kernels.items()
+        name: figures(kernel, times[name], copied, read, gigaflops)
+        for name, kernel in kernels.items()
     }
     return report
 
 
 def figures(
-    kernel: Kernel, milliseconds: float, gigabytes: float, gigaflops: float
+    kernel: Kernel, milliseconds: float, copied: float, read: float, gigaflops: float
 ) -> dict[str, float]:
     """What the report says of a kernel.
 
     Args:
         kernel: which.
         milliseconds: that a call took.
-        gigabytes: copied a second, read and written.
+        copied: gigabytes a second of a copy, read and written.
+        read: gigabytes a second of random rows, read.
         gigaflops: of the matrix product.
     """
-    ideal = kernel.ideal_ms(gigabytes, gigaflops)
+    ideal = kernel.ideal_ms(copied, gigaflops)
     return {
         "ms": milliseconds,
         "bytes": kernel.bytes,
         "flops": kernel.flops,
         "ideal_ms": ideal,
         "share": ideal / milliseconds,
+        "share_of_row_reads": kernel.ideal_ms(read, gigaflops) / milliseconds,
     }
 
 

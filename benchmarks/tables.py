@@ -90,8 +90,13 @@ def sentences_of(report: Report) -> list[str]:
     lines += _comparison(report.get("comparison", {}))
     machine, goal = report["machine"], report.get("goal", {}).get("accuracy")
     if "copy_gb_per_s" in machine:
+        rows = (
+            f"random rows {machine['row_reads_gb_per_s']:.1f} GB/s, "
+            if "row_reads_gb_per_s" in machine
+            else ""
+        )
         lines.append(
-            f"copy {machine['copy_gb_per_s']:.1f} GB/s (read and written), "
+            f"copy {machine['copy_gb_per_s']:.1f} GB/s (read and written), {rows}"
             f"float32 product {machine['sgemm_gflop_per_s']:.0f} GFLOP/s"
         )
     if goal is not None:
@@ -172,7 +177,8 @@ def _energy_by_rows(report: Report) -> list[Figures]:
 def _energy_sources(report: Report) -> list[str]:
     """Where joules come from, or why they were not measured."""
     results = list(report["contenders"].values())
-    results += [by for result in results for by in result.get("by_rows", {}).values()]
+    for group in ("by_rows", "points"):
+        results += [one for result in results for one in result.get(group, {}).values()]
     keys = [source for _, _, source in _JOULES]
     return list(dict.fromkeys(one[key] for key in keys for one in results if key in one))
 
@@ -223,7 +229,8 @@ def _kernels(report: Report) -> Figures:
             ("MFLOP", "mflop", "{:.1f}"),
             ("ideal ms", "ideal_ms", "{:.3f}"),
             ("ms", "ms", "{:.3f}"),
-            ("share", "share", "{:.0%}"),
+            ("of copy", "share", "{:.0%}"),
+            ("of row reads", "share_of_row_reads", "{:.0%}"),
         ),
     )
 
@@ -276,6 +283,7 @@ def _accuracies(report: Report) -> Figures:
     return _columns(
         report["contenders"],
         (
+            ("passes", "epochs", "{:g}"),
             ("rate", "lr", "{:g}"),
             ("ms a step", "step_ms", "{:.2f}"),
             ("training s", "train_seconds", "{:.1f}"),
@@ -314,7 +322,7 @@ def _hidden_layers(report: Report) -> list[Figures]:
         for point in result["points"].values():
             if "top1" in point:
                 title = f"{point['data']}, {point['layers']} hidden layers"
-                tables.setdefault(title, {})[f"{name} {point['share']:.0%}"] = point
+                tables.setdefault(title, {})[f"{name} {100 * point['share']:g}%"] = point
     columns = (
         ("rate", "lr", "{:g}"),
         ("top-1", "top1", "{:.4f}"),
@@ -323,6 +331,7 @@ def _hidden_layers(report: Report) -> list[Figures]:
         ("multiplications, training", "train_share", "{:.1%}"),
         ("multiplications, test", "test_share", "{:.1%}"),
         ("ms a step", "step_ms", "{:.2f}"),
+        *((title, key, "{:.3g}") for key, title, _ in _JOULES),
     )
     made = []
     for title, points in tables.items():

@@ -1,4 +1,4 @@
-"""What benchmarks share that train the demo's model on real data: flags, runs, search of rates."""
+"""What benchmarks share that train the demo's model on real data: flags, runs, the search."""
 
 from __future__ import annotations
 
@@ -142,15 +142,37 @@ class Run(NamedTuple):
     looks_once: bool = False
 
 
+class Trial(NamedTuple):
+    """What a contender can be trained with.
+
+    Attributes:
+        epochs: passes over the training samples.
+        lr: learning rate.
+    """
+
+    epochs: float
+    lr: float
+
+
+def most_accurate(results: Sequence[Mapping[str, float]], metric: str) -> Mapping[str, float]:
+    """The trial after which a validation part was classified best; the first of equal ones.
+
+    Args:
+        results: ``epochs``, ``lr`` and the accuracy of each trial.
+        metric: name of the accuracy.
+    """
+    return max(results, key=lambda result: result[metric])
+
+
 class TrainingRuns:
-    """The runs of one report, and each contender's search of a rate.
+    """The runs of one report, and each contender's search.
 
     Args:
         args: flags of :func:`add_training_flags`.
         report: what earlier runs left in it is kept.
         data: samples.
         stop: ends the experiment between two runs.
-        rate_from: for some contenders another one, whose rate they take where it takes part.
+        trials_from: for some contenders another one, whose trials they take where it takes part.
     """
 
     def __init__(
@@ -159,48 +181,61 @@ class TrainingRuns:
         report: Report,
         data: Samples,
         stop: StopWanted,
-        rate_from: Mapping[str, str],
+        trials_from: Mapping[str, str],
     ) -> None:
         self.args, self.report, self.data, self.stop = args, report, data, stop
-        self.metric, self.given_rate_from = data.metric, rate_from
+        self.metric, self.trials_from = data.metric, trials_from
         for name in args.contenders:
-            report["contenders"].setdefault(name, {"validation": {}, "runs": {}})
+            report["contenders"].setdefault(name, {"validation": [], "runs": {}})
 
     def search(
-        self, names: Sequence[str], validate: Callable[[str, float, Samples], float]
+        self,
+        trials: Mapping[str, Sequence[Trial]],
+        validate: Callable[[str, Trial, Samples], float],
     ) -> None:
-        """Train contenders at each rate that has not been tried yet, and choose the best.
+        """Make each contender's trials that have not been made yet.
 
         Args:
-            names: which.
-            validate: trains (name, rate) on a part of the training samples; its accuracy on the
+            trials: of each contender; one that takes another's makes none.
+            validate: trains a contender on a part of the training samples; its accuracy on the
                 others.
         """
         validation = Samples(*self.data.train.split(self.args.validation_share, self.args.seed))
-        for rate in self.args.rates:
-            for name in (name for name in names if self._rate_from(name) == name):
-                tried = self.report["contenders"][name]["validation"]
-                if f"{rate:g}" not in tried:
-                    tried[f"{rate:g}"] = validate(name, rate, validation)
+        for name in (name for name in trials if self._source(name) == name):
+            results = self.report["contenders"][name]["validation"]
+            made = {(result["epochs"], result["lr"]) for result in results}
+            for trial in trials[name]:
+                if trial not in made:
+                    accuracy = validate(name, trial, validation)
+                    results.append(trial._asdict() | {self.metric: accuracy})
                     save(self.args.json, self.report)
-        for name in names:
-            self._choose_rate(name)
 
-    def _choose_rate(self, name: str) -> None:
-        result = self.report["contenders"][name]
-        tried = self.report["contenders"][self._rate_from(name)]["validation"]
-        best = max(tried, key=tried.__getitem__)
-        result["lr"] = float(best)
-        result["lr_is_outermost"] = result["lr"] in (
-            min(map(float, tried)),
-            max(map(float, tried)),
-        )
+    def results(self, name: str) -> Sequence[Mapping[str, float]]:
+        """``epochs``, ``lr`` and accuracy of the trials of a contender, or of whose it takes."""
+        results: Sequence[Mapping[str, float]] = self.report["contenders"][self._source(name)][
+            "validation"
+        ]
+        return results
+
+    def choose(self, name: str, trial: Mapping[str, float]) -> None:
+        """Note the rate of a contender's trial, and say so where it is an outermost one.
+
+        Args:
+            name: of the contender.
+            trial: of :meth:`results`.
+        """
+        result, rates = self.report["contenders"][name], [each["lr"] for each in self.results(name)]
+        result["lr"] = trial["lr"]
+        result["lr_is_outermost"] = trial["lr"] in (min(rates), max(rates))
         if result["lr_is_outermost"]:
-            print(f"{name}: the best rate tried, {best}, is an outermost one", file=sys.stderr)
+            print(
+                f"{name}: the best rate tried, {trial['lr']:g}, is an outermost one",
+                file=sys.stderr,
+            )
 
-    def _rate_from(self, name: str) -> str:
-        """The contender whose search gives this one's rate."""
-        other = self.given_rate_from.get(name, name)
+    def _source(self, name: str) -> str:
+        """The contender whose trials this one takes."""
+        other = self.trials_from.get(name, name)
         return other if other in self.report["contenders"] else name
 
     def run(
@@ -226,7 +261,7 @@ class TrainingRuns:
             evaluate_every=sys.maxsize if run.looks_once else self.args.evaluate_every,
         )
         result, trainer = run_head(
-            f"{run.name} lr {run.lr:g} seed {run.seed}",
+            f"{run.name} {run.epochs:g} passes lr {run.lr:g} seed {run.seed}",
             run.make_head,
             *samples,
             settings,

@@ -16,7 +16,15 @@ from hashdl.config import HashConfig  # noqa: E402
 from hashdl.conversion import convert, revert  # noqa: E402
 from hashdl.info import build_info, has_extension  # noqa: E402
 from hashdl.nn import HashFeedForward, HashLinear, HashMLP, HashSoftmaxWithLoss  # noqa: E402
-from hashdl.tuning import Advice, LayerAdvice, TuneResult, advise, tune  # noqa: E402
+from hashdl.tuning import (  # noqa: E402
+    Advice,
+    LayerAdvice,
+    TrainingResult,
+    TuneResult,
+    advise,
+    tune,
+    tune_training,
+)
 
 __version__ = "0.1.0"
 
@@ -28,6 +36,7 @@ __all__ = [
     "HashMLP",
     "HashSoftmaxWithLoss",
     "LayerAdvice",
+    "TrainingResult",
     "TuneResult",
     "advise",
     "build_info",
@@ -40,6 +49,7 @@ __all__ = [
     "optim",
     "revert",
     "tune",
+    "tune_training",
 ]
 
 

@@ -46,6 +46,9 @@ class HashConfig:
             Default: ``None``, four times the active rows.
         active: ``A``, the rows a sample computes: a float is a share of ``N``, an int is a number
             of rows. ``1.0`` (or ``N`` rows) computes exactly ``nn.Linear``. Default: 0.05.
+        active_eval: the same in evaluation, where no random rows are among them and fewer may do,
+            as a share of ``N`` or a number of rows, at most :attr:`active`.
+            Default: ``None``, as many as :attr:`active`.
         selection: how candidates become active: ``"exact"`` computes their logits and keeps the
             best, ``"sketch"`` estimates them from :attr:`sketch_bits` sign bits and the length of
             the row, or from :attr:`rank` coordinates, and computes the best alone (no other row is
@@ -71,7 +74,8 @@ class HashConfig:
         balance: hash rows and queries in coordinates in which their second moments are equal:
             changes no inner product, and far more of the rows with the largest outputs are found.
             Queries are observed as they come; d + 1 of them must have been seen.
-            Default: ``None``: for layers with up to 1024 inputs, unless :attr:`rank` is given.
+            Default: ``None``: for layers with up to 1024 inputs, unless :attr:`rank` is given or
+            the family learns from the queries by itself (``"learned"``).
         rank: hash rows and queries, and sketch rows, in the ``rank`` coordinates in which outputs
             vary most, instead of balancing all d + 1 of them (:mod:`hashdl.hashing.lowrank`). With
             Q = 256 queries remembered, a rehash then takes about ``(3 N + 2 Q) d rank``
@@ -108,7 +112,7 @@ class HashConfig:
 
     Examples:
         >>> HashConfig(active=0.1, tables=8).sizes(1000)
-        Sizes(K=8, L=8, P=4, C=400, A=100, R=0)
+        Sizes(K=8, L=8, P=4, C=400, A=100, R=0, E=100)
         >>> HashConfig(active=200, random=0.5).sizes(100_000).R
         100
         >>> HashConfig(probes=0)
@@ -127,6 +131,7 @@ class HashConfig:
     capacity: int | None = None
     candidates: int | None = None
     active: float | int = 0.05
+    active_eval: float | int | None = None
     selection: str = "exact"
     sketch_bits: int = 256
     threshold: int = 2
@@ -172,6 +177,8 @@ class HashConfig:
         self._check_int("seed", -(2**63))
         self._check("seed", self.seed < 2**63, "an int of 64 bits")
         self._check_share("active", lowest=1)
+        if self.active_eval is not None:
+            self._check_share("active_eval", lowest=1)
         self._check_share("random", lowest=0)
 
     def _check(self, name: str, ok: bool, wanted: str) -> None:
@@ -209,11 +216,15 @@ class HashConfig:
         if not isinstance(self.random, float) and self.random > A and n_rows > A:
             wanted = f"wanted at most active = {A}"
             raise ValueError(f"HashConfig: random: got {self.random} rows, {wanted}")
+        E = A if self.active_eval is None else _rows(self.active_eval, n_rows)
+        if E > A:
+            wanted = f"wanted at most active = {A} of {n_rows} rows"
+            raise ValueError(f"HashConfig: active_eval: got {self.active_eval!r}, {wanted}")
         K = self.bits
         if K is None:
             K = FAMILIES[self.family].default_bits(n_rows)
         C = min(4 * A if self.candidates is None else self.candidates, n_rows)
-        return Sizes(K=K, L=self.tables, P=min(self.probes, 2**K), C=C, A=A, R=R)
+        return Sizes(K=K, L=self.tables, P=min(self.probes, 2**K), C=C, A=A, R=R, E=E)
 
     @property
     def inclusion_known(self) -> bool:
@@ -234,7 +245,8 @@ class HashConfig:
             (True, False)
         """
         if self.balance is None:
-            return self.rank is None and features <= _MOST_BALANCED
+            watches = FAMILIES[self.family].watches
+            return self.rank is None and features <= _MOST_BALANCED and not watches
         return self.balance
 
     @property
@@ -274,6 +286,7 @@ class Sizes:
         C: candidates a sample.
         A: active rows a sample, the random ones among them.
         R: random rows a sample in training.
+        E: active rows a sample in evaluation.
     """
 
     K: int
@@ -282,3 +295,4 @@ class Sizes:
     C: int
     A: int
     R: int
+    E: int

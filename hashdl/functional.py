@@ -6,10 +6,31 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.autograd.function import once_differentiable
 
 from hashdl import ops, reference
 from hashdl.precision import own_dtype
+from hashdl.profiling import part
+
+
+def _check_mode(op: str) -> None:
+    """Forward-mode differentiation would take outputs for constants."""
+    if not torch.compiler.is_compiling() and forward_ad._current_level >= 0:
+        raise RuntimeError(
+            f"hashdl::{op}: got forward-mode differentiation (jvp), wanted backward passes"
+        )
+
+
+def _take_sparse(*parameters: Tensor | None) -> bool:
+    """Whether sparse gradients can go on from here: to leaves, and outside of graphs.
+
+    What a weight was computed by (a parametrization) mostly takes dense gradients alone; inductor
+    looks at the storage of every tensor of a graph, and a sparse one has none.
+    """
+    leaves = all(parameter is None or parameter.is_leaf for parameter in parameters)
+    return leaves and not torch.compiler.is_compiling()
+
 
 # ---- active_linear -----------------------------------------------------------------------------
 
@@ -46,9 +67,22 @@ def _active_linear(
     known: Tensor | None,
     sparse_grad: bool,
 ) -> tuple[Tensor, Tensor]:
+    z, s = _logits(x, weight, bias, rows, shared, known)
+    return z.clone() if z is known else z, s
+
+
+def _logits(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    rows: Tensor,
+    shared: Tensor | None,
+    known: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Outputs of own rows, which may be ``known`` itself, and of shared ones."""
     _check_shared(shared)
     _check_known(known, x, rows)
-    z = ops.gather_linear(x, weight, bias, rows) if known is None else known.clone()
+    z = ops.gather_linear(x, weight, bias, rows) if known is None else known
     if shared is None:
         return z, x.new_empty((x.shape[0], 0))
     if shared.device.type == "cpu":  # a GPU's own check of indices does not make the host wait
@@ -103,9 +137,24 @@ def _row_gradient(rows: Tensor, grad: Tensor, shape: torch.Size, sparse: bool) -
 @once_differentiable
 def _active_linear_backward(ctx: Any, grad_z: Tensor, grad_s: Tensor) -> tuple[Any, ...]:
     x, weight, rows, shared = ctx.saved_tensors
-    extra: tuple[Tensor | None, ...] = (None, None, None)
     if shared is not None:
         grad_s = grad_s.masked_fill(shared < 0, 0)  # without a look: this may be traced
+    grads = _layer_gradients(ctx, grad_z, grad_s, x, weight, rows, shared)
+    return *grads, None, None, None, None
+
+
+def _layer_gradients(
+    ctx: Any,
+    grad_z: Tensor,
+    grad_s: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    rows: Tensor,
+    shared: Tensor | None,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """The gradients of x, weight and bias; ``grad_s`` is 0 at padding."""
+    extra: tuple[Tensor | None, ...] = (None, None, None)
+    if shared is not None:
         with own_dtype(x):
             extra = (shared, grad_s.t() @ x, grad_s.sum(0))
     grad_x, touched, grad_weight, grad_bias = ops.gather_linear_backward(
@@ -119,7 +168,7 @@ def _active_linear_backward(ctx: Any, grad_z: Tensor, grad_s: Tensor) -> tuple[A
         weight_grad = _row_gradient(touched, grad_weight, weight.shape, ctx.sparse_grad)
     if ctx.has_bias and ctx.needs_input_grad[2]:
         bias_grad = _row_gradient(touched, grad_bias, weight.shape[:1], ctx.sparse_grad)
-    return grad_x, weight_grad, bias_grad, None, None, None, None
+    return grad_x, weight_grad, bias_grad
 
 
 ops.define_differentiable(
@@ -158,8 +207,8 @@ def active_linear(
         rows: int32 active rows, -1 = padding (output 0, no gradient).
         shared: int32 rows that every sample has, -1 = padding; None: there are none.
         known: z, where it has been computed already (:func:`hashdl.ops.find_active`), else None.
-        sparse_grad: give ``weight`` and ``bias`` sparse COO gradients; in a graph of
-            torch.compile they are dense.
+        sparse_grad: give ``weight`` and ``bias`` sparse COO gradients; dense ones in a graph of
+            torch.compile, and where the weight is computed from other tensors.
 
     Shape:
         - x: :math:`(B, d)`, weight: :math:`(N, d)`, bias: :math:`(N)`
@@ -174,8 +223,8 @@ def active_linear(
         >>> active_linear(x, weight, None, torch.tensor([[2, -1]], dtype=torch.int32))[0]
         tensor([[9., 0.]])
     """
-    # Inductor looks at the storage of every tensor of a graph, and a sparse one has none.
-    sparse_grad = sparse_grad and not torch.compiler.is_compiling()
+    _check_mode("active_linear")
+    sparse_grad = sparse_grad and _take_sparse(weight, bias)
     z, s = torch.ops.hashdl.active_linear(x, weight, bias, rows, shared, known, sparse_grad)
     return z, s
 
@@ -275,8 +324,8 @@ def active_sparse_linear(
         bias: all biases, or None.
         rows: int32 active rows, -1 = padding (output 0, no gradient).
         sparse_grad: give ``weight`` a sparse COO gradient of its entries (two sparse dimensions),
-            and ``bias`` one of its rows, for :mod:`hashdl.optim`; in a graph of torch.compile they
-            are dense.
+            and ``bias`` one of its rows, for :mod:`hashdl.optim`; dense ones where those of
+            :func:`active_linear` are.
 
     Shape:
         - values, columns: :math:`(B, I)`, weight: :math:`(N, d)`, bias: :math:`(N)`
@@ -294,7 +343,8 @@ def active_sparse_linear(
         >>> weight.grad
         tensor([[0., 3.]])
     """
-    sparse_grad = sparse_grad and not torch.compiler.is_compiling()
+    _check_mode("active_sparse_linear")
+    sparse_grad = sparse_grad and _take_sparse(weight, bias)
     z: Tensor = torch.ops.hashdl.active_sparse_linear(
         values, columns, weight, bias, rows, sparse_grad
     )
@@ -371,7 +421,7 @@ def active_columns(
         columns: int32, which inputs these are, -1 = padding (it contributes nothing).
         weight: the layer's weight.
         sparse_grad: give ``weight`` a sparse COO gradient of its entries (two sparse dimensions),
-            for :mod:`hashdl.optim`; in a graph of torch.compile it is dense.
+            for :mod:`hashdl.optim`; a dense one where that of :func:`active_linear` is.
 
     Shape:
         - values, columns: :math:`(B, I)`, weight: :math:`(N, d)`
@@ -385,7 +435,8 @@ def active_columns(
         >>> active_columns(values, columns, torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
         tensor([[ 6., 12.]])
     """
-    sparse_grad = sparse_grad and not torch.compiler.is_compiling()
+    _check_mode("active_columns")
+    sparse_grad = sparse_grad and _take_sparse(weight)
     y: Tensor = torch.ops.hashdl.active_columns(values, columns, weight, sparse_grad)
     return y
 
@@ -435,3 +486,142 @@ def active_log_prob(
 ) -> Tensor:
     """Differentiable :func:`hashdl.ops.active_log_prob`: its first output."""
     return ops.active_log_prob(z, s, rows, shared, labels)[0]
+
+
+# ---- active_linear_log_prob --------------------------------------------------------------------
+
+
+def _check_log_q(log_q: Tensor | None, x: Tensor, columns: int, argument: str) -> None:
+    if log_q is not None:
+        ops._check_dtype(log_q, x.dtype, "active_linear_log_prob", argument)
+        ops._check_shape(log_q, (x.shape[0], columns), "active_linear_log_prob", argument)
+
+
+def _active_linear_log_prob(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    rows: Tensor,
+    shared: Tensor | None,
+    known: Tensor | None,
+    labels: Tensor,
+    log_q: Tensor | None,
+    shared_log_q: Tensor | None,
+    sparse_grad: bool,
+) -> tuple[Tensor, ...]:
+    with part("forward"):
+        z, s = _logits(x, weight, bias, rows, shared, known)
+    _check_log_q(log_q, x, z.shape[1], "log_q")
+    _check_log_q(shared_log_q, x, s.shape[1], "shared_log_q")
+    with part("loss"):
+        z = z if log_q is None else z - log_q
+        s = s if shared_log_q is None else s - shared_log_q
+        given = (z, None if shared is None else s, rows, shared, labels)
+        log_prob, logsumexp, places = ops.active_log_prob(*given)
+    return log_prob, z.new_empty(0) if z is known else z, s, logsumexp, places
+
+
+def _active_linear_log_prob_fake(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    rows: Tensor,
+    shared: Tensor | None,
+    known: Tensor | None,
+    labels: Tensor,
+    log_q: Tensor | None,
+    shared_log_q: Tensor | None,
+    sparse_grad: bool,
+) -> tuple[Tensor, ...]:
+    z, s = _active_linear_fake(x, weight, bias, rows, shared, known, sparse_grad)
+    _check_log_q(log_q, x, z.shape[1], "log_q")
+    _check_log_q(shared_log_q, x, s.shape[1], "shared_log_q")
+    given = (z, None if shared is None else s, rows, shared, labels)
+    log_prob, logsumexp, places = ops.active_log_prob(*given)
+    z = x.new_empty(0) if log_q is None and known is not None else z
+    return log_prob, z, s, logsumexp, places
+
+
+def _save_for_log_prob(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    x, weight, bias, rows, shared, known, _, log_q, _, sparse_grad = inputs
+    _, z, s, logsumexp, places = output
+    ctx.mark_non_differentiable(z, s, logsumexp, places)
+    z = known if log_q is None and known is not None else z
+    s = None if shared is None else s
+    ctx.save_for_backward(x, weight, z, s, rows, shared, logsumexp, places)
+    ctx.has_bias, ctx.sparse_grad = bias is not None, sparse_grad
+
+
+@once_differentiable
+def _active_linear_log_prob_backward(ctx: Any, grad_log_prob: Tensor, *_: Any) -> tuple[Any, ...]:
+    x, weight, *logits = ctx.saved_tensors
+    rows, shared = logits[2:4]
+    grad_z, grad_s = ops.active_log_prob_backward(grad_log_prob, *logits)
+    grads = _layer_gradients(ctx, grad_z, grad_s, x, weight, rows, shared)
+    return *grads, None, None, None, None, None, None, None
+
+
+ops.define_differentiable(
+    "active_linear_log_prob(Tensor x, Tensor weight, Tensor? bias, Tensor rows, Tensor? shared, "
+    "Tensor? known, Tensor labels, Tensor? log_q, Tensor? shared_log_q, bool sparse_grad) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    kernel=_active_linear_log_prob,
+    fake=_active_linear_log_prob_fake,
+    backward=_active_linear_log_prob_backward,
+    setup_context=_save_for_log_prob,
+)
+
+
+def active_linear_log_prob(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    rows: Tensor,
+    labels: Tensor,
+    shared: Tensor | None = None,
+    known: Tensor | None = None,
+    log_q: Tensor | None = None,
+    shared_log_q: Tensor | None = None,
+    *,
+    sparse_grad: bool = False,
+) -> Tensor:
+    r"""Log probability of each sample's labels, under a softmax over a layer's active rows.
+
+    :func:`active_log_prob` of the outputs of :func:`active_linear`, minus log q:
+
+    .. math:: u_{bi} = \langle x_b, w_{r_{bi}} \rangle + b_{r_{bi}} - \log q_{bi}
+
+    as one step of autograd, which keeps no second copy of the outputs.
+
+    Args:
+        x: inputs.
+        weight: all rows.
+        bias: all biases, or None.
+        rows: int32 active rows, -1 = padding.
+        labels: int32, see :func:`hashdl.ops.active_log_prob`.
+        shared: int32 rows that every sample has, -1 = padding; None: there are none.
+        known: outputs of ``rows``, where they have been computed already, else None.
+        log_q: subtracted from the outputs of ``rows``, of x's dtype; has no gradient. None: 0.
+        shared_log_q: likewise of ``shared``; inf leaves a row out.
+        sparse_grad: as for :func:`active_linear`.
+
+    Shape:
+        - x: :math:`(B, d)`, weight: :math:`(N, d)`, bias: :math:`(N)`, labels: :math:`(B, M)`
+        - rows, known: :math:`(B, A)`, shared: :math:`(T)`
+        - log_q: :math:`(B, A)`, shared_log_q: :math:`(B, T)`
+        - Output: :math:`(B)`, 0 for a sample without labels
+
+    Raises:
+        RuntimeError: shapes or dtypes do not fit, or a row id is out of range.
+
+    Examples:
+        >>> x, weight = torch.zeros(1, 2), torch.arange(6.0).reshape(3, 2)
+        >>> rows = torch.tensor([[2, 0]], dtype=torch.int32)
+        >>> active_linear_log_prob(x, weight, None, rows, rows[:, :1]).exp()
+        tensor([0.5000])
+    """
+    sparse_grad = sparse_grad and not torch.compiler.is_compiling()
+    log_prob: Tensor = torch.ops.hashdl.active_linear_log_prob(
+        x, weight, bias, rows, shared, known, labels, log_q, shared_log_q, sparse_grad
+    )[0]
+    return log_prob

@@ -1763,6 +1763,34 @@ def active_log_prob_backward(
 # ---- row optimizers ----------------------------------------------------------------------------
 
 
+def _check_row_ids(ids: Tensor) -> None:
+    _check_dtype(ids, torch.int64, "row_ids", "ids")
+    _check_shape(ids, (None,), "row_ids", "ids")
+
+
+@_op("row_ids(Tensor ids) -> (Tensor, Tensor)", _check_row_ids)
+def _(ids: Tensor) -> tuple[Tensor, Tensor]:
+    return ids.new_empty(ids.shape, dtype=torch.int32), ids.new_empty((), dtype=torch.bool)
+
+
+def row_ids(ids: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows of a sparse gradient as the row optimizers take them.
+
+    Args:
+        ids: int64 (U,), each 0 to 2^31 - 1.
+
+    Returns:
+        rows: int32 (U,), the same.
+        ascending: bool (), whether each is larger than the one before it: they are distinct then.
+
+    Examples:
+        >>> row_ids(torch.tensor([2, 5, 7]))
+        (tensor([2, 5, 7], dtype=torch.int32), tensor(True))
+    """
+    rows, ascending = _ops.row_ids(ids)
+    return rows, ascending
+
+
 def _check_update(op: str, weight: Tensor, rows: Tensor, grad: Tensor) -> None:
     _check_floating(weight, op, "weight")
     _check(

@@ -210,7 +210,7 @@ def densified_projections(vectors: Tensor, functions: Tensor) -> Tensor:
     _check_ids(attempts, 0, vectors.shape[1], op, "functions")
     _check_finite(vectors, op, "vectors")
     M, C = vectors.shape[0], functions.shape[1]
-    projections = torch.zeros((M, C), device=vectors.device)
+    projections = torch.zeros((M, C), device=vectors.device, dtype=torch.float32)
     if projections.numel() == 0:
         return projections
     # Zeros count as lowest, so that any other coordinate wins.
@@ -370,7 +370,7 @@ def sketch_scores(
     _check_ids(candidates, -1, N, "sketch_scores", "candidates")
     if norms is None:
         return gather_linear(sketch_queries, sketches, None, candidates)
-    scores = torch.zeros(candidates.shape, device=candidates.device)
+    scores = torch.zeros(candidates.shape, device=candidates.device, dtype=torch.float32)
     if N == 0:
         return scores
     places = torch.arange(32, device=sketches.device)
@@ -426,7 +426,7 @@ def select(
     pool = torch.cat([labels, candidates], 1)
     pool = torch.where(repeats(pool) | torch.isin(pool, shared), -1, pool)[:, M:]
 
-    ranked = torch.zeros((B, C), device=device) if scores is None else scores
+    ranked = torch.zeros((B, C), device=device, dtype=torch.float32) if scores is None else scores
     ranked = torch.where(ranked.isnan(), -torch.inf, ranked)
     order = ranked.argsort(dim=1, descending=True, stable=True)
     order = order.gather(1, (pool.gather(1, order) < 0).long().argsort(dim=1, stable=True))
@@ -787,6 +787,13 @@ def active_log_prob_backward(
 
 
 # ---- row optimizers ----------------------------------------------------------------------------
+
+
+def row_ids(ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Oracle of :func:`hashdl.ops.row_ids`."""
+    if bool((ids >> 31 != 0).any()):
+        raise RuntimeError("hashdl::row_ids: ids: got one outside 0 to 2^31 - 1")
+    return ids.to(torch.int32), (ids[1:] > ids[:-1]).all()
 
 
 def _touched(rows: Tensor, grad: Tensor, n_rows: int, op: str) -> tuple[Tensor, Tensor]:

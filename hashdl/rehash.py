@@ -350,12 +350,13 @@ class _Rehash:
         return Functions(*made, *(t.view(torch.float32) for t in (b.center, b.maps, b.scale)))
 
     def new_functions(self, balance: bool, codes: Tensor | None) -> Functions:
-        b = self.buffers
-        known = b.recent[: State.of(b.state).seen] if self.given.rank else b.moment
-        queries = known.view(torch.float32) if balance else None
-        maps = b.maps.view(torch.float32)
+        b, seen = self.buffers, State.of(self.buffers.state).seen
+        recent, moment = (known.view(torch.float32) for known in (b.recent[:seen], b.moment))
+        queries = (recent if self.given.rank else moment) if balance and len(b.maps[0]) else None
+        watched = (recent if enough(seen, b.moment, b.recent) else None, self.functions.rows)
+        layer = (self.weight, self.bias)
         try:
-            return self.scheme.new(self.weight, self.bias, queries, maps, codes)
+            return self.scheme.new(*layer, queries, b.maps.view(torch.float32), codes, *watched)
         except ValueError as error:
             raise _not_finite() from error
 
@@ -392,7 +393,9 @@ class _Rehash:
     def advance(self, state: State, now: int, balance: bool) -> None:
         """Do what is due of the cycle."""
         due = self.cycle.due(state, now)
-        if state.done == 0 and due > 0:
+        if due <= state.done:
+            return
+        if state.done == 0:
             self.begin(state, balance)
         for done, index, piece in self.cycle.pieces(state.done, due):
             if isinstance(piece, range):
@@ -624,6 +627,11 @@ def is_captured(tensor: Tensor) -> bool:
     return tensor.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
+def is_recomputed() -> bool:
+    """Whether a backward pass does a forward pass again, as torch.utils.checkpoint lets it."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+
+
 def _capture_step(buffers: Buffers) -> None:
     """Let each replay count a training step."""
     buffers.step.add_(1)
@@ -635,6 +643,8 @@ def _refresh_tables_(weight: Tensor, bias: Tensor | None, *rest: Any) -> None:
     count = len(Buffers._fields)
     buffers, given = Buffers(*rest[:count]), Settings(*rest[count:])
     state, training = State.of(buffers.state), given.training
+    if training and state.built and is_recomputed():
+        return None  # it counts once, and meets what it met before
     if is_captured(weight):
         if not state.built:
             raise RuntimeError(

@@ -25,20 +25,20 @@ def select_active(
     """Active rows int32 (B, M + A) of the queries x (B, d), and their outputs if they are known.
 
     See :func:`hashdl.ops.find_active`. In training the tables follow their schedule, random rows
-    are among the A, and ``labels`` (B, M) come first; in evaluation the tables are up to date, and
-    there are no random rows.
+    are among the A, and ``labels`` (B, M) come first; in evaluation the tables are up to date,
+    and E rows are active, none of them random.
     """
     config, sizes = tables.config, tables.sizes
-    random = sizes.R if training else 0
-    tables.refresh(weight, bias, training=training, queries=x)
-    if random < sizes.A:
-        layer = (x, weight, bias)
-        return tables.find_active(*layer, labels, shared, active=sizes.A, random=random)
+    active, random = (sizes.A, sizes.R) if training else (sizes.E, 0)
+    with tables.up_to_date(weight, bias, training=training, queries=x):
+        if random < active:
+            layer = (x, weight, bias)
+            return tables.find_active(*layer, labels, shared, active=active, random=random)
     with part("look-up"):  # nothing but draws
         nothing = tables.rows.new_empty((x.shape[0], 0))
         rows = ops.select(
             *(nothing, None, labels, shared),
-            active=sizes.A,
+            active=active,
             random=random,
             n_rows=weight.shape[0],
             seed=config.seed,
@@ -64,25 +64,25 @@ def select_from_active(
     read.
     """
     config, sizes = tables.config, tables.sizes
-    random = sizes.R if training else 0
-    if config.selection not in ("exact", "sketch") or random == sizes.A:
+    active, random = (sizes.A, sizes.R) if training else (sizes.E, 0)
+    if config.selection not in ("exact", "sketch") or random == active:
         return select_active(tables, x, weight, bias, training=training)[0]
-    tables.refresh(weight, bias, training=training, queries=x)
-    mapped = tables.map_queries(x, inputs)
-    candidates = tables.lookup(x, has_bias=bias is not None, mapped=mapped)
-    with part("look-up"):
-        if config.selection == "sketch":
-            scores = tables.sketch_scores(x, candidates, mapped)
-        else:
-            scores = ops.gather_sparse_linear(*inputs, weight, bias, candidates).float()
-        return ops.select(
-            *(candidates, scores, None, None),
-            active=sizes.A,
-            random=random,
-            n_rows=weight.shape[0],
-            seed=config.seed,
-            step=tables.step,
-        )
+    with tables.up_to_date(weight, bias, training=training, queries=x):
+        mapped = tables.map_queries(x, inputs)
+        candidates = tables.lookup(x, has_bias=bias is not None, mapped=mapped)
+        with part("look-up"):
+            if config.selection == "sketch":
+                scores = tables.sketch_scores(x, candidates, mapped)
+            else:
+                scores = ops.gather_sparse_linear(*inputs, weight, bias, candidates).float()
+            return ops.select(
+                *(candidates, scores, None, None),
+                active=active,
+                random=random,
+                n_rows=weight.shape[0],
+                seed=config.seed,
+                step=tables.step,
+            )
 
 
 def find_best(

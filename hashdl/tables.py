@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from hashdl.background import Background
 from hashdl.config import HashConfig
 from hashdl.hashing import balancing, lowrank
 from hashdl.hashing.functions import Nonzero, Scheme, project_queries
+from hashdl.locking import Lock
 from hashdl.precision import own_dtype
 from hashdl.profiling import part
 from hashdl.reference import limited_width
@@ -25,6 +27,7 @@ from hashdl.rehash import (
     enough,
     fit_functions,
     is_captured,
+    is_recomputed,
     steps_so_far,
     weight_key,
 )
@@ -102,6 +105,7 @@ class HashTables(nn.Module):
         self._known_fresh: tuple[int, ...] = ()
         self._ordered: tuple[Tensor, Tensor] | None = None
         self.background = Background()
+        self._lock = Lock()
 
         def buffer(name: str, shape: tuple[int, ...], dtype: torch.dtype = torch.int32) -> None:
             zeros = torch.zeros(shape, dtype=dtype, device=device)
@@ -138,7 +142,8 @@ class HashTables(nn.Module):
         buffer("sketches", (M, words))
         buffer("norms", (lengths,))  # lengths of the rows
         buffer("moment", (E, E))  # of the queries (x, 1)
-        buffer("recent", (lowrank.QUERIES if config.rank else 0, D))  # queries, the last ones
+        remembers = config.rank or self.scheme.kind.watches
+        buffer("recent", (lowrank.QUERIES if remembers else 0, D))  # queries, the last ones
         buffer("maps", (2, D, config.rank) if config.rank else (2, E, E))  # balance rows, queries
         buffer("step", (1,), torch.int64)  # training steps so far
         buffer("state", (len(State().values()),), torch.int64)
@@ -163,10 +168,18 @@ class HashTables(nn.Module):
     def observe(self, x: Tensor, *, training: bool) -> None:
         """Let queries x (B, d) tell how to balance: in training, and until there were enough."""
         self._follow(x.device)
-        if self.watches_queries:
+        if not self.watches_queries:
+            return
+        # Asked here too: the op takes longer to call than to see that there is nothing to do.
+        if torch.compiler.is_compiling() or is_captured(x) or self._observes(training):
             torch.ops.hashdl.observe_queries_(
                 x.detach(), self.moment, self.recent, self.state, self.step, training
             )
+
+    def _observes(self, training: bool) -> bool:
+        if self.state.is_meta:
+            return True
+        return _observes(self.moment, self.recent, State.of(self.state), self.step, training)
 
     def refresh(
         self,
@@ -200,8 +213,29 @@ class HashTables(nn.Module):
             )
         self._known_fresh = () if training else self._freshness(weight, bias)
 
+    def up_to_date(
+        self, weight: Tensor, bias: Tensor | None, *, training: bool, queries: Tensor
+    ) -> AbstractContextManager[None]:
+        """A block that looks up in tables that were refreshed: see :meth:`refresh`.
+
+        Threads may share a layer that evaluates: whichever comes first builds the tables, and until
+        no query that is yet to come renews them, each has the block to itself.
+        """
+        if training or torch.compiler.is_compiling():
+            self.refresh(weight, bias, training=training, queries=queries)
+        elif self._known_fresh == () or self._known_fresh != self._freshness(weight, bias):
+            return self._alone(weight, bias, queries)
+        return nullcontext()
+
+    @contextmanager
+    def _alone(self, weight: Tensor, bias: Tensor | None, queries: Tensor) -> Iterator[None]:
+        with self._lock:
+            self.refresh(weight, bias, training=False, queries=queries)
+            yield
+
     def _buffers_of_op(self) -> Buffers:
-        return Buffers(*(getattr(self, name) for name in Buffers._fields))
+        buffers: dict[str, Any] = self._buffers  # nn.Module.__getattr__ takes far longer
+        return Buffers(*(buffers[name] for name in Buffers._fields))
 
     def _settings(self, training: bool) -> Settings:
         config = self.config
@@ -565,18 +599,24 @@ def _on_host(tensor: Tensor) -> Tensor:
 # ---- observe_queries_: what balancing needs to know of the queries -------------------------------
 
 
+def _observes(moment: Tensor, recent: Tensor, known: State, step: Tensor, training: bool) -> bool:
+    """Whether queries are observed now: until there were enough, then every few training steps."""
+    due = training and steps_so_far(known, step) % OBSERVED_EVERY == 0
+    return due or not enough(known.seen, moment, recent)
+
+
 def _observe_queries_(
     x: Tensor, moment: Tensor, recent: Tensor, state: Tensor, step: Tensor, training: bool
 ) -> None:
     """Renew what is known of queries; once there were enough, in training alone, now and then."""
-    if is_captured(x):
+    if is_captured(x) or is_recomputed():
         return
     known = State.of(state)
-    due = training and steps_so_far(known, step) % OBSERVED_EVERY == 0
-    if due or not enough(known.seen, moment, recent):
-        renew, what = (lowrank.remember, recent) if len(recent) else (balancing.renew, moment)
+    if _observes(moment, recent, known, step, training):
         with own_dtype(x):
-            state[_SEEN] = renew(what.view(torch.float32), x, known.seen)
+            for renew, what in ((lowrank.remember, recent), (balancing.renew, moment)):
+                if len(what):
+                    state[_SEEN] = renew(what.view(torch.float32), x, known.seen)
 
 
 ops.define_stateful(

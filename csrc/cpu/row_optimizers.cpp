@@ -123,10 +123,40 @@ HASHDL_INLINE void adam_row_wise(const AdamConstants<Accumulate<T>>& c, T* __res
   }
 }
 
+/// Rows of one element, as biases are: gathered to be updated a few vectors at a time.
+template <typename T>
+HASHDL_INLINE void adam_elements(const AdamConstants<Accumulate<T>>& c, const AdamRows<T>& args,
+                                 int64_t begin, int64_t end) {
+  constexpr int64_t kBlock = 32;
+  const RowUpdate<T>& up = args.update;
+  T w[kBlock] = {}, grad[kBlock] = {};
+  Accumulate<T> m[kBlock] = {}, v[kBlock] = {};
+  for (int64_t first = begin; first < end; first += kBlock) {
+    const int64_t count = end - first < kBlock ? end - first : kBlock;
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t u = first + i, row = up.rows[u];
+      if (repeats(up.rows, u)) continue;
+      w[i] = up.weight[row];
+      grad[i] = up.grad[u];
+      m[i] = args.exp_avg[row];
+      v[i] = args.exp_avg_sq[row];
+    }
+    adam_full_row(c, w, grad, m, v, kBlock);  // all of it: the same code wherever ranges end
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t u = first + i, row = up.rows[u];
+      if (repeats(up.rows, u)) continue;
+      up.weight[row] = w[i];
+      args.exp_avg[row] = m[i];
+      args.exp_avg_sq[row] = v[i];
+    }
+  }
+}
+
 template <typename T>
 void adam(const AdamRows<T>& args, int64_t begin, int64_t end) {
   const RowUpdate<T>& up = args.update;
   const AdamConstants<Accumulate<T>> c = adam_constants(args);
+  if (up.d == 1 && !args.row_wise) return adam_elements(c, args, begin, end);
   for (int64_t u = begin; u < end; ++u) {
     if (repeats(up.rows, u)) continue;
     prefetch_state(up.weight, up.rows, u, end, up.d);

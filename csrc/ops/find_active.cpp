@@ -33,9 +33,10 @@ Selection selection_named(const std::string& name, const char* op) {
 
 /// The candidates of a sample stand in tables that came from outside: they may hold anything.
 bool all_below(const int32_t* ids, int64_t count, int64_t N) {
-  int32_t most = -1;
-  for (int64_t i = 0; i < count; ++i) most = std::max(most, ids[i]);
-  return most < N;
+  const auto last = static_cast<int32_t>(N - 1);
+  int32_t above = 0;
+  for (int64_t i = 0; i < count; ++i) above |= ids[i] > last;
+  return above == 0;
 }
 
 /// What all threads share.

@@ -2,6 +2,7 @@
 #include "cpu/hashing.h"
 
 #include <algorithm>
+#include <atomic>
 
 #include "cuda/hashing.h"
 #include "ops/common.h"
@@ -170,6 +171,9 @@ std::tuple<Tensor, Tensor> limit_buckets(const Tensor& offsets, const Tensor& ro
   return {limited_offsets, limited_rows};
 }
 
+/// Rows that are marked sooner than a second thread is woken.
+constexpr int64_t kMarkGrain = 1 << 12;
+
 void mark_rows_(const Tensor& dirty, const Tensor& rows, int64_t bits) {
   constexpr auto op = "mark_rows_";
   check_dtype(dirty, ScalarType::Byte, op, "dirty");
@@ -189,9 +193,13 @@ void mark_rows_(const Tensor& dirty, const Tensor& rows, int64_t bits) {
     }
   }
   const int32_t* row = data<int32_t>(ids);
-  for (int64_t i = 0; i < ids.numel(); ++i) {
-    if (row[i] >= 0) marks[row[i]] = static_cast<uint8_t>(bits);
-  }
+  // A row may stand in the ranges of two threads: both write the same byte.
+  torch::stable::parallel_for(0, ids.numel(), kMarkGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      if (row[i] < 0) continue;
+      std::atomic_ref(marks[row[i]]).store(static_cast<uint8_t>(bits), std::memory_order_relaxed);
+    }
+  });
 }
 
 }  // namespace

@@ -1,5 +1,7 @@
-// sgd_rows_, adagrad_rows_ and adam_rows_.
+// row_ids, sgd_rows_, adagrad_rows_ and adam_rows_.
 #include "cpu/row_optimizers.h"
+
+#include <atomic>
 
 #include "cuda/row_optimizers.h"
 #include "ops/common.h"
@@ -72,6 +74,35 @@ int64_t read_adam_step(const Tensor& step, const Tensor& weight, const char* op)
   const float number = *data<float>(step);
   check(number >= 1, op, "step", "got " + std::to_string(number) + ", wanted 1 or more");
   return static_cast<int64_t>(number);
+}
+
+/// Ids that are looked at sooner than a second thread is woken.
+constexpr int64_t kIdGrain = 1 << 14;
+
+std::tuple<Tensor, Tensor> row_ids(const Tensor& ids) {
+  constexpr auto op = "row_ids";
+  check_dtype(ids, ScalarType::Long, op, "ids");
+  check_shape(ids, {-1}, op, "ids");
+  const Tensor source = as_contiguous(ids);
+  const int64_t U = source.size(0);
+  const Tensor rows = empty(source, {U}, ScalarType::Int);
+  const Tensor ascending = empty(source, {}, ScalarType::Bool);
+  const auto* id = data<int64_t>(source);
+  auto* row = mutable_data<int32_t>(rows);
+  std::atomic<bool> ascend{true};
+  const bool fit = parallel_all(U, kIdGrain, [&](int64_t begin, int64_t end) {
+    bool falls = false, wide = false;
+    for (int64_t u = begin; u < end; ++u) {
+      falls |= u > 0 && id[u] <= id[u - 1];
+      wide |= id[u] >> 31 != 0;
+      row[u] = static_cast<int32_t>(id[u]);
+    }
+    if (falls) ascend.store(false, std::memory_order_relaxed);
+    return !wide;
+  });
+  check(fit, op, "ids", "got one outside 0 to 2^31 - 1");
+  *mutable_data<bool>(ascending) = ascend.load();
+  return {rows, ascending};
 }
 
 constexpr int64_t kGrain = 16;
@@ -164,6 +195,9 @@ void adam_rows_(const Tensor& weight, const Tensor& exp_avg, const Tensor& exp_a
 
 }  // namespace
 }  // namespace hashdl::ops
+
+// On a GPU the host would wait for the answer: optim merges rows there, by gather_linear_backward.
+STABLE_TORCH_LIBRARY_IMPL(hashdl, CPU, m) { m.impl("row_ids", TORCH_BOX(&hashdl::ops::row_ids)); }
 
 HASHDL_KERNELS(m) {
   m.impl("sgd_rows_", TORCH_BOX(&hashdl::ops::sgd_rows_));

@@ -116,7 +116,7 @@ def work(rows: int, D: int) -> float:
 
 def unit_maps(D: int, device: torch.device) -> Tensor:
     """The coordinates as they are."""
-    return torch.eye(D, device=device).repeat(2, 1, 1)
+    return torch.eye(D, device=device, dtype=torch.float32).repeat(2, 1, 1)
 
 
 def maps(queries: Tensor, rows: Tensor) -> Tensor:

@@ -23,6 +23,8 @@ class Family(ABC):
         linear: projections are ``vectors @ functions``. Centring and balancing then fold into the
             functions, and cost nothing. Others override :meth:`project`.
         learns: functions follow from the rows: :meth:`fit` renews them at every rehash.
+        watches: functions follow from recent queries too: :meth:`fit` is given some, and in place
+            of :meth:`make`'s functions those in use, where rows were hashed before.
         dtype: of the functions: float32 or int32.
         probing: how a linear family's :meth:`probe` reads projections, where
             :func:`hashdl.ops.search` knows it: ``"signs"`` or ``"columns"``. A single query is
@@ -33,6 +35,7 @@ class Family(ABC):
     name: ClassVar[str]
     linear: ClassVar[bool] = True
     learns: ClassVar[bool] = False
+    watches: ClassVar[bool] = False
     dtype: ClassVar[torch.dtype] = torch.float32
     probing: ClassVar[str | None] = None
     known_collisions: ClassVar[bool] = False
@@ -54,7 +57,14 @@ class Family(ABC):
         rows, columns = self.shape(D, L, K)
         return rows * columns
 
-    def fit(self, functions: Tensor, rows: Tensor, codes: Tensor | None, K: int) -> Tensor:
+    def fit(
+        self,
+        functions: Tensor,
+        rows: Tensor,
+        codes: Tensor | None,
+        K: int,
+        queries: Tensor | None = None,
+    ) -> Tensor:
         """Functions that suit the rows.
 
         Args:
@@ -62,6 +72,8 @@ class Family(ABC):
             rows: float32 (M, D), a sample.
             codes: int32 (M, L), what they were hashed to last, or None.
             K: bits a table.
+            queries: float32 (Q, D), recent ones in the coordinates of the rows, if the family
+                :attr:`watches` them; None: too few were seen.
         """
         return functions
 

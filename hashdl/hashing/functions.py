@@ -102,6 +102,8 @@ class Scheme:
         queries: Tensor | None,
         maps: Tensor,
         codes: Tensor | None,
+        recent: Tensor | None = None,
+        before: Tensor | None = None,
     ) -> Functions:
         """Functions for the rows as they are now, from a sample: no more work for more rows.
 
@@ -112,6 +114,8 @@ class Scheme:
                 low rank; None: keep ``maps``.
             maps: what balances now.
             codes: int32 (L, N), of the rows as hashed last, or None.
+            recent: queries (x, 1) of late (Q, D), for a family that watches them; None: too few.
+            before: what rows meet now, where there are codes, for such a family.
 
         Raises:
             ValueError: rows, centre or moment are not finite.
@@ -119,14 +123,14 @@ class Scheme:
         every = max(1, weight.shape[0] // max(_SAMPLE, self.kind.sample(self.bits)))
         rows, some_bias = weight[::every], None if bias is None else bias[::every]
         D, coordinates = weight.shape[1] + 1, self._coordinates(weight.shape[1])
-        center = torch.zeros(D, device=weight.device)
+        center = torch.zeros(D, device=weight.device, dtype=torch.float32)
         if self.center_rows:
             center = centering.row_mean(rows, some_bias)
         maps = self._maps(rows, some_bias, center, queries, maps)
         if not bool(center.isfinite().all()):
             raise ValueError("rows are not finite")
         made = self._drawn(coordinates, weight.device, has_bias=bias is not None)
-        scale = torch.ones(1, device=weight.device)
+        scale = torch.ones(1, device=weight.device, dtype=torch.float32)
         if self.kind.learns or self.transform:
             vectors = _map_rows(rows, some_bias, center, maps)
             if not bool(vectors.isfinite().all()):
@@ -136,8 +140,15 @@ class Scheme:
                 vectors = TRANSFORMS[self.transform].rows(vectors, float(scale))
         if self.kind.learns:
             some_codes = None if codes is None else codes[:, ::every].t()
-            with balancing.one_thread():
-                made = self.kind.fit(made, vectors, some_codes, self.bits)
+            if not self.kind.watches:
+                with balancing.one_thread():
+                    made = self.kind.fit(made, vectors, some_codes, self.bits)
+            else:
+                if before is None or not (self.folds or queries is None):
+                    some_codes = None  # functions of other coordinates tell nothing
+                elif some_codes is not None:
+                    made = self._unfolded(before, maps)
+                made = self._fit(made, vectors, some_codes, recent, maps, has_bias=bias is not None)
         return Functions(*self._folded(made, maps), center, maps, scale)
 
     def _maps(
@@ -175,6 +186,32 @@ class Scheme:
         if self.folds and not has_bias:
             made[-1] = 0  # (x, 1) against (w, 0): the 1 would turn queries off their rows
         return made
+
+    def _fit(
+        self,
+        made: Tensor,
+        rows: Tensor,
+        codes: Tensor | None,
+        recent: Tensor | None,
+        maps: Tensor,
+        *,
+        has_bias: bool,
+    ) -> Tensor:
+        """What a family that watches queries makes of functions, rows and recent queries."""
+        queries = None
+        if recent is not None:
+            queries = self.query_vectors(recent[:, :-1], maps, has_bias=has_bias)
+        if not has_bias:
+            rows = self._without_last(rows)
+        with balancing.one_thread():
+            return self.kind.fit(made, rows, codes, self.bits, queries)
+
+    def _unfolded(self, functions: Tensor, maps: Tensor) -> Tensor:
+        """The functions that :meth:`_folded` makes those of rows from."""
+        if not self.folds or maps.shape[1] == 0:
+            return functions
+        with balancing.one_thread():
+            return maps[1].t() @ functions
 
     def _folded(self, made: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
         """What rows and what queries meet."""

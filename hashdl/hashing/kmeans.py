@@ -47,14 +47,23 @@ class KMeans(Family):
 
     def make(self, D: int, L: int, K: int, seed: int) -> Tensor:
         """Random directions, which :meth:`fit` replaces."""
-        drawn = torch.randn(D, L << K, generator=torch.Generator().manual_seed(seed))
+        drawn = torch.randn(
+            D, L << K, generator=torch.Generator().manual_seed(seed), dtype=torch.float32
+        )
         return torch.nn.functional.normalize(drawn, dim=0)
 
     def sample(self, K: int) -> int:
         """Rows that determine so many centroids."""
         return _ROWS_A_CENTROID << K
 
-    def fit(self, functions: Tensor, rows: Tensor, codes: Tensor | None, K: int) -> Tensor:
+    def fit(
+        self,
+        functions: Tensor,
+        rows: Tensor,
+        codes: Tensor | None,
+        K: int,
+        queries: Tensor | None = None,
+    ) -> Tensor:
         """Lloyd's iteration on the sample, from where the rows were or from drawn rows."""
         D, tables = functions.shape[0], functions.shape[1] >> K
         centroids = functions.t().reshape(tables, 1 << K, D)

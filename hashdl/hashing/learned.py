@@ -10,11 +10,15 @@ buckets miss) and its *negatives* (rows in its buckets with others) give the hin
     s(b, r) = \frac{1}{LK} \sum_k \tanh \langle p_k, b \rangle \tanh \langle p_k, r \rangle
 
 over unit vectors, with tanh for the sign. It is lowered by a few steps of Adam; then the
-hyperplanes have other positives and negatives, and so on. Labels that must be found, as in
+hyperplanes have other positives and negatives, and so on. Queries are those that the layer
+met last (:func:`hashdl.hashing.lowrank.remember`), or rows as long as it has met too few; and at a
+rehash the training goes on from the hyperplanes in use. Labels that must be found, as in
 *label-sensitive sampling* (Liu et al., HALOS, MLSys 2021), are positives as well.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,9 +26,26 @@ from torch import Tensor
 from hashdl import ops
 from hashdl.hashing.simhash import SimHash
 
-# Times that positives and negatives are looked for, how many of each a query has, and of how many
-# queries.
-_ROUNDS, _COUNT, _QUERIES = 8, 8, 256
+
+class _Course(NamedTuple):
+    """How hyperplanes are trained.
+
+    Attributes:
+        rates: learning rates, one for each time that positives and negatives are looked for.
+        margin: of the hinge.
+    """
+
+    rates: tuple[float, ...]
+    margin: float
+
+
+# From drawn hyperplanes, and from those in use. At a rate that does not fall, rounds that fill the
+# buckets and rounds that empty them take turns. Labels are few, and harder to find.
+_DRAWN = _Course(tuple(0.06 * (1 - i / 8) for i in range(8)), 0.2)
+_IN_USE = _Course((0.004,), 0.2)
+_FOR_LABELS = _Course((0.03,) * 8, 0.5)
+# How many of each a query has, of how many queries, and among how many rows going on.
+_COUNT, _QUERIES, _ROWS = 8, 256, 1 << 12
 
 
 class LearnedSimHash(SimHash):
@@ -32,6 +53,7 @@ class LearnedSimHash(SimHash):
 
     name = "learned"
     learns = True
+    watches = True
     known_collisions = False
 
     def fit(
@@ -48,7 +70,7 @@ class LearnedSimHash(SimHash):
         Args:
             functions: hyperplanes (D, L K) to begin with.
             rows: float32 (M, D), a sample.
-            codes: not looked at.
+            codes: of the rows by these hyperplanes, as they were; None: they are as drawn.
             K: bits a table.
             queries: float32 (Q, D), in the coordinates of the rows. Default: some of the rows,
                 which in balanced coordinates are spread as queries are.
@@ -58,13 +80,17 @@ class LearnedSimHash(SimHash):
             queries, labels = rows[:: max(1, -(-rows.shape[0] // _QUERIES))], None
         if rows.shape[0] == 0 or queries.shape[0] == 0:
             return functions
+        course = _DRAWN if labels is None else _FOR_LABELS
+        if codes is not None:
+            course, rows = _IN_USE, rows[:: max(1, -(-rows.shape[0] // _ROWS))]
         generator = torch.Generator().manual_seed(0)
         planes = functions
-        for _ in range(_ROUNDS):
+        for lr in course.rates:
             positives, negatives = mine(planes, rows, queries, K, generator)
             if labels is not None:
                 positives = torch.cat([positives, labels], 1)
-            planes = train_planes(planes, rows, queries, positives, negatives)
+            examples = (rows, queries, positives, negatives)
+            planes = train_planes(planes, *examples, lr=lr, margin=course.margin)
         return planes
 
 
@@ -93,7 +119,7 @@ def mine(
     scores, count = queries @ rows.t(), min(_COUNT, rows.shape[0])
     best = scores.topk(min(2 * count, rows.shape[0])).indices
     in_vain = met.scatter(1, best, False)
-    noise = torch.rand(met.shape, generator=generator).to(rows.device)
+    noise = torch.rand(met.shape, generator=generator, dtype=torch.float32).to(rows.device)
     return _best(scores, ~met, count), _best(noise, in_vain, count)
 
 
@@ -183,4 +209,4 @@ def _pull(near: Tensor, is_near: Tensor, far: Tensor, is_far: Tensor, margin: fl
     """Gradient (Q, n + m) of the hinge's mean over all pairs of a positive and a negative."""
     counts = is_near[:, :, None] & is_far[:, None]
     active = counts & (margin - near[:, :, None] + far[:, None] > 0)
-    return torch.cat([-active.sum(2), active.sum(1)], 1) / counts.sum().clamp_min(1)
+    return torch.cat([-active.sum(2), active.sum(1)], 1).float() / counts.sum().clamp_min(1)

@@ -27,7 +27,9 @@ class SimHash(Family):
 
     def make(self, D: int, L: int, K: int, seed: int) -> Tensor:
         """Gaussian hyperplanes through the origin."""
-        return torch.randn(D, L * K, generator=torch.Generator().manual_seed(seed))
+        return torch.randn(
+            D, L * K, generator=torch.Generator().manual_seed(seed), dtype=torch.float32
+        )
 
     def codes(self, projections: Tensor, K: int) -> Tensor:
         """The signs: :func:`hashdl.ops.pack_signs`."""

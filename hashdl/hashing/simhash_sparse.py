@@ -24,7 +24,11 @@ class SparseSimHash(SimHash):
         """Hyperplanes of distinct coordinates; a projection's mean square is that of the vector."""
         generator = torch.Generator().manual_seed(seed)
         count, ones = L * K, -(-D // 3)
-        chosen = torch.rand(count, D, generator=generator).topk(ones, dim=1).indices
+        chosen = (
+            torch.rand(count, D, generator=generator, dtype=torch.float32).topk(ones, dim=1).indices
+        )
         signs = 1 - 2 * torch.randint(2, (count, ones), generator=generator).float()
-        planes = torch.zeros(count, D).scatter_(1, chosen, signs * (D / ones) ** 0.5)
+        planes = torch.zeros(count, D, dtype=torch.float32).scatter_(
+            1, chosen, signs * (D / ones) ** 0.5
+        )
         return planes.t().contiguous()

@@ -257,7 +257,7 @@ class HashLinear(nn.Linear):
             )
         x, flat = self._flat(input), self._given_rows(input, rows, "inclusion_probability")
         if self.tables is None:
-            return torch.ones(rows.shape, device=rows.device)
+            return torch.ones(rows.shape, device=rows.device, dtype=torch.float32)
         if not self.tables.built:
             self.rehash()
         return self.tables.inclusion(x, flat, self.weight, self.bias).reshape(rows.shape)
@@ -280,8 +280,8 @@ class HashLinear(nn.Linear):
         if tables is None:
             values, indices = F.linear(x, weight, bias).topk(k)
         else:
-            tables.refresh(weight, bias, training=False, queries=x)
-            values, indices = find_best(tables, x, weight, bias, k)
+            with tables.up_to_date(weight, bias, training=False, queries=x):
+                values, indices = find_best(tables, x, weight, bias, k)
         if input.dim() == 2:
             return values, indices
         shape = (*input.shape[:-1], k)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,11 @@ class HashMLP(nn.Module):
     gradients are those of the dense network with all other neurons masked to 0. After Spring and
     Shrivastava, *Scalable and Sustainable Deep Learning via Randomized Hashing* (KDD 2017),
     section 4.
+
+    Weights of a layer whose inputs are A active ones of N are drawn as nn.Linear draws them for A
+    inputs, :math:`\sqrt{N / A}` times as large: otherwise outputs would shrink by as much from
+    layer to layer, since most inputs are 0, and deep or wide models would hardly begin to learn
+    (He et al., *Delving Deep into Rectifiers*, ICCV 2015, section 2.2).
 
     Args:
         in_features: d, size of an input.
@@ -79,6 +85,16 @@ class HashMLP(nn.Module):
         self.output = ColumnLinear(
             sizes[-1], out_features, bias, sparse_grad=sparse, device=device, dtype=dtype
         )
+        self._draw_for_active_inputs()
+
+    def _draw_for_active_inputs(self) -> None:
+        """Scale what nn.Linear has drawn for N inputs, where few are active."""
+        for before, layer in pairwise([*self.hidden, self.output]):
+            assert isinstance(before, HashHidden)
+            inputs = before.hashed
+            scale_for_active(
+                layer, inputs.config.sizes(inputs.out_features).A / inputs.out_features
+            )
 
     def forward(self, input: Tensor) -> Tensor:
         """Outputs (\\*, out_features)."""
@@ -86,6 +102,19 @@ class HashMLP(nn.Module):
         for layer in self.hidden:
             active = layer(active)
         return self.output.from_active(*active)
+
+
+@torch.no_grad()
+def scale_for_active(layer: nn.Module, share: float) -> None:
+    r"""Scale freshly drawn parameters for inputs of which a share is not zero.
+
+    Args:
+        layer: its parameters have been drawn for all inputs; they become
+            :math:`\sqrt{1 / share}` times as large, in place.
+        share: above 0, at most 1.
+    """
+    for parameter in layer.parameters():
+        parameter.mul_(share**-0.5)
 
 
 def _configs(config: HashConfig | Sequence[HashConfig] | None, layers: int) -> Sequence[HashConfig]:

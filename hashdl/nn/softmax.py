@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from hashdl import ops, reference
 from hashdl.config import HashConfig
-from hashdl.functional import active_linear, active_log_prob
+from hashdl.functional import active_linear_log_prob
 from hashdl.nn.linear import HashLinear
 from hashdl.profiling import part
+from hashdl.rehash import is_recomputed
 from hashdl.selection import select_active
 from hashdl.tables import HashTables
 
@@ -30,24 +31,6 @@ class SoftmaxOutput(NamedTuple):
 
     output: Tensor
     loss: Tensor
-
-
-class _Draws(NamedTuple):
-    """What of the active rows was drawn.
-
-    Attributes:
-        own: bool (B, Q), of a sample's own rows.
-        own_log_q: log of their probability of being there, broadcast to (B, Q).
-        shared: bool (T,), of the shared rows; None without any.
-        shared_log_q: likewise, broadcast to (B, T).
-        also_own: bool (B, T), shared rows that a sample has by itself as well.
-    """
-
-    own: Tensor
-    own_log_q: Tensor
-    shared: Tensor | None
-    shared_log_q: Tensor | None
-    also_own: Tensor | None
 
 
 class HashSoftmaxWithLoss(nn.Module):
@@ -167,8 +150,7 @@ class HashSoftmaxWithLoss(nn.Module):
         else:
             output = self._exact_log_prob(x, labels)
         with part("loss"):
-            labelled = (labels >= 0).any(1)
-            loss = -output.sum() / labelled.sum().clamp_min(1)
+            loss = -output.sum() / _labelled(labels, each=target.dim() <= 1)
         return SoftmaxOutput(output if batched else output.squeeze(0), loss)
 
     def _sampled_log_prob(self, x: Tensor, labels: Tensor, tables: HashTables) -> Tensor:
@@ -183,15 +165,19 @@ class HashSoftmaxWithLoss(nn.Module):
         tables.mark(rows)
         if shared is not None:
             tables.mark(shared)
-        with part("forward"):
-            sparse = config.sparse_grad
-            z, s = active_linear(x, weight, bias, rows, shared, known, sparse_grad=sparse)
-        with part("loss"):
-            if config.log_q:
-                with torch.no_grad():
-                    draws = self._draws(x, rows, shared, n_labels, labels.shape[1], tables)
-                z, s = _correct(z, s, draws)
-            return active_log_prob(z, None if shared is None else s, rows, shared, labels)
+        log_q = shared_log_q = None
+        if config.log_q:
+            with part("loss"), torch.no_grad():
+                M = labels.shape[1]
+                log_q, shared_log_q = self._log_q(x, rows, shared, n_labels, M, tables)
+        return active_linear_log_prob(
+            *(x, weight, bias, rows, labels),
+            shared=shared,
+            known=known,
+            log_q=log_q,
+            shared_log_q=shared_log_q,
+            sparse_grad=config.sparse_grad,
+        )
 
     def _shared_rows(
         self, x: Tensor, labels: Tensor, tables: HashTables
@@ -208,10 +194,11 @@ class HashSoftmaxWithLoss(nn.Module):
                 max_labels=count // 2,
                 n_rows=self.n_classes,
                 seed=config.seed,
-                step=tables.step,
+                # Before the tables count this step, unless it is done again.
+                step=tables.step - 1 if is_recomputed() else tables.step,
             )
 
-    def _draws(
+    def _log_q(
         self,
         x: Tensor,
         rows: Tensor,
@@ -219,8 +206,8 @@ class HashSoftmaxWithLoss(nn.Module):
         n_labels: Tensor | None,
         M: int,
         tables: HashTables,
-    ) -> _Draws:
-        """What of rows (B, M + A) and shared ones was drawn, and how probably."""
+    ) -> tuple[Tensor, Tensor | None]:
+        """Log q of rows (B, M + A) and of shared ones (B, T); inf for what a sample has twice."""
         config, R, device = self.config, tables.sizes.R, rows.device
         known = config.selection == "union" and config.inclusion_known
         first = M if known else rows.shape[1] - R
@@ -232,17 +219,19 @@ class HashSoftmaxWithLoss(nn.Module):
             if known:
                 found = tables.inclusion(x, ids, self.linear.weight, self.linear.bias)
             # Of what is never drawn no logarithm is taken in earnest.
-            return (1 - missed * (1 - found)).clamp_min(torch.finfo(torch.float32).tiny).log()
+            tiny = torch.finfo(torch.float32).tiny
+            return (1 - missed * (1 - found)).clamp_min(tiny).log().to(x.dtype)
 
         if shared is None or n_labels is None:
-            return _Draws(own, log_q(rows), None, None, None)
+            return own * log_q(rows), None
         T = shared.shape[0]
         place = reference.find(shared, rows)
         is_label = (place >= 0) & (place < n_labels)  # of the batch: there whatever is drawn
         also_own = torch.zeros((rows.shape[0], T + 1), dtype=torch.bool, device=device)
         also_own = also_own.scatter(1, torch.where(place < 0, T, place), True)[:, :T]
         drawn = torch.arange(T, device=device) >= n_labels
-        return _Draws(own & ~is_label, log_q(rows), drawn, log_q(shared), also_own)
+        shared_log_q = torch.where(also_own, torch.inf, drawn * log_q(shared))
+        return (own & ~is_label) * log_q(rows), shared_log_q
 
     def _missed(self, shared: Tensor | None, n_labels: Tensor | None, R: int) -> Tensor:
         """Probability that a class is not drawn for a sample, neither on its own nor shared."""
@@ -349,13 +338,11 @@ class HashSoftmaxWithLoss(nn.Module):
             )
 
 
-def _correct(z: Tensor, s: Tensor, draws: _Draws) -> tuple[Tensor, Tensor]:
-    """Subtract log q from the logits of what was drawn, and count a class once a sample."""
-    z = z - draws.own * draws.own_log_q.to(z)
-    if draws.shared is None or draws.shared_log_q is None or draws.also_own is None:
-        return z, s
-    s = s - draws.shared * draws.shared_log_q.to(s)
-    return z, s.masked_fill(draws.also_own, -torch.inf)
+def _labelled(labels: Tensor, *, each: bool) -> Tensor | int:
+    """How many samples have a label, at least 1; ``each``: all of them have one."""
+    if each:
+        return max(labels.shape[0], 1)
+    return (labels >= 0).any(1).sum().clamp_min(1)
 
 
 def _padded(offsets: Tensor, values: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch.optim.optimizer import ParamsT
 
 from hashdl import ops
 from hashdl.huge_pages import prefer_huge_pages
-from hashdl.optim.sparse import coalesced, entries_in_memory, in_memory
+from hashdl.optim.sparse import coalesced, distinct_rows, entries_in_memory, in_memory
 from hashdl.profiling import part
 
 Closure = Callable[[], float] | None
@@ -42,10 +42,11 @@ class _Update(NamedTuple):
     @classmethod
     def of(cls, parameter: Tensor) -> _Update:
         """The update that the parameter's gradient asks for."""
-        grad = coalesced(parameter)
-        entries = grad.sparse_dim() == 2
-        rows = entries_in_memory(grad, parameter) if entries else grad._indices()[0].to(torch.int32)
-        return cls(parameter, rows, grad._values(), entries)
+        assert parameter.grad is not None
+        if parameter.grad.sparse_dim() == 2:
+            grad = coalesced(parameter)
+            return cls(parameter, entries_in_memory(grad, parameter), grad._values(), True)
+        return cls(parameter, *distinct_rows(parameter), False)
 
     def weight(self) -> Tensor:
         """The parameter as the kernels take it."""
@@ -90,11 +91,12 @@ class _RowOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         with part("optimizer"):
-            sparse = self._sparse_parameters()
+            sparse, dense = self._parameters_with_gradient()
             for parameter, group in sparse:
                 self._update_rows(_Update.of(parameter), self.state[parameter], group)
-            with _hidden([parameter for parameter, _ in sparse]):
-                self._dense_step()
+            if dense:
+                with _hidden([parameter for parameter, _ in sparse]):
+                    self._dense_step()
         return loss
 
     def _dense_step(self) -> None:
@@ -118,13 +120,16 @@ class _RowOptimizer(torch.optim.Optimizer):
                 if isinstance(value, Tensor) and value.dtype != saved.dtype:
                     self.state[parameter][key] = saved.to(value.device, copy=True)
 
-    def _sparse_parameters(self) -> list[tuple[Tensor, State]]:
-        return [
-            (parameter, group)
-            for group in self.param_groups
-            for parameter in group["params"]
-            if parameter.grad is not None and parameter.grad.is_sparse
-        ]
+    def _parameters_with_gradient(self) -> tuple[list[tuple[Tensor, State]], bool]:
+        """Those whose gradient is sparse, each with its group, and whether others have one."""
+        sparse, dense = [], False
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None and parameter.grad.is_sparse:
+                    sparse.append((parameter, group))
+                elif parameter.grad is not None:
+                    dense = True
+        return sparse, dense
 
 
 @contextmanager

@@ -20,13 +20,7 @@ def coalesced(parameter: Tensor) -> Tensor:
     Raises:
         RuntimeError: the gradient is neither one of rows nor one of a 2-d parameter's entries.
     """
-    grad = parameter.grad
-    assert grad is not None
-    if grad.sparse_dim() != 1 and not (grad.sparse_dim() == grad.dim() == 2):
-        raise RuntimeError(
-            f"hashdl.optim: got a gradient with {grad.sparse_dim()} sparse dimensions of "
-            f"{grad.dim()}, wanted 1 (whole rows), or 2 of 2 (entries of a matrix)"
-        )
+    grad = _gradient(parameter)
     if grad.is_coalesced():
         return grad
     if grad.is_cuda and ops.has_cuda_kernel("gather_linear_backward"):
@@ -36,6 +30,29 @@ def coalesced(parameter: Tensor) -> Tensor:
         return grad._coalesced_(True)
     rows_on_cpu = grad.sparse_dim() == 1 and not grad.is_cuda
     return merged(parameter, grad) if rows_on_cpu else grad.coalesce()
+
+
+def distinct_rows(parameter: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows int32 (U,) and values of a gradient of whole rows: those of :func:`coalesced`."""
+    grad = _gradient(parameter)
+    if grad.is_cuda:
+        grad = coalesced(parameter)
+        return grad._indices()[0].to(torch.int32), grad._values()
+    rows, ascending = ops.row_ids(grad._indices()[0])
+    if grad.is_coalesced() or bool(ascending):
+        return rows, grad._values()
+    return _summed(parameter.detach(), rows, grad._values())
+
+
+def _gradient(parameter: Tensor) -> Tensor:
+    grad = parameter.grad
+    assert grad is not None
+    if grad.sparse_dim() != 1 and not (grad.sparse_dim() == grad.dim() == 2):
+        raise RuntimeError(
+            f"hashdl.optim: got a gradient with {grad.sparse_dim()} sparse dimensions of "
+            f"{grad.dim()}, wanted 1 (whole rows), or 2 of 2 (entries of a matrix)"
+        )
+    return grad
 
 
 def merged(parameter: Tensor, grad: Tensor) -> Tensor:
@@ -51,18 +68,19 @@ def merged(parameter: Tensor, grad: Tensor) -> Tensor:
     values = grad._values()
     if grad.sparse_dim() == 2:
         _check_places(parameter)
-        places, sums = _summed(in_memory(parameter.detach()), _places(grad), values)
+        touched, sums = _summed(in_memory(parameter.detach()), _places(grad), values)
+        places = touched.long()
         indices = torch.stack([places // grad.shape[1], places % grad.shape[1]])
     else:
         rows, sums = _summed(parameter.detach(), grad._indices()[0], values)
-        indices = rows.unsqueeze(0)
+        indices = rows.long().unsqueeze(0)
     return torch.sparse_coo_tensor(
         indices, sums, grad.shape, is_coalesced=not grad.is_cuda, check_invariants=False
     )
 
 
 def _summed(like: Tensor, rows: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """The distinct rows of a tensor like this one, int64, and their values, summed."""
+    """The distinct rows of a tensor like this one, int32, and their values, summed."""
     width = math.prod(values.shape[1:])
     ids, columns = rows.to(torch.int32), values.reshape(rows.shape[0], width)
     _, touched, sums, _ = ops.gather_linear_backward(
@@ -73,7 +91,7 @@ def _summed(like: Tensor, rows: Tensor, values: Tensor) -> tuple[Tensor, Tensor]
         ids,
         columns,
     )
-    return touched.long(), sums.reshape(touched.shape[0], *values.shape[1:])
+    return touched, sums.reshape(touched.shape[0], *values.shape[1:])
 
 
 def _places(grad: Tensor) -> Tensor:

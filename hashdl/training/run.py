@@ -61,6 +61,7 @@ def run_head(
     multiplications = model.head.multiplications(settings.batch_size)
     dense = 3.0 * hidden * train.n_labels
     result = {
+        "epochs": settings.epochs,
         "lr": settings.lr,
         "steps": progress.step,
         "train_seconds": progress.seconds,

@@ -2,5 +2,16 @@
 
 from hashdl.tuning.advice import Advice, LayerAdvice, advise
 from hashdl.tuning.search import Trial, TuneResult, tune
+from hashdl.tuning.training import TrainingResult, TrainingTrial, tune_training
 
-__all__ = ["Advice", "LayerAdvice", "Trial", "TuneResult", "advise", "tune"]
+__all__ = [
+    "Advice",
+    "LayerAdvice",
+    "TrainingResult",
+    "TrainingTrial",
+    "Trial",
+    "TuneResult",
+    "advise",
+    "tune",
+    "tune_training",
+]

@@ -181,7 +181,8 @@ def tune(
     it by its standard error, so that other inputs of the kind meet it too.
 
     The weights are those that the layer has: tune a trained one. Which family trains best is
-    another question, that recall on one state of the weights does not answer.
+    another question, that recall on one state of the weights does not answer:
+    :func:`hashdl.tune_training` does.
 
     Args:
         layer: an nn.Linear, a :class:`HashLinear`, or a :class:`HashSoftmaxWithLoss`. It is not
@@ -214,11 +215,11 @@ def tune(
         >>> result.layer.topk(torch.randn(1, 16), 10)[1].shape
         torch.Size([1, 10])
     """
-    linear = _linear_of(layer)
+    linear = linear_of("tune", layer)
     targets = _targets(target_recall, max_touched, max_ms)
     names = sorted(FAMILIES) if families is None else list(families)
     _check(linear, inputs, targets, k, batch, names)
-    base = (HashConfig() if base is None else base).replace(seed=seed, random=0.0)
+    base = (HashConfig() if base is None else base).replace(seed=seed, random=0.0, active_eval=None)
     study = _Study(linear, inputs, k, seed)
     search = _Search(study, targets, base)
     chosen, trials, hashed = _timed(search, search.run(names, progress), batch)
@@ -226,13 +227,18 @@ def tune(
     return TuneResult(chosen.config, hashed, search.meets(chosen), chosen, trials, dense, k, batch)
 
 
-def _linear_of(layer: object) -> nn.Linear:
+def linear_of(function: str, layer: object) -> nn.Linear:
+    """The linear layer that a function was given.
+
+    Raises:
+        TypeError: it is none.
+    """
     if isinstance(layer, HashSoftmaxWithLoss):
         return layer.linear
     if isinstance(layer, nn.Linear):
         return layer
     wanted = "an nn.Linear, a HashLinear or a HashSoftmaxWithLoss"
-    raise TypeError(f"hashdl.tune: layer: got {type(layer).__name__}, wanted {wanted}")
+    raise TypeError(f"hashdl.{function}: layer: got {type(layer).__name__}, wanted {wanted}")
 
 
 def _targets(recall: float | None, touched: float | None, ms: float | None) -> _Targets:

@@ -56,7 +56,7 @@ def run(main: Main, path: Path, *flags: str) -> dict[str, Any]:
     report: dict[str, Any] = json.loads(path.read_text())
     assert {"machine", "settings", "contenders"} <= set(report)
     assert report["machine"]["torch"] == torch.__version__
-    assert set(report["contenders"]) <= set(NAMES)
+    assert set(report["contenders"]) <= {*NAMES, "dense_best"}
     return report
 
 
@@ -161,9 +161,11 @@ def test_kernels(results: Path) -> None:
     report = load(results / "kernels.json")
     assert len(report["kernels"]) == 8
     for figures in report["kernels"].values():
-        assert {"ms", "bytes", "flops", "ideal_ms", "share"} == set(figures)
+        wanted = {"ms", "bytes", "flops", "ideal_ms", "share", "share_of_row_reads"}
+        assert wanted == set(figures)
         assert figures["bytes"] > 0
-    assert {"copy_gb_per_s", "sgemm_gflop_per_s"} <= set(report["machine"])
+    wanted = {"copy_gb_per_s", "row_reads_gb_per_s", "sgemm_gflop_per_s"}
+    assert wanted <= set(report["machine"])
 
 
 def test_the_page_has_a_section_for_each_file_there_is(results: Path, tmp_path: Path) -> None:
@@ -202,7 +204,7 @@ def test_time_to_accuracy_goes_on_where_it_stopped(tmp_path: Path) -> None:
         assert {"seconds_to_goal", "seconds_to_goal_std", "best_top1"} <= set(result)
     if "chunked" in contenders:  # the same loss: not searched again
         assert contenders["chunked"]["lr"] == after["lr"]
-        assert contenders["chunked"]["validation"] == {}
+        assert contenders["chunked"]["validation"] == []
     assert after["reached"] >= 1
     assert report["goal"]["accuracy"] == pytest.approx(after["best_top1"] - 0.01)
     other = [*flags, "--seeds", "0", "--batch", "60", "--json", str(path)]
@@ -210,6 +212,30 @@ def test_time_to_accuracy_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert load(path) == report
     assert plot.main([str(path), str(tmp_path / "plot.png")]) == 0
     assert is_png(tmp_path / "plot.png")
+
+
+def test_the_goal_is_reached_with_the_fewest_passes() -> None:
+    results = [
+        {"epochs": epochs, "lr": lr, "p1": p1}
+        for epochs, lr, p1 in ((3, 0.1, 0.75), (1, 0.1, 0.6), (2, 0.1, 0.71), (2, 0.2, 0.72))
+    ]
+    assert time_to_accuracy.soonest(results, "p1", 0.7) == results[3]
+    assert time_to_accuracy.soonest(results, "p1", 0.74) == results[0]
+    assert time_to_accuracy.soonest(results, "p1", 0.8) == results[0]
+
+
+def test_dense_is_trained_for_the_goal_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time_to_accuracy, "_MARGIN", 1.0)  # any run reaches the goal
+    path = tmp_path / "x.json"
+    flags = ["--data", xmc_files(tmp_path, several=False), *TINY_RUN, "--seeds", "0"]
+    flags += ["--epochs", "dense=4,1", "hashed=1", "--contenders", "dense", "hashed"]
+    contenders = run(time_to_accuracy.main, path, *flags)["contenders"]
+    chosen = {name: result["runs"]["0"]["epochs"] for name, result in contenders.items()}
+    assert chosen == {"dense_best": 4, "dense": 1, "hashed": 1}
+    again = run(time_to_accuracy.main, path, *flags)["contenders"]
+    assert again["dense_best"]["runs"] == contenders["dense_best"]["runs"]
 
 
 def test_contenders_that_take_one_label_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
@@ -273,7 +299,8 @@ def test_bad_arguments_are_explained(
 
 
 def test_unknown_contenders_in_epochs() -> None:
-    assert time_to_accuracy.passes(["all=2", "dense=1"])["dense"] == 1
+    passes = time_to_accuracy.passes(["all=2", "dense=1,1.5"])
+    assert (passes["dense"], passes["hashed"]) == ((1, 1.5), (2,))
     with pytest.raises(ValueError, match="--epochs"):
         time_to_accuracy.passes(["dens=1"])
 

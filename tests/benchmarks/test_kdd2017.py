@@ -19,7 +19,7 @@ from hashdl import HashConfig
 pytest.importorskip("sklearn")
 
 TINY = ["--quick", "--data", "digits", "--layers", "2", "--shares", "0.1", "--epochs", "1"]
-TINY += ["--width", "60", "--rates", "1e-2"]
+TINY += ["--width", "60", "--rates", "1e-2", "--repeat", "2"]
 SIZES = [64, 100, 80, 10]
 
 
@@ -48,7 +48,9 @@ def test_every_method_has_its_figures_and_goes_on(tmp_path: Path) -> None:
         assert list(point["runs"]) == ["0", "1"]
         assert 0 <= point["top1"] <= 1
         assert 0 < point["test_share"] <= 1
+        assert len(point["rounds_ms"]) == 2
         assert point["step_ms"] > 0
+        assert point["joules_step_estimated"] > 0
         assert (name == "standard") == (point["train_share"] == 1)
     assert report["settings"]["configs"]["hashed_published"]["bits"] == 6
     printed = describe(report)
@@ -57,6 +59,32 @@ def test_every_method_has_its_figures_and_goes_on(tmp_path: Path) -> None:
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
     assert kdd2017.main([*TINY, "--width", "50", "--json", str(path)]) == 2
     assert load(path) == report
+
+
+def test_times_are_measured_again_and_nothing_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "kdd2017.json"
+    flags = [*TINY, "--contenders", "standard", "hashed", "--seeds", "0", "--json", str(path)]
+    assert kdd2017.main(flags) == 0
+    first = load(path)
+    # Whoever had trained would have asked for an accuracy.
+    monkeypatch.setattr(kdd2017, "accuracy", None)
+    assert kdd2017.main(["--json", str(path), "--retime", "--repeat", "3"]) == 0
+    again = load(path)
+    changing = {"repeat": 3, "retime": True}
+    assert again["settings"] == first["settings"] | changing
+    for name, result in again["contenders"].items():
+        for key, point in result["points"].items():
+            assert point["runs"] == first["contenders"][name]["points"][key]["runs"]
+            assert len(point["rounds_ms"]) == 3
+
+
+def test_only_a_finished_study_is_timed_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert kdd2017.main(["--retime", "--json", str(tmp_path / "none.json")]) == 2
+    assert "wanted a finished study's file" in capsys.readouterr().err
 
 
 def test_ctrl_c_keeps_finished_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,6 +173,21 @@ def test_multiplications_of_a_low_rank_hold_finding_its_coordinates() -> None:
     assert train == pytest.approx(forward + backward + hashing + ranking + upkeep)
 
 
+def test_a_prediction_has_no_neurons_in_place_of_random_ones() -> None:
+    # As many candidates as there are rows.
+    config = HashConfig(bits=1, probes=2, tables=1, candidates=100, rehash_every=10, balance=False)
+    config = config.replace(selection="union", random=0.25)
+    net = Hashed(SIZES, 0.2, config)
+    train, test = work(net)
+    hashing = 65 + 101
+    assert test == pytest.approx(64 * 15 + 15 * 12 + 12 * 10 + hashing)
+    upkeep = (100 * 65 + 80 * 101) / (10 * 32)
+    steps = 2 * 64 * 20 + 3 * 20 * 16 + 3 * 16 * 10
+    assert train == pytest.approx(steps + hashing + upkeep)
+    for layer, n in zip(net.net.hidden, SIZES[1:], strict=False):
+        assert layer.hashed.active(torch.rand(3, layer.hashed.in_features)).shape == (3, 0.2 * n)
+
+
 def test_multiplications_of_balancing_are_counted() -> None:
     plain = HashConfig(bits=1, probes=2, tables=1, candidates=100, balance=False)
     counts = [work(Hashed(SIZES, 0.1, plain.replace(balance=some)))[0] for some in (False, True)]
@@ -166,6 +209,16 @@ def test_all_neurons_active_is_the_standard_net() -> None:
     torch.testing.assert_close(winners(x), standard(x))
     few = WinnerTakeAll(SIZES, 0.1)
     assert (few.choose(torch.randn(5, 100), 0) != 0).sum(1).max() <= 10
+
+
+def test_layers_are_drawn_for_their_active_inputs() -> None:
+    for name, method in make_methods(HashConfig()).items():
+        net = method([64, 100, 80, 10], 0.1)
+        layers = net.net.hidden if isinstance(net, Hashed) else net.layers
+        first, second = (next(layer.parameters()) for layer in layers[:2])  # type: ignore[index]
+        assert 0.9 * 64**-0.5 < first.abs().max() <= 64**-0.5
+        inputs = 100 if name in ("standard", "dropout") else 10
+        assert 0.9 * inputs**-0.5 < second.abs().max() <= inputs**-0.5
 
 
 @pytest.mark.parametrize("share", [0.05, 0.5])

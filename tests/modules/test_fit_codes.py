@@ -60,7 +60,7 @@ def test_more_labels_of_inputs_not_seen_are_found(changes: dict[str, object], bi
     x, labels = task(layer)
     before = found(layer, x[400:], labels[400:])
     layer.fit_codes(x[:400], labels[:400])
-    assert found(layer, x[400:], labels[400:]) > 1.3 * before
+    assert found(layer, x[400:], labels[400:]) > 1.2 * before
 
 
 def test_functions_stay_through_rehashes_and_training() -> None:

@@ -185,6 +185,18 @@ def test_random_rows_are_active_in_training_alone() -> None:
         assert set(rows[sample].tolist()) <= {*found[sample].tolist(), -1}
 
 
+@pytest.mark.parametrize("selection", ["exact", "sketch", "union"])
+def test_fewer_rows_are_active_in_evaluation(selection: str) -> None:
+    layer = make_layer(selection=selection, active=20, active_eval=7, random=0.25, candidates=N)
+    few = make_layer(selection=selection, active=7, candidates=N).eval()
+    few.load_state_dict(layer.state_dict())
+    x = inputs(6)
+    assert layer.active(x).shape == (6, 20)
+    assert torch.equal(layer.eval().active(x), few.active(x))
+    with pytest.raises(ValueError, match=r"active_eval: got 30, wanted at most active = 20"):
+        make_layer(active=20, active_eval=30)
+
+
 def test_sketch_selection_keeps_the_candidates_of_the_highest_scores() -> None:
     layer = make_layer(selection="sketch").eval()
     x = inputs(5)

@@ -73,6 +73,18 @@ def assert_same_gradients(
 # ---- HashMLP -----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("gated", [False, True])
+def test_parameters_are_drawn_for_the_inputs_that_are_active(gated: bool) -> None:
+    model = make_mlp(gated)
+    active = [D, *[SMALL.sizes(n).A for n in HIDDEN]]
+    for some, layer in zip(active, [*model.hidden, model.output], strict=True):
+        for parameter in layer.parameters():
+            # Of nn.Linear's uniform distribution.
+            assert 0.6 * some**-0.5 < parameter.abs().max() <= 1.0001 * some**-0.5
+    every = make_mlp(gated, active=1.0)
+    assert every.output.weight.abs().max() <= HIDDEN[-1] ** -0.5
+
+
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("sparse_grad", [False, True])

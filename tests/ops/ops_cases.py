@@ -246,7 +246,11 @@ _CPU: Cases = {
         {"special": True, "A": 40, "T": None},
         {"B": 30, "M": 6, "A": 60, "T": 150, "N": 2000},
     ),
-    **_each(OPTIMIZERS, {"N": 300, "U": 100, "d": 67}),
+    "row_ids": [
+        *({"U": U} for U in (0, 1, 9, 100_000)),  # the last one on several threads
+        *({"U": 40_000, "descends": at} for at in (1, 20_000, 39_999)),
+    ],
+    **_each(OPTIMIZERS, {"N": 300, "U": 100, "d": 67}, {"N": 300, "U": 100, "d": 1}),
 }
 
 # More than a warp or a block takes at once, 16-byte loads and what does not allow them, maps that

@@ -472,6 +472,14 @@ def active_log_prob_backward_args(**parameters: Any) -> Args:
     return grad, *args[:4], logsumexp, places
 
 
+def row_ids_args(U: int = 9, descends: int | None = None) -> Args:
+    """Ascending ids, but for one that is that of the row before it."""
+    ids = torch.arange(U) * 3
+    if descends is not None:
+        ids[descends] = ids[descends - 1]
+    return (ids,)
+
+
 def _update_args(N: int, U: int, d: int | None, dtype: torch.dtype) -> tuple[Tensor, ...]:
     """Weight (N, d), or (N,) where d is None; distinct rows; their gradient."""
     tail = () if d is None else (d,)
@@ -547,6 +555,21 @@ def active_linear_args(
         if tensor is not None:
             tensor.requires_grad_(requires_grad)
     return x, weight, some_bias, rows, shared, z, sparse_grad
+
+
+def active_linear_log_prob_args(
+    *, log_q: bool = False, requires_grad: bool = False, **parameters: Any
+) -> Args:
+    """The first row of each sample is its label; with ``log_q`` one shared row is left out."""
+    *layer, known, sparse_grad = active_linear_args(requires_grad=requires_grad, **parameters)
+    x, rows, shared = layer[0], layer[3], layer[4]
+    own = shared_log_q = None
+    if log_q:
+        own = randn(*rows.shape, dtype=x.dtype, seed=5)
+        if shared is not None:
+            shared_log_q = randn(x.shape[0], len(shared), dtype=x.dtype, seed=6)
+            shared_log_q[:1, :1] = torch.inf
+    return *layer, known, rows[:, :1].clone(), own, shared_log_q, sparse_grad
 
 
 def refresh_tables__args(
@@ -631,6 +654,7 @@ OPS = (
     "scatter_rows",
     "active_log_prob",
     "active_log_prob_backward",
+    "row_ids",
     "sgd_rows_",
     "adagrad_rows_",
     "adam_rows_",

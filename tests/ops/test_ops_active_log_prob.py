@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import ops_samples as samples
 import pytest
 import torch
@@ -150,3 +153,67 @@ def test_sums_of_16_bit_logits_are_in_float32() -> None:
     log_prob, logsumexp, _ = ops.active_log_prob(z, None, rows, None, rows[:, :1])
     torch.testing.assert_close(logsumexp, torch.tensor([512.0]).log())
     assert log_prob.dtype == torch.bfloat16
+
+
+# ---- active_linear_log_prob ----------------------------------------------------------------------
+
+COMPOSED = [
+    *(
+        {"T": T, "known": known, "log_q": log_q}
+        for T in (None, 3)
+        for known in (False, True)
+        for log_q in (False, True)
+    ),
+    {"bias": False},
+    {"B": 0},
+    {"dtype": torch.bfloat16, "log_q": True},
+]
+
+
+def composed(args: samples.Args) -> Tensor:
+    """active_log_prob of active_linear, minus log q."""
+    *layer, labels, log_q, shared_log_q, sparse_grad = args
+    rows, shared = layer[3:5]
+    z, s = functional.active_linear(*layer, sparse_grad=sparse_grad)
+    z = z if log_q is None else z - log_q
+    s = s if shared_log_q is None else s - shared_log_q
+    return functional.active_log_prob(z, None if shared is None else s, rows, shared, labels)
+
+
+def fused(args: samples.Args) -> Tensor:
+    return torch.ops.hashdl.active_linear_log_prob(*args)[0]
+
+
+@pytest.mark.parametrize("parameters", COMPOSED, ids=str)
+def test_a_layers_log_prob_is_that_of_its_outputs(parameters: dict[str, Any]) -> None:
+    values, grads = [], []
+    for compute in (fused, composed):
+        args = samples.active_linear_log_prob_args(requires_grad=True, **parameters)
+        log_prob = compute(args)
+        values.append(log_prob)
+        leaves = [leaf for leaf in args[:3] if leaf is not None]
+        grads.append(torch.autograd.grad(log_prob.sum(), leaves))
+    assert torch.equal(*values)
+    for ours, theirs in zip(*grads, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("T", [None, 3])
+def test_gradcheck_of_a_layers_log_prob(T: int | None) -> None:
+    args = samples.active_linear_log_prob_args(
+        T=T, log_q=True, requires_grad=True, dtype=torch.float64
+    )
+    assert torch.autograd.gradcheck(lambda *layer: fused((*layer, *args[3:])), args[:3])
+
+
+@pytest.mark.parametrize(
+    ("place", "argument"), [(7, "log_q"), (8, "shared_log_q")], ids=["own", "shared"]
+)
+@pytest.mark.parametrize("change", [lambda q: q[:, :-1], Tensor.double], ids=["narrow", "dtype"])
+def test_log_q_that_does_not_fit_is_refused(
+    place: int, argument: str, change: Callable[[Tensor], Tensor]
+) -> None:
+    args = list(samples.active_linear_log_prob_args(log_q=True))
+    args[place] = change(args[place])
+    with pytest.raises(RuntimeError, match=f"hashdl::active_linear_log_prob: {argument}: got"):
+        fused(tuple(args))

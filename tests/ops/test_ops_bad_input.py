@@ -344,6 +344,12 @@ CASES = [
     *ids("active_log_prob_backward", "places", 2 + 5 + 5 + 1),
     *wrong_size("active_log_prob_backward", "places", 0),
     *shapes("active_log_prob_backward", "places", wide=lambda t: t.repeat(1, 4)),
+    *shapes("row_ids", "ids", int32=Tensor.int, float=Tensor.float),
+    *wrong_rank("row_ids", "ids"),
+    *(
+        Bad("row_ids", "ids", str(number), with_value(3, number), needs_values=True)
+        for number in (-1, 2**31)
+    ),
     *update("sgd_rows_", "momentum_buffer"),
     *update("adagrad_rows_", "sum"),
     *update("adam_rows_", "exp_avg", "exp_avg_sq"),

@@ -33,6 +33,7 @@ LARGE: dict[str, dict[str, Any]] = {
     "scatter_rows": {"B": 30, "A": 20, "N": 100},
     "active_log_prob": {"B": 30, "A": 60, "T": 90, "N": 500},
     "active_log_prob_backward": {"B": 30, "A": 60, "T": 90, "N": 500},
+    "row_ids": {"U": 100_000},
     "sgd_rows_": {"N": 300, "U": 100},
     "adagrad_rows_": {"N": 300, "U": 100},
     "adam_rows_": {"N": 300, "U": 100},

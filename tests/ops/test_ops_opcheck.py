@@ -57,6 +57,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("active_log_prob_backward", {}),
     ("active_log_prob_backward", {"B": 1}),
     ("active_log_prob_backward", {"T": None, "dtype": torch.bfloat16}),
+    ("row_ids", {}),
     ("sgd_rows_", {}),
     ("sgd_rows_", {"buffer": False, "dtype": torch.bfloat16}),
     ("adagrad_rows_", {}),
@@ -106,6 +107,18 @@ def test_opcheck_of_active_log_prob_with_gradient(T: int | None) -> None:
 def test_opcheck_of_active_linear(parameters: dict[str, Any], requires_grad: bool) -> None:
     args = samples.active_linear_args(requires_grad=requires_grad, **parameters)
     torch.library.opcheck(samples.overload("active_linear"), args)
+
+
+@pytest.mark.parametrize("requires_grad", [True, False])
+@pytest.mark.parametrize("log_q", [True, False])
+@pytest.mark.parametrize("parameters", LINEAR)
+def test_opcheck_of_active_linear_log_prob(
+    parameters: dict[str, Any], log_q: bool, requires_grad: bool
+) -> None:
+    args = samples.active_linear_log_prob_args(
+        log_q=log_q, requires_grad=requires_grad, **parameters
+    )
+    torch.library.opcheck(samples.overload("active_linear_log_prob"), args)
 
 
 @pytest.mark.parametrize("requires_grad", [True, False])

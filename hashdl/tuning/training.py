@@ -1,0 +1,372 @@
+"""tune_training: which way of hashing a layer learns most with, in the same seconds."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hashdl import metrics, optim
+from hashdl.config import HashConfig
+from hashdl.hashing import FAMILIES
+from hashdl.nn import HashLinear, HashSoftmaxWithLoss
+from hashdl.progress import track
+from hashdl.tuning.search import linear_of
+from hashdl.tuning.text import figure, in_code, table
+
+# Held-out inputs: a share of those given, and at most so many; those of the first look.
+_HELD_OUT_SHARE, _MOST_HELD_OUT, _LOOKED_AT = 0.125, 1024, 512
+# Configurations that race, the given one aside, and looks at their accuracy on the way.
+_FINALISTS, _LOOKS = 6, 8
+# Samples whose outputs of all rows are held at once.
+_CHUNK = 256
+# Of the second size that each way is tried at: probes and candidates, in multiples.
+_MORE_PROBES, _MORE_CANDIDATES = 3, 4
+# Coordinates of a low rank, for layers that have many more.
+_RANK = 32
+
+# Read by the races; a test puts another one here.
+_clock = time.perf_counter
+
+
+@dataclass(frozen=True)
+class TrainingTrial:
+    """One configuration that was tried.
+
+    Attributes:
+        config: the configuration.
+        gradient: share of the gradient that its active sets hold, of the weights as they were
+            given: :func:`hashdl.metrics.active`.
+        recall: share of the ten largest outputs that are active.
+        accuracy: held-out precision at 1 after the race; None: it took no part.
+        steps: training steps that it made in the seconds of the race.
+        ms: measured milliseconds a step, rehashing included.
+    """
+
+    config: HashConfig
+    gradient: float
+    recall: float
+    accuracy: float | None = None
+    steps: int | None = None
+    ms: float | None = None
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What :func:`tune_training` returns; ``print(result)`` shows :attr:`table`.
+
+    Attributes:
+        config: the best configuration.
+        best: its trial.
+        given: the trial of the configuration that the search began with.
+        trials: everything that was tried: those that raced by their accuracy, the others by the
+            share of the gradient.
+        seconds: how long each one trained in the race.
+    """
+
+    config: HashConfig
+    best: TrainingTrial
+    given: TrainingTrial
+    trials: tuple[TrainingTrial, ...]
+    seconds: float
+
+    @property
+    def table(self) -> str:
+        """What was tried, and what it learned."""
+        lines = table([_HEADINGS, *map(_cells, self.trials)], left=(0, 1, 2))
+        lines[self.trials.index(self.best) + 1] += "  <-"
+        return "\n".join(lines)
+
+    def figures(self) -> dict[str, Any]:
+        """Everything as plain values, for a JSON file."""
+        return {
+            "config": dataclasses.asdict(self.config),
+            "seconds": self.seconds,
+            "trials": [dataclasses.asdict(trial) for trial in self.trials],
+        }
+
+    def __str__(self) -> str:
+        best, given = self.best.accuracy, self.given.accuracy
+        return (
+            f"{self.table}\n\nheld-out precision at 1 after {figure(self.seconds)} s of training\n"
+            f"{in_code(self.config)}\n{best:.3f}, and {given:.3f} as given"
+        )
+
+
+_HEADINGS = (
+    *("family", "prepared", "ranked by", "L", "P", "C"),
+    *("gradient", "recall", "ms", "steps", "accuracy"),
+)
+
+
+def _cells(trial: TrainingTrial) -> tuple[str, ...]:
+    config = trial.config
+    prepared = [name for name in ("center", "balance") if getattr(config, name) is not False]
+    prepared = prepared if config.rank is None else ["center", f"rank {config.rank}"]
+    raced = trial.accuracy is not None
+    return (
+        config.family,
+        "+".join(prepared) or "-",
+        config.selection,
+        *(str(size) for size in (config.tables, config.probes, config.candidates or "-")),
+        f"{trial.gradient:.3f}",
+        f"{trial.recall:.3f}",
+        *((figure(trial.ms), str(trial.steps), f"{trial.accuracy:.3f}") if raced else "---"),
+    )
+
+
+# ---- tune_training -----------------------------------------------------------------------------
+
+
+def tune_training(
+    layer: nn.Linear | HashSoftmaxWithLoss,
+    inputs: Tensor,
+    labels: Tensor,
+    *,
+    base: HashConfig | None = None,
+    families: Sequence[str] | None = None,
+    batch: int = 256,
+    lr: float = 5e-3,
+    seed: int = 0,
+    progress: bool = True,
+) -> TrainingResult:
+    """Search how to hash an output layer so that it learns most in the same time.
+
+    What active sets hold of the gradient tells which configurations are worth a closer look, but
+    not which of them learns most: the same rows met again and again, or met as they were some
+    steps ago, teach little. So the few best of a first look race: each trains a copy of the layer
+    by Adam, on the inputs as they are, in the order given; what counts is the held-out precision at
+    1 after the seconds of the fastest. The configuration given stays unless another one is better
+    by more than the standard error of their difference.
+
+    Ask in the midst of training: of a layer that has learned nothing every family finds the same.
+    The number of active rows stays that of ``base``.
+
+    Args:
+        layer: an output layer. It is not changed.
+        inputs: a sample of what it is given, (\\*, d): ten thousand or more.
+        labels: int (\\*), or (\\*, M) padded with -1.
+        base: the configuration to begin with, whose other fields, :attr:`HashConfig.active` among
+            them, the others share. Default: the layer's own.
+        families: hash families to try. Default: all.
+        batch: samples a step.
+        lr: learning rate of the race.
+        seed: of the choice of held-out inputs.
+        progress: show bars on stderr.
+
+    Returns:
+        A :class:`TrainingResult`: print it.
+
+    Raises:
+        TypeError: the layer is no output layer.
+        ValueError: a family is unknown, shapes do not fit, or there are too few inputs.
+
+    Examples:
+        >>> head = HashSoftmaxWithLoss(16, 500, config=HashConfig(active=20))
+        >>> x = torch.randn(600, 16)
+        >>> result = tune_training(head, x, x.argmax(1), batch=32, progress=False,
+        ...                        families=["simhash"])
+        >>> result.config.active
+        20
+    """
+    linear = linear_of("tune_training", layer)
+    names = sorted(FAMILIES) if families is None else list(families)
+    _check(linear, inputs, labels, batch, names)
+    if base is None:
+        hashed = layer.linear if isinstance(layer, HashSoftmaxWithLoss) else linear
+        base = hashed.config if isinstance(hashed, HashLinear) else HashConfig()
+    race = _Race(linear, inputs, labels, batch, lr, seed)
+    configs = list(dict.fromkeys(_configs(base, names, linear.in_features)))
+    looks = [race.look(config) for config in track(configs, "Looking", enabled=progress)]
+    finalists = _finalists(looks)
+    runs = [race.run(trial) for trial in track(finalists, "Racing", enabled=progress)]
+    return _judge(runs, looks)
+
+
+def _check(
+    linear: nn.Linear, inputs: Tensor, labels: Tensor, batch: int, names: Sequence[str]
+) -> None:
+    def refuse(name: str, got: object, wanted: str) -> ValueError:
+        return ValueError(f"hashdl.tune_training: {name}: got {got}, wanted {wanted}")
+
+    d = linear.in_features
+    if inputs.dim() == 0 or inputs.shape[-1] != d:
+        raise refuse("inputs", f"shape {tuple(inputs.shape)}", f"(*, {d})")
+    shape = inputs.shape[:-1]
+    if labels.shape[: len(shape)] != shape or labels.dim() > len(shape) + 1:
+        wanted = ", ".join(map(str, shape))
+        raise refuse("labels", f"shape {tuple(labels.shape)}", f"({wanted}) or ({wanted}, M)")
+    if labels.is_floating_point() or labels.dtype == torch.bool:
+        raise refuse("labels", labels.dtype, "integers")
+    if batch < 1:
+        raise refuse("batch", batch, "1 or more")
+    if inputs.numel() // d < 4 * batch:
+        raise refuse("inputs", f"{inputs.numel() // d} samples", f"at least 4 batches of {batch}")
+    unknown = [name for name in names if name not in FAMILIES]
+    if unknown or not names:
+        raise refuse("families", unknown or "none", f"some of {sorted(FAMILIES)}")
+
+
+def _configs(base: HashConfig, names: Sequence[str], features: int) -> Iterator[HashConfig]:
+    """What is tried: every family, prepared in two ways, at two sizes; and what else there is."""
+    yield base
+    for name in names:
+        for balance in _ways(name, features):
+            bits = base.bits if name == base.family else None
+            config = base.replace(family=name, bits=bits, rank=None, center=True, balance=balance)
+            if name == "kmeans":  # a few tables do what many of the others do
+                config = config.replace(tables=min(base.tables, 4), probes=2)
+            yield config
+            yield _more(config)
+    if "simhash" in names and features > 2 * _RANK:
+        low = base.replace(family="simhash", bits=None, balance=None, rank=_RANK)
+        yield from (low, _more(low))
+    yield _more(base).replace(selection="sketch")
+
+
+def _ways(name: str, features: int) -> tuple[bool, ...]:
+    return (True, False) if HashConfig(family=name).balances(features) else (False,)
+
+
+def _more(config: HashConfig) -> HashConfig:
+    """Of which look-ups find more."""
+    candidates = config.candidates
+    return config.replace(
+        probes=_MORE_PROBES * config.probes,
+        candidates=None if candidates is None else _MORE_CANDIDATES * candidates,
+    )
+
+
+def _finalists(looks: Sequence[TrainingTrial]) -> list[TrainingTrial]:
+    """The given one, and the best of each kind by their share of the gradient."""
+    given, *others = looks
+    kinds: dict[tuple[object, ...], TrainingTrial] = {}
+    for trial in sorted(others, key=lambda trial: -trial.gradient):
+        config = trial.config
+        kinds.setdefault((config.family, config.rank, config.selection), trial)
+    return [given, *list(kinds.values())[:_FINALISTS]]
+
+
+# ---- the race ----------------------------------------------------------------------------------
+
+
+class _Point(NamedTuple):
+    """A look at a run.
+
+    Attributes:
+        steps: so far.
+        seconds: of training so far.
+        hits: float (Q,), precision at 1 of each held-out input.
+    """
+
+    steps: int
+    seconds: float
+    hits: Tensor
+
+
+class _Run(NamedTuple):
+    """A finalist's run."""
+
+    trial: TrainingTrial
+    points: list[_Point]
+
+
+class _Race:
+    """A layer, samples that its copies train on, and others that judge them.
+
+    Args:
+        linear: the layer.
+        inputs: (*, d).
+        labels: (*) or (*, M).
+        batch: samples a step.
+        lr: learning rate.
+        seed: of the choice of held-out samples.
+    """
+
+    def __init__(
+        self, linear: nn.Linear, inputs: Tensor, labels: Tensor, batch: int, lr: float, seed: int
+    ) -> None:
+        x = inputs.detach().reshape(-1, linear.in_features).to(linear.weight)
+        of_x = labels.reshape(len(x), -1)
+        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+        kept = min(round(_HELD_OUT_SHARE * len(x)), _MOST_HELD_OUT)
+        held_out, train = order[:kept].sort().values, order[kept:].sort().values
+        self.linear, self.batch, self.lr = linear, batch, lr
+        self.x, self.labels = x[train], of_x[train]
+        self.held_out, self.of_held_out = x[held_out], of_x[held_out]
+
+    def look(self, config: HashConfig) -> TrainingTrial:
+        """What active sets hold of the gradient now."""
+        layer = HashLinear.from_linear(self.linear, config).train()
+        layer.calibrate(self.x[: len(self.x) // 2])
+        some = slice(None, _LOOKED_AT)
+        k = min(10, layer.out_features)
+        found = metrics.active(layer, self.held_out[some], self.of_held_out[some], k)
+        return TrainingTrial(config, found.gradient, found.recall)
+
+    def run(self, trial: TrainingTrial) -> _Run:
+        """Train a copy of the layer, one pass over the samples."""
+        linear = copy.deepcopy(self.linear)
+        head = HashSoftmaxWithLoss.from_linear(linear, trial.config).train()
+        head.linear.calibrate(self.x[: len(self.x) // 2])
+        optimizer = optim.Adam(head.parameters(), lr=self.lr, fused=True)
+        batches = list(zip(self.x.split(self.batch), self.labels.split(self.batch), strict=True))
+        every = max(1, len(batches) // _LOOKS)
+        seconds, points = 0.0, []
+        for step, (x, labels) in enumerate(batches, 1):
+            began = _clock()
+            optimizer.zero_grad()
+            head(x, labels).loss.backward()
+            optimizer.step()
+            seconds += _clock() - began
+            if step % every == 0:
+                points.append(_Point(step, seconds, self._hits(head.linear)))
+        return _Run(trial, points)
+
+    @torch.no_grad()
+    def _hits(self, layer: nn.Linear) -> Tensor:
+        """Precision at 1 of each held-out input, over all rows."""
+        pieces = [
+            metrics.precision_at(F.linear(x, layer.weight, layer.bias).topk(1).indices, labels, 1)
+            for x, labels in zip(
+                self.held_out.split(_CHUNK), self.of_held_out.split(_CHUNK), strict=True
+            )
+        ]
+        return torch.cat(pieces)
+
+
+def _judge(runs: Sequence[_Run], looks: Sequence[TrainingTrial]) -> TrainingResult:
+    """What each run had reached when the first of them was done."""
+    seconds = min(run.points[-1].seconds for run in runs)
+    reached = [_at(run.points, seconds) for run in runs]
+    raced = [
+        replace(
+            run.trial,
+            accuracy=float(point.hits.mean()),
+            steps=point.steps,
+            ms=1000 * run.points[-1].seconds / run.points[-1].steps,
+        )
+        for run, point in zip(runs, reached, strict=True)
+    ]
+    best = max(range(len(raced)), key=lambda i: float(reached[i].hits.mean()))
+    gain = reached[best].hits - reached[0].hits
+    if float(gain.mean()) <= float(gain.std() / len(gain) ** 0.5):
+        best = 0
+    others = [trial for trial in looks if trial not in [run.trial for run in runs]]
+    trials = (
+        *sorted(raced, key=lambda trial: -(trial.accuracy or 0.0)),
+        *sorted(others, key=lambda trial: -trial.gradient),
+    )
+    return TrainingResult(raced[best].config, raced[best], raced[0], trials, seconds)
+
+
+def _at(points: Sequence[_Point], seconds: float) -> _Point:
+    """The last point before so many seconds; the first one, if there is none."""
+    return next((point for point in reversed(points) if point.seconds <= seconds), points[0])

@@ -1,0 +1,165 @@
+"""tune_training: what it tries, how it judges, and that it leaves the layer alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hashdl import HashConfig, HashLinear, HashSoftmaxWithLoss, metrics, tune_training
+from hashdl.hashing import FAMILIES
+from hashdl.tuning import training
+from hashdl.tuning.training import TrainingTrial, _judge, _Point, _Run
+
+D, N = 16, 300
+BASE = HashConfig(active=12, candidates=40, bits=5, tables=4, probes=2, sparse_grad=True, seed=3)
+
+
+def task(samples: int = 480, seed: int = 0) -> tuple[HashSoftmaxWithLoss, Tensor, Tensor]:
+    """A head, and inputs whose label is the row of a teacher that suits them best."""
+    torch.manual_seed(seed)
+    teacher, x = torch.randn(N, D), torch.randn(samples, D)
+    return HashSoftmaxWithLoss(D, N, config=BASE), x, (x @ teacher.t()).argmax(1)
+
+
+def tuned(layer: nn.Module, x: Tensor, labels: Tensor, **changes: Any) -> training.TrainingResult:
+    return tune_training(
+        layer,  # type: ignore[arg-type]
+        x,
+        labels,
+        **{"batch": 32, "progress": False, "families": ["simhash", "kmeans"]} | changes,
+    )
+
+
+def test_what_is_tried_keeps_the_budget_and_the_rest_of_the_configuration() -> None:
+    head, x, labels = task()
+    before = {name: tensor.clone() for name, tensor in head.state_dict().items()}
+    result = tuned(head, x, labels, families=None)
+    assert {trial.config.family for trial in result.trials} == set(FAMILIES)
+    for trial in result.trials:
+        assert trial.config.active == BASE.active
+        assert trial.config.seed == BASE.seed
+        assert 0 <= trial.gradient <= 1
+    configs = [trial.config for trial in result.trials]
+    assert len(set(configs)) == len(configs)
+    assert result.given.config == BASE
+    assert result.config == result.best.config
+    for name, tensor in head.state_dict().items():
+        assert torch.equal(tensor, before[name])
+    assert head.config == BASE
+
+
+def test_those_that_raced_come_first_and_are_printed() -> None:
+    result = tuned(*task())
+    raced = [trial for trial in result.trials if trial.accuracy is not None]
+    assert list(result.trials[: len(raced)]) == raced
+    assert result.given in raced
+    assert len(raced) < len(result.trials)
+    for trial in raced:
+        assert trial.steps is not None
+        assert 1 <= trial.steps <= 480 // 32
+    printed = str(result)
+    assert printed.count("<-") == 1
+    assert "hashdl.HashConfig(" in printed
+    assert result.figures()["config"]["active"] == BASE.active
+
+
+def test_it_does_better_than_a_configuration_that_finds_nothing() -> None:
+    head, x, labels = task(2000)
+    poor = BASE.replace(probes=1, tables=1, bits=12, balance=False, center=False)
+    result = tuned(head, x, labels, base=poor, families=["simhash"], lr=0.03)
+    assert result.config != poor
+    assert result.best.accuracy > result.given.accuracy
+
+
+def test_layers_of_all_kinds_and_several_labels() -> None:
+    head, x, labels = task()
+    several = torch.stack([labels, torch.full_like(labels, -1)], 1)
+    for layer in (head, head.linear, nn.Linear(D, N)):
+        base = BASE if isinstance(layer, nn.Linear) else None
+        result = tuned(layer, x, several, base=base, families=["minhash"])
+        assert result.given.config == BASE
+
+
+def make_run(config: HashConfig, hits: list[Tensor], ms: float) -> _Run:
+    points = [_Point(i + 1, (i + 1) * ms / 1000, share) for i, share in enumerate(hits)]
+    return _Run(TrainingTrial(config, 0.5, 0.5), points)
+
+
+def test_runs_are_judged_at_the_seconds_of_the_fastest() -> None:
+    """The slow one is better in the end, and was not when the fast one was done."""
+    none, half, all_ = torch.zeros(100), torch.arange(100) % 2.0, torch.ones(100)
+    fast = make_run(BASE, [none, half], ms=10)
+    slow = make_run(BASE.replace(tables=9), [none, none, all_, all_], ms=10)
+    result = _judge([fast, slow], [fast.trial, slow.trial])
+    assert result.seconds == pytest.approx(0.02)
+    assert result.best.config == BASE
+    assert [trial.accuracy for trial in result.trials] == [0.5, 0.0]
+    slow = make_run(BASE.replace(tables=9), [none, all_, all_, all_], ms=10)
+    assert _judge([fast, slow], [fast.trial, slow.trial]).best.config.tables == 9
+
+
+def test_what_is_better_by_chance_alone_does_not_replace_what_was_given() -> None:
+    some, more = torch.zeros(100), torch.zeros(100)
+    some[:50], more[1:52] = 1, 1
+    given, other = make_run(BASE, [some], 10), make_run(BASE.replace(tables=9), [more], 10)
+    assert _judge([given, other], [given.trial, other.trial]).best.config == BASE
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"inputs": torch.zeros(9, D + 1)}, r"inputs: got shape \(9, 17\), wanted \(\*, 16\)"),
+        ({"inputs": torch.zeros(99, D)}, "inputs: got 99 samples, wanted at least 4 batches of 32"),
+        ({"labels": torch.zeros(7).long()}, r"labels: got shape \(7,\), wanted \(480\)"),
+        ({"labels": torch.zeros(480)}, r"labels: got torch.float32, wanted integers"),
+        ({"families": ["lsh"]}, r"families: got \['lsh'\], wanted some of"),
+        ({"batch": 0}, "batch: got 0, wanted 1 or more"),
+    ],
+)
+def test_bad_arguments_are_refused(changes: dict[str, Any], match: str) -> None:
+    head, x, labels = task()
+    if "inputs" in changes:
+        x = changes.pop("inputs")
+        labels = torch.zeros(len(x)).long()
+    with pytest.raises(ValueError, match=f"hashdl.tune_training: {match}"):
+        tuned(head, x, changes.pop("labels", labels), **changes)
+
+
+def test_other_layers_are_refused() -> None:
+    _, x, labels = task()
+    with pytest.raises(TypeError, match=r"hashdl\.tune_training: layer: got ReLU"):
+        tuned(nn.ReLU(), x, labels)
+
+
+# ---- metrics.active ----------------------------------------------------------------------------
+
+
+def test_active_counts_what_a_training_step_would_meet() -> None:
+    head, x, labels = task(40)
+    layer = head.linear.train()
+    layer.active(x)  # builds the tables
+    tables = {name: buffer.clone() for name, buffer in layer.named_buffers()}
+    report = metrics.active(layer, x, labels, k=5)
+    for name, buffer in layer.named_buffers():
+        assert torch.equal(buffer, tables[name])
+    z = (x @ layer.weight.t() + layer.bias).detach()
+    rows = layer.active(x)
+    recalls, shares = [], []
+    for logits, own, label in zip(z, rows.tolist(), labels.tolist(), strict=True):
+        best = logits.topk(5).indices.tolist()
+        recalls.append(len(set(best) & set(own)) / 5)
+        p = logits.double().softmax(0)
+        p[label] = 0
+        shares.append(float(p[[row for row in own if row >= 0]].norm() / p.norm()))
+    assert report.recall == pytest.approx(sum(recalls) / 40)
+    assert report.gradient == pytest.approx(sum(shares) / 40, rel=1e-4)
+
+
+def test_active_sets_of_all_rows_hold_everything() -> None:
+    layer = HashLinear(D, 50, config=HashConfig(active=1.0))
+    report = metrics.active(layer, torch.randn(5, D))
+    assert report.recall == 1
+    assert report.gradient == pytest.approx(1)
