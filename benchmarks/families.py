@@ -80,6 +80,7 @@ CONFIGS = {
     "minhash": _BASE.replace(family="minhash"),
     "kmeans": _BASE.replace(family="kmeans", tables=4, probes=2),
     "learned": _BASE.replace(family="learned"),
+    "learned_balanced": _BASE.replace(family="learned", balance=True),
     "low_rank": _BASE.replace(rank=32),
     "sketch": _BASE.replace(selection="sketch", candidates=500, probes=12),
     "random": _BASE.replace(random=1.0),
@@ -103,7 +104,7 @@ class OracleHead(HashedHead):
     def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy over the active sets."""
         layer = self.linear
-        labels = self.softmax._labels(targets, hidden)
+        labels = self.softmax._labels(targets, hidden.shape[:-1])
         with part("look-up"), torch.no_grad():
             A, M = layer.config.sizes(self.n_classes).A, labels.shape[1]
             logits = F.linear(hidden, layer.weight, layer.bias)
@@ -135,13 +136,14 @@ class OracleHead(HashedHead):
 def build_parser() -> argparse.ArgumentParser:
     """The flags."""
     parser = make_parser(__doc__, repeat=None)
-    runs = add_training_flags(parser, NAMES, rates=[5e-3, 1e-2], seeds=[0])
+    rates, seeds = [5e-3, 1e-2], [0]
+    runs = add_training_flags(parser, NAMES, rates=rates, seeds=seeds, evaluate_every=400)
     runs.add_argument("--epochs", type=float, default=1.0, help="passes (default: 1)")
     runs.add_argument(
         "--search-share",
         type=float,
-        default=0.5,
-        help="of the passes, for the search of rates (default: .5)",
+        default=0.3,
+        help="of the passes, for the search of rates (default: .3)",
     )
     runs.add_argument(
         "--tune-after",

@@ -2,10 +2,10 @@
 
 Every contender trains the same layer on the same inputs: dense logits with cross_entropy, chunked
 linear cross-entropy, both with fused AdamW over all rows, and the hashed layer with Adam over the
-rows touched. Times are of CUDA events over whole steps, rehashing included; peaks are those of
-torch's allocator. Beside them, how long the ten best of all rows take to find, which parts of a
-hashed step its kernels belong to (those of the backward pass to none), and how kernels compare with
-the bandwidth of a copy.
+rows touched, step by step and replayed from a CUDA graph. Times are of CUDA events over steps,
+rehashing included; peaks are those of torch's allocator. Beside them, how long the ten best of all
+rows take to find, which parts of a hashed step its kernels belong to (those of the backward pass to
+none), and how kernels compare with the bandwidth of a copy.
 
     python benchmarks/gpu.py --json gpu.json
     python benchmarks/gpu.py --device cpu --rows 20000 --json gpu.json
@@ -33,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.common import Report, StopWanted, make_parser, new_report, positive, run_benchmark
 from benchmarks.layers import CONFIGS
 from hashdl import HashSoftmaxWithLoss, ops, optim
+from hashdl.tables import HashTables
 from hashdl.training.measure import parts_of
 
 #: Something to time.
@@ -123,6 +124,41 @@ def _hashed(N: int, args: argparse.Namespace) -> Contender:
     return Contender(step, lambda x: layer.eval().topk(x, _BEST))
 
 
+def _replayed(N: int, args: argparse.Namespace) -> Contender:
+    """The hashed layer's steps as replays of one; what a schedule makes due, between them."""
+    layer = HashSoftmaxWithLoss(
+        args.dim, N, config=CONFIGS["hashed"], device=args.device, dtype=torch.bfloat16
+    )
+    tables, bias = layer.tables, layer.bias
+    assert isinstance(tables, HashTables)
+    assert isinstance(bias, Tensor | None)
+    optimizer = optim.Adam(layer.parameters(), lr=1e-3, capturable=True)
+    x = torch.randn(args.batch, args.dim, device=args.device, dtype=torch.bfloat16)
+    target = torch.randint(N, (args.batch,), device=args.device)
+
+    def step() -> None:
+        layer(x.detach().requires_grad_(), target).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(_WARM_UP):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    with torch.cuda.graph(graph):
+        step()
+
+    def replay(inputs: Tensor, targets: Tensor) -> None:
+        x.copy_(inputs.detach())
+        target.copy_(targets)
+        graph.replay()
+        tables.refresh(layer.weight, bias, training=True)
+
+    return Contender(replay, None)
+
+
 def _weight(N: int, args: argparse.Namespace) -> Tensor:
     drawn: Tensor = torch.randn(N, args.dim, device=args.device, dtype=torch.bfloat16)
     return drawn.mul_(float(args.dim) ** -0.5)
@@ -137,6 +173,8 @@ def contenders(N: int, args: argparse.Namespace) -> dict[str, Callable[[], Conte
     }
     if not hasattr(F, "linear_cross_entropy"):
         del made["chunked"]
+    if args.device == "cuda":
+        made["replayed"] = lambda: _replayed(N, args)
     return made
 
 

@@ -39,7 +39,7 @@ OURS = HashConfig(
 OURS_DEEPER = 2.0
 
 #: Ours where neurons are many: those of the nearest centroids alone are ranked.
-WIDE = OURS.replace(rank=16, family="kmeans", bits=None, rehash_growth=1.2)
+WIDE = OURS.replace(rank=24, family="kmeans", bits=None, rehash_growth=1.1)
 
 
 def widened(config: HashConfig, neurons: int, active: int, growth: float) -> HashConfig:

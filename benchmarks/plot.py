@@ -205,7 +205,7 @@ def _draw_families(axes: Axes, report: Report) -> None:
     axes.set_xlabel(f"held-out {report['comparison']['metric']}")
     settings = report["settings"]
     axes.set_title(f"{settings['data']}: {settings['n_classes']:,} classes")
-    axes.legend()
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2)
 
 
 def _draw_hidden_layers(figure: Figure, report: Report) -> None:

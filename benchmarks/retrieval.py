@@ -248,10 +248,11 @@ class Hashdl(Contender):
         return layer.topk(x, self.task.k)[1]
 
     def megabytes(self) -> float:
-        """The largest layer's tables."""
-        return max(
-            sum(buffer.nbytes for buffer in layer.buffers()) / 1e6 for layer in self.layers.values()
-        )
+        """The largest layer's tables, asked once."""
+        for ask in self.settings().values():
+            ask(self.task.asked[:1])
+        tables = (layer.tables for layer in self.layers.values())
+        return max(0 if each is None else each.nbytes for each in tables) / 1e6
 
 
 CONTENDERS: dict[str, tuple[type[Contender], str | None]] = {

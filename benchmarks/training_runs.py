@@ -24,6 +24,7 @@ def add_training_flags(
     *,
     rates: Sequence[float],
     seeds: Sequence[int],
+    evaluate_every: int = demo.EVALUATION_STEPS,
 ) -> argparse._ArgumentGroup:
     """Flags of data, model and runs.
 
@@ -32,6 +33,7 @@ def add_training_flags(
         names: of the contenders.
         rates: default of ``--rates``.
         seeds: default of ``--seeds``.
+        evaluate_every: default of ``--evaluate-every``, steps.
 
     Returns:
         The group of the runs' flags.
@@ -86,8 +88,8 @@ def add_training_flags(
     runs.add_argument(
         "--evaluate-every",
         type=positive,
-        default=demo.EVALUATION_STEPS,
-        help=f"steps (default: {demo.EVALUATION_STEPS})",
+        default=evaluate_every,
+        help=f"steps (default: {evaluate_every})",
     )
     return runs
 

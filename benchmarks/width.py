@@ -75,7 +75,9 @@ def build_parser() -> argparse.ArgumentParser:
         default=100_000,
         help="neurons: the dense net takes long (default: 100000)",
     )
-    runs.add_argument("--active", type=positive, default=50, help="neurons, of 1000 (default: 50)")
+    runs.add_argument(
+        "--active", type=positive, default=100, help="neurons, of 1000 (default: 100)"
+    )
     runs.add_argument(
         "--active-growth", type=float, default=0.35, help="power of the width (default: .35)"
     )

@@ -105,18 +105,33 @@ def hashed_step(s: Layer) -> list[Work]:
 
 
 def other_kernels(s: Layer) -> list[Work]:
-    """Those of other families, for a batch of queries, and of tables with a capacity."""
+    """Those of other families and choices, and of tables' upkeep."""
     buckets, D = s.B * s.L * s.P, s.d + 1
     n = 1 << (D - 1).bit_length()
     # Digits of 3 bits have 8 slots; the last one has those of the bits that are left.
     slots = s.L * (s.K // 3 * 8 + (1 << s.K % 3 if s.K % 3 else 0))
     runs = -(-s.L * s.K // n)
     butterflies = s.B * runs * 3 * n * (n.bit_length() - 1)
+    row, scored = 2 * s.d, s.B * s.C
     return [
+        Work("pack_signs", s.B * s.L * (s.K + 1) * 4),
         Work("hadamard_projections", s.B * (D + s.L * s.K) * 4, butterflies, launches=2),
         Work("densified_projections", s.B * (D + slots) * 4, launches=2),
         Work("pack_digits", s.B * (slots + s.L) * 4),
         Work("probe_digits", s.B * slots * 4 + buckets * 4),
+        Work("best_columns, of 256 a table", s.B * s.L * 256 * 4 + buckets * 4),
+        Work(
+            "sketch_scores, d bits a row",
+            scored * (s.d // 8 + SECTOR + 8) + s.B * s.d * 4,
+            scored * s.d,
+        ),
+        Work("shared_rows, B labels and as many draws", s.B * 3 * 4),
+        Work("best_outputs of find_best and search, 10 best", s.pairs * 6 + s.B * 10 * 10),
+        Work("scatter_rows, without the fill", s.pairs * (6 + SECTOR)),
+        Work("combine_rows", s.pairs * (row + 6) + s.B * row, 2 * s.pairs * s.d),
+        Work("sgd_rows_, with momentum", s.U * s.d * (2 + 2 * 2 + 2 * 4), 4 * s.U * s.d),
+        Work("adagrad_rows_", s.U * s.d * (2 + 2 * 2 + 2 * 4), 6 * s.U * s.d),
+        Work("mark_rows_", s.pairs * 4 + s.U * SECTOR),
         Work("limit_buckets, one table in a while", s.N * 4 * 2 + (16 << s.K), launches=5),
     ]
 
@@ -203,7 +218,7 @@ def section() -> str:
         parts.append(summed_table(f"dense, N = {name}", dense_step(layer)))
         dense, hashed = (sum(w.seconds for w in step(layer)) for step in (dense_step, hashed_step))
         parts.append(f"Ratio of the sums at N = {name}: {dense / hashed:.0f}.")
-    parts.append(table("other families, N = 10⁶", other_kernels(small)))
+    parts.append(table("other families and choices, N = 10⁶", other_kernels(small)))
     hidden = Layer(N=10**5, d=10**5)
     title = f"active × active, N = d = {hidden.N:,}, I = A = {hidden.A}"
     parts.append(summed_table(title, sparse_kernels(hidden)))

@@ -42,6 +42,7 @@ __all__ = [
     "build_info",
     "convert",
     "data",
+    "distributed",
     "functional",
     "has_extension",
     "metrics",
@@ -54,7 +55,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> ModuleType:
-    """``hashdl.data`` on first use: its readers need numpy, layers and optimizers only torch."""
-    if name == "data":
-        return importlib.import_module("hashdl.data")
+    """On first use what needs more than layers do: numpy, or torch.distributed."""
+    if name in ("data", "distributed"):
+        return importlib.import_module(f"hashdl.{name}")
     raise AttributeError(f"module 'hashdl' has no attribute {name!r}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,15 +64,28 @@ examples:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"got {value}, wanted 1 or more")
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}, wanted a whole number of 1 or more")
+    return int(text)
+
+
+def _above_zero(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"got {text!r}, wanted a number above 0")
     return value
 
 
 def _rows(text: str) -> float | int:
     """A number of rows ("200") or a share ("0.05")."""
-    return float(text) if "." in text or "e" in text.lower() else int(text)
+    try:
+        return float(text) if "." in text or "e" in text.lower() else int(text)
+    except ValueError:
+        wanted = "wanted a number of rows (200) or a share (0.05)"
+        raise argparse.ArgumentTypeError(f"got {text!r}, {wanted}") from None
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -136,9 +150,11 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     run.add_argument(
         "--init-std", type=float, default=0.1, help="of the first embedding (default: 0.1)"
     )
-    run.add_argument("--epochs", type=float, default=3.0, help="passes (default: 3)")
+    run.add_argument("--epochs", type=_above_zero, default=3.0, help="passes (default: 3)")
     run.add_argument("--batch-size", type=_positive, default=256, help="samples (default: 256)")
-    run.add_argument("--lr", type=float, default=5e-3, help="Adam's first rate (default: 5e-3)")
+    run.add_argument(
+        "--lr", type=_above_zero, default=5e-3, help="Adam's first rate (default: 5e-3)"
+    )
     run.add_argument(
         "--negatives", type=_positive, default=1000, help="draws of --head sampled (default: 1000)"
     )
@@ -241,13 +257,14 @@ def run_train(args: argparse.Namespace) -> int:
     from hashdl.training.run import train_classifier
     from hashdl.training.trainer import Settings
 
+    config = _config(args)
     check_writable(args.out)
     train, test = load_data(args.data)
     report = train_classifier(
         train,
         test,
         head=args.head,
-        config=_config(args),
+        config=config,
         negatives=args.negatives,
         hidden=args.hidden,
         init_std=args.init_std,

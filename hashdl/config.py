@@ -100,7 +100,8 @@ class HashConfig:
         fill: value of inactive outputs of :meth:`HashLinear.forward`. Default: 0.0.
         sparse_grad: give ``weight`` and ``bias`` sparse COO gradients that hold the active rows
             alone, for :mod:`hashdl.optim`; else dense ones, which every optimizer takes but
-            which cost O(N d) a step. In a graph of torch.compile they are dense in any case.
+            which cost O(N d) a step. In a graph of torch.compile, and of a parametrized weight,
+            they are dense in any case.
             Default: ``False``.
         auto: a layer whose hashed step would not be cheaper than the dense one, by
             :func:`hashdl.costs.hashed_work`, runs dense, as with ``active=1.0``; and

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from typing import TypeGuard
 
+import torch
 from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
@@ -14,6 +15,9 @@ from hashdl.config import HashConfig
 from hashdl.costs import dense_by_auto
 from hashdl.nn import HashLinear, HashSequential, HashSoftmaxWithLoss
 from hashdl.nn.sequential import has_chain
+
+# Of weights that can be hashed.
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 Swap = Callable[[nn.Module, str], nn.Module | None]
 
@@ -29,8 +33,8 @@ def convert(
 
     Parameters stay the same objects, so that optimizers, ties and the state dict go on as before;
     a module used in two places stays one module. Left alone: subclasses of nn.Linear (hashed
-    and parametrized layers among them), pruned layers and those with the old ``weight_norm``, and
-    layers whose ``forward`` is never called (the ``out_proj`` of
+    and parametrized layers among them), pruned layers and those with the old ``weight_norm``,
+    complex and 8-bit weights, and layers whose ``forward`` is never called (the ``out_proj`` of
     :class:`torch.nn.MultiheadAttention`). With ``config.auto``, layers that would run dense stay as
     they are as well. In an nn.Sequential (not a subclass of it), hashed layers that follow each
     other are chained: see :class:`hashdl.nn.HashSequential`. A transformer encoder with hashed
@@ -115,7 +119,9 @@ def _is_plain(module: nn.Module) -> TypeGuard[nn.Linear]:
         return False
     # Pruning and the old weight_norm keep the type, and compute the weight before each forward.
     others = set(module._parameters) - {"weight", "bias"}
-    return "weight" in module._parameters and not (others or module._buffers or module._modules)
+    if "weight" not in module._parameters or others or module._buffers or module._modules:
+        return False
+    return module.weight.dtype in _DTYPES
 
 
 def _swap_modules(model: nn.Module, swap: Swap) -> tuple[nn.Module, int]:

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from hashdl.files import atomic_path
+from hashdl.rehash import Buffers, State
 from hashdl.tables import HashTables
 
-# Of the file: what it holds, and how. Another version is refused.
+# Of the file: what it holds, and how. Another version is refused, and another layout of the tables.
 _FORMAT, _VERSION = "hashdl-index", 1
+_LAYOUT = [*Buffers._fields, *(field.name for field in dataclasses.fields(State))]
 # Bytes hashed at once.
 _CHUNK = 1 << 24
 
@@ -26,6 +28,7 @@ def save(
     content = {
         "format": _FORMAT,
         "version": _VERSION,
+        "layout": _LAYOUT,
         "config": dataclasses.asdict(tables.config),
         "shape": tuple(weight.shape),
         "digest": _digest(weight, bias),
@@ -68,6 +71,8 @@ def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
     _check(path, known, "it is no index")
     version = content.get("version")
     _check(path, version == _VERSION, f"its version is {version}, wanted {_VERSION}")
+    same = content.get("layout") == _LAYOUT
+    _check(path, same, "it is of tables of another version of hashdl: save it anew")
     return dict(content)
 
 

@@ -1090,6 +1090,7 @@ def _check_search(
     sketch_functions: Tensor | None,
     sketches: Tensor | None,
     norms: Tensor | None,
+    ordered: bool,
     probing: str,
     bits: int,
     probes: int,
@@ -1120,6 +1121,11 @@ def _check_search(
         shape = (x.shape[0], sketch_functions.shape[1])
         queries = x.new_empty(shape, dtype=torch.float32, device="meta")
         lengths = norms.view(torch.float32)
+    fits = queries is not None and offsets.shape[0] == 1 and not x.is_cuda
+    what = "got True, wanted False without sketches, for several tables and on a GPU"
+    _check(not ordered or fits, op, "ordered", what)
+    what = "got True, wanted False for a table that lacks rows"
+    _check(not ordered or table_rows.shape[-1] == weight.shape[0], op, "ordered", what)
     buckets = offsets.new_empty((x.shape[0], F // width, 0), device="meta")
     _check_find_best(
         *(buckets, offsets, table_rows, queries, sketches, lengths, x, weight, bias),
@@ -1130,9 +1136,9 @@ def _check_search(
 
 @_op(
     "search(Tensor x, Tensor weight, Tensor? bias, Tensor functions, Tensor offsets, "
-    "Tensor table_rows, Tensor? sketch_functions, Tensor? sketches, Tensor? norms, str probing, "
-    "int bits, int probes, int cap, int candidates, int active, int k, int seed, Tensor step) "
-    "-> (Tensor, Tensor)",
+    "Tensor table_rows, Tensor? sketch_functions, Tensor? sketches, Tensor? norms, "
+    "bool ordered, str probing, int bits, int probes, int cap, int candidates, int active, int k, "
+    "int seed, Tensor step) -> (Tensor, Tensor)",
     _check_search,
 )
 def _(
@@ -1145,6 +1151,7 @@ def _(
     sketch_functions: Tensor | None,
     sketches: Tensor | None,
     norms: Tensor | None,
+    ordered: bool,
     probing: str,
     bits: int,
     probes: int,
@@ -1170,6 +1177,7 @@ def search(
     sketches: Tensor | None,
     norms: Tensor | None,
     *,
+    ordered: bool = False,
     probing: str,
     bits: int,
     probes: int,
@@ -1196,6 +1204,9 @@ def search(
             with the next two: see :func:`find_best`.
         sketches: int32 (N, S / 32), see :func:`sketch_scores`.
         norms: int32 (N,), bits of the rows' lengths.
+        ordered: the i-th sketch and length are of row ``table_rows[0, i]``, so that a bucket's
+            are read one after the other. Of one table that has all rows, on the CPU; the answer is
+            the same.
         probing: what projections mean: ``"signs"``, F = L K: :func:`probe_signs`; ``"columns"``,
             F = L 2^K: :func:`best_columns`.
         bits: K.
@@ -1213,7 +1224,7 @@ def search(
     """
     values, rows = _ops.search(
         *(x, weight, bias, functions, offsets, table_rows, sketch_functions, sketches, norms),
-        *(probing, bits, probes, cap, candidates, active, k, seed, step),
+        *(ordered, probing, bits, probes, cap, candidates, active, k, seed, step),
     )
     return values, rows
 

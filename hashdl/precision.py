@@ -20,6 +20,6 @@ def own_dtype(tensor: Tensor) -> AbstractContextManager[object]:
         torch.float32
     """
     device = tensor.device.type
-    if not torch.is_autocast_enabled(device):
+    if tensor.is_meta or not torch.is_autocast_enabled(device):
         return nullcontext()
     return torch.autocast(device, enabled=False)

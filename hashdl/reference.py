@@ -541,6 +541,7 @@ def search(
     sketch_functions: Tensor | None,
     sketches: Tensor | None,
     norms: Tensor | None,
+    ordered: bool,
     probing: str,
     bits: int,
     probes: int,
@@ -559,6 +560,9 @@ def search(
         buckets = best_columns(projections, projections.shape[1] >> bits, probes, op)
     queries = None if sketch_functions is None else project(x, sketch_functions)
     lengths = None if norms is None else norms.view(torch.float32)
+    if ordered and sketches is not None and lengths is not None:
+        place = table_rows[0].argsort()
+        sketches, lengths = sketches[place], lengths[place]
     return find_best(
         *(buckets, offsets, table_rows, queries, sketches, lengths, x, weight, bias),
         *(cap, candidates, active, k, seed),

@@ -651,6 +651,8 @@ def _refresh_tables_(weight: Tensor, bias: Tensor | None, *rest: Any) -> None:
                 "hashdl.HashTables: capture of a CUDA graph: got no tables, wanted a step before it"
             )
         return _capture_step(buffers) if training else None
+    n_rows, features = buffers.codes.shape[1], buffers.center.shape[0] - 1
+    ops._check_shape(weight, (n_rows, features), "refresh_tables_", "weight")
     key, now = weight_key(weight, bias), steps_so_far(state, buffers.step)
     before = state.values()
     balance = enough(state.seen, buffers.moment, buffers.recent) and not state.fitted

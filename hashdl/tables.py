@@ -103,6 +103,7 @@ class HashTables(nn.Module):
         self.rehash_every = config.rehash_interval(n_rows)
         K, L = self.sizes.K, self.sizes.L
         self._known_fresh: tuple[int, ...] = ()
+        self._ordered: tuple[Tensor, Tensor] | None = None
         self.background = Background()
         self._lock = Lock()
 
@@ -202,6 +203,7 @@ class HashTables(nn.Module):
         if queries is not None:
             self.observe(queries, training=training)
         self._follow(weight.device)
+        self._ordered = None
         with part("rehash"):
             torch.ops.hashdl.refresh_tables_(
                 weight.detach(),
@@ -437,13 +439,17 @@ class HashTables(nn.Module):
         """:func:`hashdl.ops.search`: little else, for the sake of a single query."""
         config, sizes = self.config, self.sizes
         buffers: dict[str, Any] = self._buffers  # nn.Module.__getattr__ takes far longer
-        sketch = (None, None, None)
+        sketch: tuple[Tensor | None, ...] = (None, None, None)
+        ordered = None
         if config.selection == "sketch":
-            sketch = (buffers["query_sketch_planes"], buffers["sketches"], buffers["norms"])
+            ordered = self._in_order() if self._ordered is None else self._ordered
+            of_rows = ordered or (buffers["sketches"], buffers["norms"])
+            sketch = (buffers["query_sketch_planes"], *of_rows)
         tables = (buffers["query_functions"], buffers["offsets"], buffers["rows"])
         with part("look-up"), own_dtype(x):
             return ops.search(
                 *(x, weight, bias, *tables, *sketch),
+                ordered=ordered is not None,
                 probing=probing,
                 bits=sizes.K,
                 probes=sizes.P,
@@ -454,6 +460,23 @@ class HashTables(nn.Module):
                 seed=config.seed,
                 step=buffers["step"],
             )
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the tables, with what evaluations keep beside the buffers."""
+        return sum(tensor.nbytes for tensor in (*self.buffers(), *(self._ordered or ())))
+
+    def _in_order(self) -> tuple[Tensor, Tensor] | None:
+        """Sketches and lengths as the rows of the one table stand, for as long as nothing changes.
+
+        None where :func:`hashdl.ops.search` takes none such, and where changes are not seen.
+        """
+        whole = self.sizes.L == 1 and self.config.bucket_capacity is None
+        if self._known_fresh == () or not whole or self.rows.is_cuda:
+            return None
+        order = self.rows[0]
+        self._ordered = (self.sketches[order], self.norms[order])
+        return self._ordered
 
     @torch.no_grad()
     def inclusion(self, x: Tensor, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -553,7 +576,7 @@ class HashTables(nn.Module):
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
         # to_empty leaves garbage in the buffers; what cannot be rebuilt is carried over.
-        history = self._no_history() if self.state.is_meta else self.history()
+        history = self._no_history() if self.state.is_meta else self.history() | self._warm_maps()
         result = super()._apply(fn, recurse)
         if not self.state.is_meta:
             self.state = _on_host(self.state).zero_()
@@ -565,7 +588,12 @@ class HashTables(nn.Module):
             "schedule": torch.zeros(4, dtype=torch.int64),
             "moment": torch.zeros(self.moment.shape, dtype=torch.int32),
             "recent": torch.zeros(self.recent.shape, dtype=torch.int32),
+            "maps": torch.zeros(self.maps.shape, dtype=torch.int32),
         }
+
+    def _warm_maps(self) -> dict[str, Tensor]:
+        """What the next maps begin with, unless it is nothing: zeros."""
+        return {"maps": self.maps.clone()}
 
 
 def _on_host(tensor: Tensor) -> Tensor:

@@ -5,6 +5,9 @@
 namespace hashdl::cpu::HASHDL_SIMD_LEVEL {
 namespace {
 
+// Columns wanted, and of how many times as many, from which on all are compared with all.
+constexpr int64_t kMany = 64, kManyOf = 4;
+
 /// The P best scores so far, best first, and their columns.
 template <typename Float>
 struct Ranking {
@@ -60,12 +63,53 @@ bool rank(const Float* scores, int64_t W, Ranking<Float> ranking) {
   return reduce<Float>(poison) + rest == Float{0};
 }
 
+/// Of a vector of columns from `first` on, how many columns come before each.
+HASHDL_INLINE VecI32 count_before(const float* scores, int64_t W, int64_t first) {
+  constexpr int64_t kLanes = VecOf<float>::lanes;
+  const Vec<float> own = load(scores + first);
+  VecI32 counts[2] = {}, lane;
+  for (int i = 0; i < kLanes; ++i) lane[i] = i;
+  int64_t w = 0;
+  for (; w < first; w += 2) {
+    for (int64_t i = 0; i < 2; ++i) counts[i] -= scores[w + i] >= own;
+  }
+  for (; w < first + kLanes; ++w) {
+    const VecI32 earlier = lane > static_cast<int32_t>(w - first);
+    counts[0] -= (scores[w] > own) | ((scores[w] == own) & earlier);
+  }
+  for (; w + 1 < W; w += 2) {
+    for (int64_t i = 0; i < 2; ++i) counts[i] -= scores[w + i] > own;
+  }
+  if (w < W) counts[0] -= scores[w] > own;
+  return counts[0] + counts[1];
+}
+
+/// Where many of the columns are wanted: a column's place is the number of those before it. W is a
+/// multiple of the lanes.
+bool count_places(const float* scores, int64_t W, int64_t P, int32_t* columns) {
+  constexpr int64_t kLanes = VecOf<float>::lanes;
+  Vec<float> poison{};  // zero times NaN or infinity is NaN
+  for (int64_t w = 0; w < W; w += kLanes) poison += load(scores + w) * 0.0f;
+  if (reduce<float>(poison) != 0.0f) return false;
+  for (int64_t w = 0; w < W; w += kLanes) {
+    const VecI32 places = count_before(scores, W, w);
+    for (int64_t i = 0; i < kLanes; ++i) {
+      if (places[i] < P) columns[places[i]] = static_cast<int32_t>(w + i);
+    }
+  }
+  return true;
+}
+
 template <typename Float>
 bool best(const BestColumns<Float>& args, int64_t begin, int64_t end) {
+  const int64_t W = args.W, P = args.P;
+  const bool many = P >= kMany && W <= kManyOf * P && W % VecOf<Float>::lanes == 0;
   bool finite = true;
   for (int64_t g = begin; g < end; ++g) {
-    finite &= rank(args.scores + g * args.W, args.W,
-                   Ranking<Float>{args.best, args.columns + g * args.P, args.P});
+    const Float* scores = args.scores + g * W;
+    int32_t* columns = args.columns + g * P;
+    finite &= many ? count_places(scores, W, P, columns)
+                   : rank(scores, W, Ranking<Float>{args.best, columns, P});
   }
   return finite;
 }

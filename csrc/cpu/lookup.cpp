@@ -1,6 +1,7 @@
 #include "cpu/lookup.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "cpu/random.h"
 
@@ -57,7 +58,7 @@ void Finder::locate(int64_t b) {
   const uint64_t key = stream_key(args_.seed, args_.step, b);
   for (int64_t i = 0, p = 0, l = 0; i < args_.P * L; ++i) {
     query[i] = locate(l, bucket(b, l, p), key, i);
-    if (query[i].read > 0) prefetch_rows(query[i]);
+    if (query[i].read > 0 && !args_.places) prefetch_rows(query[i]);
     if (++l == L) l = 0, ++p;
   }
 }
@@ -83,7 +84,7 @@ void Finder::collect(int64_t b) {
   candidates_ = args_.candidates + b * args_.C;
   hits_ = args_.hits == nullptr ? nullptr : args_.hits + b * args_.C;
   count_ = 0;
-  if (args_.L == 1 && buckets_differ(b)) {
+  if (args_.places || (args_.L == 1 && buckets_differ(b))) {
     copy(b);
   } else if (hits_ == nullptr) {
     collect_distinct<false>(b);
@@ -133,7 +134,12 @@ void Finder::copy(int64_t b) {
 
 void Finder::append(const int32_t* rows, int32_t count) {
   const int32_t fitting = std::min(count, static_cast<int32_t>(args_.C) - count_);
-  std::copy(rows, rows + fitting, candidates_ + count_);
+  int32_t* const out = candidates_ + count_;
+  if (args_.places) {
+    std::iota(out, out + fitting, static_cast<int32_t>(rows - args_.rows));
+  } else {
+    std::copy(rows, rows + fitting, out);
+  }
   count_ += fitting;
 }
 

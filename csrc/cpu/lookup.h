@@ -21,6 +21,9 @@ struct Lookup {
   int64_t width;       ///< 2^K + 1
   int64_t cap;         ///< most rows read from one bucket; from a random place on, around the end
   int64_t seed, step;  ///< key of the random places
+  /// Candidates are places in `rows`, not what stands there; of one table, whose buckets a query
+  /// probes once each.
+  bool places = false;
 };
 
 /// What was found wrong on the way: a bucket outside [-1, 2^K), one that does not lie within its
@@ -60,6 +63,7 @@ class Finder {
   void collect_distinct(int64_t b);
   bool buckets_differ(int64_t b);
   void copy(int64_t b);  ///< all rows, where one table is all there is
+  /// Those at `rows`, or their places.
   void append(const int32_t* rows, int32_t count);
   template <bool kHits>
   void add(const int32_t* rows, int32_t count);

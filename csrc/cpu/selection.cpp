@@ -10,7 +10,7 @@ namespace hashdl::cpu {
 Selector::Selector(const Select& args)
     : args_(args),
       shared_(args.T),
-      taken_(args.M + args.A),
+      taken_(args.M > 0 || args.R > 0 ? args.M + args.A : 0),
       orders_(args.C + RankingKernels<float>::kRoom) {
   for (int64_t t = 0; t < args.T; ++t) {
     if (args.shared[t] >= 0) shared_.insert(args.shared[t]);

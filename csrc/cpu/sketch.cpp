@@ -102,11 +102,11 @@ struct Block {
   }
 };
 
-/// Adds what a word's tables say: to two sums, so that one addition need not wait for the other.
-HASHDL_INLINE void add_word(VecU32 word, const Vec<float>* tables, Vec<float> (&sums)[2]) {
+/// Adds what a word's tables say: to four sums, so that one addition need not wait for the others.
+HASHDL_INLINE void add_word(VecU32 word, const Vec<float>* tables, Vec<float> (&sums)[4]) {
   for (int64_t j = 0; j < kNibbles; ++j) {
     // The permutation looks at the lowest four bits.
-    sums[j % 2] += bit_copy<Vec<float>>(
+    sums[j % 4] += bit_copy<Vec<float>>(
         _mm512_maskz_permutexvar_ps(0xffff, bit_copy<__m512i>(word), bit_copy<__m512>(tables[j])));
     word >>= 4;
   }
@@ -117,7 +117,7 @@ HASHDL_INLINE Vec<float> score(const SketchScores<float>& args, const Vec<float>
   const VecI32 ids = load_ids(candidates, count);
   const Block block(ids);
   if (!block.any) return Vec<float>{};
-  Vec<float> norms, sums[2] = {};
+  Vec<float> norms, sums[4] = {};
   for (int64_t i = 0; i < kRows; ++i) norms[i] = args.norms[block.rows[i]];
   for (int64_t w = 0; w < args.W; w += kWords) {
     const int64_t left = args.W - w < kWords ? args.W - w : kWords;
@@ -127,7 +127,7 @@ HASHDL_INLINE Vec<float> score(const SketchScores<float>& args, const Vec<float>
       add_word(bit_copy<VecU32>(words[i]), tables + kNibbles * (w + i), sums);
     }
   }
-  return ids < 0 ? Vec<float>{} : norms * (sums[0] + sums[1]);
+  return ids < 0 ? Vec<float>{} : norms * ((sums[0] + sums[1]) + (sums[2] + sums[3]));
 }
 
 template <typename Float>

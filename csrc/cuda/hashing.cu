@@ -80,7 +80,8 @@ __global__ void mark_rows_kernel(MarkRows args) {
   if (i >= args.Q || args.rows[i] == -1) return;
   require(args.rows[i] >= 0 && args.rows[i] < args.N,
           "hashdl::mark_rows_: rows: got an id outside -1 to N - 1");
-  args.dirty[args.rows[i]] = args.bits;
+  volatile auto* const mark = args.dirty + args.rows[i];  // rows repeat: others store it too
+  *mark = args.bits;
 }
 
 }  // namespace

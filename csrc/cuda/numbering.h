@@ -48,6 +48,7 @@ class Numbering {
 
   /// Of the threads with the same new row the first one stands for it.
   __device__ void number_new(int64_t slot) {
+    __syncthreads();  // others may still read numbers of the tile before
     if (slot >= 0) atomicMin(&map_.number(slot), kPending + threadIdx.x);
     __syncthreads();
     const bool first = slot >= 0 && map_.number(slot) == kPending + threadIdx.x;

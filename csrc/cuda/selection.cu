@@ -156,15 +156,12 @@ __global__ void select_kernel(Select args, Step step, int64_t B, SharedRowMap sh
 constexpr int kSharedThreads = 1024;
 using SharedNumbering = Numbering<kSharedThreads>;
 
-/// Numbers row(0), row(1), ..., row(count - 1) and writes those that are new to out[their number].
+/// Numbers row(0), row(1), ..., row(count - 1) up to `limit`.
 template <typename Row>
-__device__ void number_rows(SharedNumbering& found, int64_t count, int64_t limit, int32_t* out,
-                            const Row& row) {
+__device__ void number_rows(SharedNumbering& found, int64_t count, int64_t limit, const Row& row) {
   for (int64_t first = 0; first < count && found.count() < limit; first += kSharedThreads) {
     const int64_t i = first + threadIdx.x;
-    const int32_t mine = i < count ? row(i) : -1;
-    const uint32_t number = found.add(mine);
-    if (number < limit) out[number] = mine;
+    found.add(i < count ? row(i) : -1);
   }
   __syncthreads();
 }
@@ -175,7 +172,7 @@ __global__ void __launch_bounds__(kSharedThreads)
                        int64_t slots) {
   SharedNumbering found(RowMap(memory.mine(), slots));
   found.start(static_cast<int32_t>(args.max_labels));
-  number_rows(found, args.Q, args.max_labels, args.rows, [&](int64_t q) {
+  number_rows(found, args.Q, args.max_labels, [&](int64_t q) {
     require(args.labels[q] >= -1 && args.labels[q] < args.N,
             "hashdl::shared_rows: labels: got an id outside -1 to N - 1");
     return args.labels[q];
@@ -184,9 +181,13 @@ __global__ void __launch_bounds__(kSharedThreads)
   found.set_limit(static_cast<int32_t>(args.T));
   const uint64_t key = cpu::stream_key(args.seed, value_of(step), cpu::kSharedStream);
   // Draws that repeat are dropped; where T comes near N, this many draws bound the time.
-  number_rows(found, 4 * args.T, args.T, args.rows, [&](int64_t draw) {
+  number_rows(found, 4 * args.T, args.T, [&](int64_t draw) {
     return static_cast<int32_t>(cpu::draw_below(key, draw, args.N));
   });
+  for (int64_t slot = threadIdx.x; slot < slots; slot += kSharedThreads) {
+    const uint32_t number = found.map().number(slot);
+    if (number < args.T) args.rows[number] = found.map().row(slot);
+  }
   for (int64_t t = found.count() + threadIdx.x; t < args.T; t += kSharedThreads) args.rows[t] = -1;
 }
 

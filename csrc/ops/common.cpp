@@ -33,20 +33,23 @@ std::string dtype_string(ScalarType dtype) {
   }
 }
 
-void check(bool ok, const char* op, const char* argument, const std::string& what) {
-  if (!ok) throw std::runtime_error(std::string("hashdl::") + op + ": " + argument + ": " + what);
+void check(bool ok, const char* op, const char* argument, std::string_view what) {
+  if (ok) return;
+  throw std::runtime_error(std::string("hashdl::") + op + ": " + argument + ": " +
+                           std::string(what));
 }
 
-void check_shape(const Tensor& tensor, const std::vector<int64_t>& shape, const char* op,
+void check_shape(const Tensor& tensor, std::initializer_list<int64_t> shape, const char* op,
                  const char* argument) {
+  const int64_t* const sizes = shape.begin();
   bool same = tensor.dim() == static_cast<int64_t>(shape.size());
   for (size_t i = 0; i < shape.size() && same; ++i) {
-    same = shape[i] < 0 || tensor.size(i) == shape[i];
+    same = sizes[i] < 0 || tensor.size(i) == sizes[i];
   }
   if (same) return;  // most calls: a single query would feel the making of texts
   std::string wanted = "(";
   for (size_t i = 0; i < shape.size(); ++i) {
-    wanted += (i > 0 ? ", " : "") + (shape[i] < 0 ? "*" : std::to_string(shape[i]));
+    wanted += (i > 0 ? ", " : "") + (sizes[i] < 0 ? "*" : std::to_string(sizes[i]));
   }
   wanted += shape.size() == 1 ? ",)" : ")";
   check(false, op, argument, "got shape " + shape_string(tensor) + ", wanted " + wanted);
@@ -84,8 +87,9 @@ void check_in_place(const Tensor& tensor, const char* op, const char* argument) 
 
 void check_bits(int64_t bits, const char* op) {
   constexpr int64_t kMaxBits = 24;
-  check(bits >= 1 && bits <= kMaxBits, op, "bits",
-        "got " + std::to_string(bits) + ", wanted 1 to " + std::to_string(kMaxBits));
+  check(bits >= 1 && bits <= kMaxBits, op, "bits", [&] {
+    return "got " + std::to_string(bits) + ", wanted 1 to " + std::to_string(kMaxBits);
+  });
 }
 
 void check_sign_projections(const Tensor& projections, int64_t bits, const char* op) {
@@ -117,7 +121,8 @@ void check_rows(const Tensor& rows, int64_t lowest, int64_t N, const char* op,
 
 int64_t read_step(const Tensor& step, const char* op) {
   check_dtype(step, ScalarType::Long, op, "step");
-  check(step.numel() == 1, op, "step", "got shape " + shape_string(step) + ", wanted one element");
+  check(step.numel() == 1, op, "step",
+        [&] { return "got shape " + shape_string(step) + ", wanted one element"; });
   return is_cuda(step) ? 0 : *data<int64_t>(step);
 }
 

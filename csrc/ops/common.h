@@ -10,10 +10,12 @@
 #include <torch/headeronly/util/Exception.h>
 
 #include <atomic>
+#include <concepts>
 #include <cstdint>
 #include <initializer_list>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <tuple>
 #include <vector>
 
@@ -29,10 +31,16 @@ std::string shape_string(const Tensor& tensor);
 std::string dtype_string(ScalarType dtype);
 
 /// Throws "hashdl::OP: ARGUMENT: WHAT" unless `ok`.
-void check(bool ok, const char* op, const char* argument, const std::string& what);
+void check(bool ok, const char* op, const char* argument, std::string_view what);
+
+/// With a text that is made when it is needed: of a single query's time, texts would be a part.
+template <std::invocable What>
+void check(bool ok, const char* op, const char* argument, const What& what) {
+  if (!ok) check(false, op, argument, what());
+}
 
 /// Shape with -1 for "any".
-void check_shape(const Tensor& tensor, const std::vector<int64_t>& shape, const char* op,
+void check_shape(const Tensor& tensor, std::initializer_list<int64_t> shape, const char* op,
                  const char* argument);
 void check_dtype(const Tensor& tensor, ScalarType dtype, const char* op, const char* argument);
 

@@ -62,10 +62,12 @@ class Worker {
   bool run(int64_t begin, int64_t end) {
     const cpu::Lookup& found = stages_.lookup;
     checks_ = finder_.run(begin, end);
+    const cpu::Select& select = stages_.select;
     const int32_t* ids = found.candidates + begin * found.C;
-    if (!all_below(ids, (end - begin) * found.C, stages_.select.N)) return false;
+    if (!found.places && !all_below(ids, (end - begin) * found.C, select.N)) return false;
     score(begin, end);
     selector_.run(begin, end);
+    if (found.places && !to_rows(begin, end)) return false;
     if (stages_.selection == Selection::exact) {
       reuse_scores(begin, end);
     } else {
@@ -77,6 +79,15 @@ class Worker {
   const cpu::LookupChecks& checks() const { return checks_; }
 
  private:
+  /// From places in the table to the rows that stand there; false when one is none.
+  bool to_rows(int64_t begin, int64_t end) {
+    const cpu::Select& select = stages_.select;
+    int32_t* rows = select.rows + begin * select.A;
+    const int64_t count = (end - begin) * select.A;
+    for (int64_t i = 0; i < count; ++i) rows[i] = rows[i] < 0 ? -1 : stages_.lookup.rows[rows[i]];
+    return all_below(rows, count, select.N);
+  }
+
   void score(int64_t begin, int64_t end) {
     const cpu::Lookup& found = stages_.lookup;
     const int64_t first = begin * found.C, last = end * found.C;
@@ -189,15 +200,20 @@ void find_on_gpu(const Tensor& on, const Stages<T>& stages, int64_t B, const cud
   });
 }
 
-/// Rows (B, M + A) and their outputs. `op` is named in errors.
+/// Rows (B, M + A) and their outputs. `ordered`: sketches stand as the rows of the one table do.
+/// `op` is named in errors.
 std::tuple<Tensor, Tensor> find(
     const char* op, const Tensor& buckets, const Tensor& offsets, const Tensor& table_rows,
     const std::optional<Tensor>& sketch_queries, const std::optional<Tensor>& sketches,
     const std::optional<Tensor>& norms, const Tensor& x, const Tensor& weight,
     const std::optional<Tensor>& bias, const std::optional<Tensor>& labels,
     const std::optional<Tensor>& shared, int64_t cap, int64_t candidates, Selection mode,
-    int64_t threshold, int64_t active, int64_t random, int64_t seed, const Tensor& step) {
-  LookupCall lookup(op, buckets, offsets, table_rows, cap, candidates, seed, step);
+    int64_t threshold, int64_t active, int64_t random, int64_t seed, const Tensor& step,
+    bool ordered) {
+  const bool counted = mode == Selection::frequency || mode == Selection::threshold;
+  LookupCall lookup(op, buckets, offsets, table_rows, cap, candidates, counted || is_cuda(buckets),
+                    seed, step);
+  lookup.args.places = ordered;
   const int64_t B = buckets.size(0);
   check_weight_and_input(x, weight, op);
   check_bias(bias, weight, op);
@@ -210,8 +226,9 @@ std::tuple<Tensor, Tensor> find(
   if (mode == Selection::sketch) {
     check(sketch_queries && sketches, op, "sketches",
           "got None, wanted sketch_queries and sketches for selection 'sketch'");
-    check(sketches->size(0) == N, op, "sketches",
-          "got " + std::to_string(sketches->size(0)) + " rows, wanted " + std::to_string(N));
+    check(sketches->size(0) == N, op, "sketches", [&] {
+      return "got " + std::to_string(sketches->size(0)) + " rows, wanted " + std::to_string(N);
+    });
     sketch.emplace(op, *sketch_queries, *sketches, norms, lookup.found);
   }
   const bool scored = mode != Selection::by_discovery;
@@ -222,8 +239,11 @@ std::tuple<Tensor, Tensor> find(
   SelectCall select(op, lookup.found, scored ? std::optional(scores) : std::nullopt, labels, shared,
                     active, random, N, seed, step);
   const Tensor z = empty(inputs, {B, select.rows.size(1)}, w.scalar_type());
-  const Tensor columns = empty(select.rows, {B, exact ? active - random : 0}, ScalarType::Int);
-  if (exact) select.args.columns = mutable_data<int32_t>(columns);
+  std::optional<Tensor> columns;
+  if (exact) {
+    columns = empty(select.rows, {B, active - random}, ScalarType::Int);
+    select.args.columns = mutable_data<int32_t>(*columns);
+  }
   bool in_range = true;
   dispatch_floating(w, [&]<typename T>(T) {
     // float32 outputs of candidates are their scores as they stand.
@@ -248,8 +268,6 @@ std::tuple<Tensor, Tensor> find(
         return find_on_gpu(w, stages, B, step_for_gpu(step));
       }
     }
-    const bool counted = mode == Selection::frequency || mode == Selection::threshold;
-    if (!counted) lookup.args.hits = nullptr;
     in_range = parallel_all(B, kBlock, [&](int64_t begin, int64_t end) {
       Worker<T> worker(stages);
       bool ok = true;
@@ -261,7 +279,8 @@ std::tuple<Tensor, Tensor> find(
     });
   });
   lookup.check_noted();
-  check(in_range, op, "table_rows", "got a row id outside 0 to " + std::to_string(N - 1));
+  check(in_range, op, "table_rows",
+        [&] { return "got a row id outside 0 to " + std::to_string(N - 1); });
   return {select.rows, z};
 }
 
@@ -275,7 +294,7 @@ std::tuple<Tensor, Tensor> find_active(
   constexpr auto op = "find_active";
   return find(op, buckets, offsets, table_rows, sketch_queries, sketches, norms, x, weight, bias,
               labels, shared, cap, candidates, selection_named(selection, op), threshold, active,
-              random, seed, step);
+              random, seed, step, false);
 }
 
 }  // namespace
@@ -287,14 +306,18 @@ std::tuple<Tensor, Tensor> find_best(const char* op, const Tensor& buckets, cons
                                      const std::optional<Tensor>& norms, const Tensor& x,
                                      const Tensor& weight, const std::optional<Tensor>& bias,
                                      int64_t cap, int64_t candidates, int64_t active, int64_t k,
-                                     int64_t seed, const Tensor& step) {
-  check(active >= 0, op, "active", "got " + std::to_string(active) + ", wanted 0 or more");
-  check(k >= 0, op, "k", "got " + std::to_string(k) + ", wanted 0 or more");
+                                     int64_t seed, const Tensor& step, bool ordered) {
+  const auto negative = [](int64_t got) {
+    return "got " + std::to_string(got) + ", wanted 0 or more";
+  };
+  check(active >= 0, op, "active", [&] { return negative(active); });
+  check(k >= 0, op, "k", [&] { return negative(k); });
   const bool sketch = sketch_queries || sketches || norms;
   const int64_t A = sketch ? std::max(active, k) : k;
-  const auto [rows, z] = find(op, buckets, offsets, table_rows, sketch_queries, sketches, norms, x,
-                              weight, bias, std::nullopt, std::nullopt, cap, candidates,
-                              sketch ? Selection::sketch : Selection::exact, 0, A, 0, seed, step);
+  const auto [rows, z] =
+      find(op, buckets, offsets, table_rows, sketch_queries, sketches, norms, x, weight, bias,
+           std::nullopt, std::nullopt, cap, candidates,
+           sketch ? Selection::sketch : Selection::exact, 0, A, 0, seed, step, ordered);
   const int64_t B = x.size(0);
   const Tensor values = empty(z, {B, k}, z.scalar_type());
   const Tensor best = empty(rows, {B, k}, ScalarType::Long);
@@ -326,7 +349,7 @@ std::tuple<Tensor, Tensor> find_best_op(const Tensor& buckets, const Tensor& off
                                         int64_t cap, int64_t candidates, int64_t active, int64_t k,
                                         int64_t seed, const Tensor& step) {
   return find_best("find_best", buckets, offsets, table_rows, sketch_queries, sketches, norms, x,
-                   weight, bias, cap, candidates, active, k, seed, step);
+                   weight, bias, cap, candidates, active, k, seed, step, false);
 }
 
 }  // namespace

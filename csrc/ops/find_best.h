@@ -5,7 +5,7 @@
 
 namespace hashdl::ops {
 
-/// See hashdl.ops.find_best. `op` is named in errors.
+/// See hashdl.ops.find_best, and for `ordered` hashdl.ops.search. `op` is named in errors.
 std::tuple<Tensor, Tensor> find_best(const char* op, const Tensor& buckets, const Tensor& offsets,
                                      const Tensor& table_rows,
                                      const std::optional<Tensor>& sketch_queries,
@@ -13,6 +13,6 @@ std::tuple<Tensor, Tensor> find_best(const char* op, const Tensor& buckets, cons
                                      const std::optional<Tensor>& norms, const Tensor& x,
                                      const Tensor& weight, const std::optional<Tensor>& bias,
                                      int64_t cap, int64_t candidates, int64_t active, int64_t k,
-                                     int64_t seed, const Tensor& step);
+                                     int64_t seed, const Tensor& step, bool ordered);
 
 }  // namespace hashdl::ops

@@ -6,8 +6,8 @@
 namespace hashdl::ops {
 
 LookupCall::LookupCall(const char* op, const Tensor& buckets, const Tensor& offsets,
-                       const Tensor& rows, int64_t cap, int64_t candidates, int64_t seed,
-                       const Tensor& step)
+                       const Tensor& rows, int64_t cap, int64_t candidates, bool counted,
+                       int64_t seed, const Tensor& step)
     : op_(op) {
   check_dtype(buckets, ScalarType::Int, op, "buckets");
   check_dtype(offsets, ScalarType::Int, op, "offsets");
@@ -16,23 +16,23 @@ LookupCall::LookupCall(const char* op, const Tensor& buckets, const Tensor& offs
   const int64_t L = rows.size(0), N = rows.size(1);
   check_shape(offsets, {L, -1}, op, "offsets");
   check(offsets.size(1) >= 1, op, "offsets",
-        "got shape " + shape_string(offsets) + ", wanted (L, buckets + 1)");
+        [&] { return "got shape " + shape_string(offsets) + ", wanted (L, buckets + 1)"; });
   check_shape(buckets, {-1, L, -1}, op, "buckets");
-  check(cap >= 1, op, "cap", "got " + std::to_string(cap) + ", wanted 1 or more");
+  check(cap >= 1, op, "cap", [&] { return "got " + std::to_string(cap) + ", wanted 1 or more"; });
   check(candidates >= 0, op, "candidates",
-        "got " + std::to_string(candidates) + ", wanted 0 or more");
+        [&] { return "got " + std::to_string(candidates) + ", wanted 0 or more"; });
   check_one_device(op, {buckets, offsets, rows});
   const int64_t B = buckets.size(0);
   buckets_ = as_contiguous(buckets);
   ends_ = as_contiguous(offsets);
   table_rows_ = as_contiguous(rows);
   found = empty(buckets_, {B, candidates}, ScalarType::Int);
-  hits = empty(buckets_, {B, candidates}, ScalarType::Int);
+  if (counted) hits = empty(buckets_, {B, candidates}, ScalarType::Int);
   args = {data<int32_t>(buckets_),
           data<int32_t>(ends_),
           data<int32_t>(table_rows_),
           mutable_data<int32_t>(found),
-          mutable_data<int32_t>(hits),
+          counted ? mutable_data<int32_t>(*hits) : nullptr,
           N,
           L,
           buckets.size(2),
@@ -50,7 +50,7 @@ void LookupCall::note(const cpu::LookupChecks& checks) {
 
 void LookupCall::check_noted() const {
   check(buckets_ok_, op_, "buckets",
-        "got a bucket outside -1 to " + std::to_string(args.width - 2));
+        [&] { return "got a bucket outside -1 to " + std::to_string(args.width - 2); });
   check(tables_ok_, op_, "offsets", "got a bucket that ends before it starts, or outside rows");
 }
 
@@ -59,20 +59,20 @@ namespace {
 std::tuple<Tensor, Tensor> lookup(const Tensor& buckets, const Tensor& offsets, const Tensor& rows,
                                   int64_t cap, int64_t candidates, int64_t seed,
                                   const Tensor& step) {
-  LookupCall call("lookup", buckets, offsets, rows, cap, candidates, seed, step);
+  LookupCall call("lookup", buckets, offsets, rows, cap, candidates, true, seed, step);
   if constexpr (kCuda) {
     if (is_cuda(buckets)) {
       run_with_scratch(buckets, [&](cuda::Scratch& scratch, cuda::Stream stream) {
         cuda::lookup(call.args, buckets.size(0), step_for_gpu(step), scratch, stream);
       });
-      return {call.found, call.hits};
+      return {call.found, *call.hits};
     }
   }
   torch::stable::parallel_for(0, buckets.size(0), 1, [&](int64_t begin, int64_t end) {
     call.note(cpu::Finder(call.args).run(begin, end));
   });
   call.check_noted();
-  return {call.found, call.hits};
+  return {call.found, *call.hits};
 }
 
 }  // namespace

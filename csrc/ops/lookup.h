@@ -8,9 +8,10 @@ namespace hashdl::ops {
 
 class LookupCall {
  public:
-  /// Checks everything but values, and makes the outputs. `op` is named in errors.
+  /// Checks everything but values, and makes the outputs; hits where they are `counted`. `op` is
+  /// named in errors.
   LookupCall(const char* op, const Tensor& buckets, const Tensor& offsets, const Tensor& rows,
-             int64_t cap, int64_t candidates, int64_t seed, const Tensor& step);
+             int64_t cap, int64_t candidates, bool counted, int64_t seed, const Tensor& step);
 
   /// What a Finder over `args` found wrong; any thread.
   void note(const cpu::LookupChecks& checks);
@@ -18,7 +19,8 @@ class LookupCall {
   /// Throws when something was found wrong.
   void check_noted() const;
 
-  Tensor found, hits;  ///< (B, C), written by a Finder over `args`
+  Tensor found;                ///< (B, C), written by a Finder over `args`
+  std::optional<Tensor> hits;  ///< likewise
   cpu::Lookup args;
 
  private:

@@ -21,13 +21,17 @@ Tensor probe_signs(const Tensor& projections, int64_t bits, int64_t probes, cons
 }
 
 Tensor best_columns(const Tensor& scores, int64_t groups, int64_t count, const char* op) {
-  check(groups >= 1, op, "groups", "got " + std::to_string(groups) + ", wanted 1 or more");
-  check(count >= 1, op, "count", "got " + std::to_string(count) + ", wanted 1 or more");
+  const auto too_few = [](int64_t got) {
+    return "got " + std::to_string(got) + ", wanted 1 or more";
+  };
+  check(groups >= 1, op, "groups", [&] { return too_few(groups); });
+  check(count >= 1, op, "count", [&] { return too_few(count); });
   check_dtype(scores, ScalarType::Float, op, "scores");
   check_shape(scores, {-1, -1}, op, "scores");
-  check(scores.size(1) % groups == 0, op, "scores",
-        "got shape " + shape_string(scores) +
-            ", wanted (*, multiple of groups = " + std::to_string(groups) + ")");
+  check(scores.size(1) % groups == 0, op, "scores", [&] {
+    return "got shape " + shape_string(scores) +
+           ", wanted (*, multiple of groups = " + std::to_string(groups) + ")";
+  });
   check(scores.size(1) > 0, op, "scores", "got no columns");
   const int64_t M = scores.size(0), W = scores.size(1) / groups, P = std::min(count, W);
   const Tensor source = as_contiguous(scores);

@@ -21,7 +21,8 @@ inline constexpr auto kNotFinite =
 template <typename Sequence, typename Pack, typename OnGpu>
 Tensor probe(const Tensor& projections, int64_t L, int64_t width, int64_t bits, int64_t probes,
              const char* op, const Pack& pack, const OnGpu& on_gpu) {
-  check(probes >= 1, op, "probes", "got " + std::to_string(probes) + ", wanted 1 or more");
+  check(probes >= 1, op, "probes",
+        [&] { return "got " + std::to_string(probes) + ", wanted 1 or more"; });
   const int64_t B = projections.size(0), P = std::min(probes, int64_t{1} << bits);
   const Tensor source = as_contiguous(projections);
   const Tensor buckets = empty(source, {B, L, P}, ScalarType::Int);

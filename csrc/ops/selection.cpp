@@ -9,12 +9,12 @@ namespace {
 /// Row ids are int32, and a draw below `n_rows` takes 31 random bits.
 void check_n_rows(int64_t n_rows, const char* op) {
   check(n_rows >= 1 && n_rows < int64_t{1} << 31, op, "n_rows",
-        "got " + std::to_string(n_rows) + ", wanted 1 to 2^31 - 1");
+        [&] { return "got " + std::to_string(n_rows) + ", wanted 1 to 2^31 - 1"; });
 }
 
 /// Optional row ids of this shape, contiguous and in range.
 std::optional<Tensor> checked_rows(const std::optional<Tensor>& rows,
-                                   const std::vector<int64_t>& shape, int64_t n_rows,
+                                   std::initializer_list<int64_t> shape, int64_t n_rows,
                                    const char* op, const char* argument) {
   const auto ids = as_contiguous(rows);
   if (ids.has_value()) {
@@ -34,8 +34,9 @@ SelectCall::SelectCall(const char* op, const Tensor& candidates,
   check_dtype(candidates, ScalarType::Int, op, "candidates");
   check_shape(candidates, {-1, -1}, op, "candidates");
   const int64_t B = candidates.size(0), C = candidates.size(1);
-  check(random >= 0 && random <= active, op, "random",
-        "got " + std::to_string(random) + ", wanted 0 to active = " + std::to_string(active));
+  check(random >= 0 && random <= active, op, "random", [&] {
+    return "got " + std::to_string(random) + ", wanted 0 to active = " + std::to_string(active);
+  });
   check_n_rows(n_rows, op);
   check_one_device(op, {candidates, scores, labels, shared});
   pool_ = as_contiguous(candidates);

@@ -43,7 +43,9 @@ class HashLinear(nn.Linear):
     random rows are active. In training each call, of :meth:`active` and :meth:`sparse_forward`
     too, counts as a step of the schedule.
 
-    Under :func:`torch.autocast` the layer keeps the dtype of its weight.
+    Under :func:`torch.autocast` the layer keeps the dtype of its weight. Under
+    :func:`torch.utils.checkpoint.checkpoint` a call counts once, and the rows that were active are
+    computed again, if the layer has not been called in between. In evaluation threads may share it.
 
     Args:
         in_features: d, size of an input.
@@ -88,11 +90,18 @@ class HashLinear(nn.Linear):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        if not isinstance(bias, bool):
+            raise TypeError(
+                f"HashLinear: bias: got {type(bias).__name__}, wanted True or False (config is a "
+                "keyword argument)"
+            )
         super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
         self._hash_rows(HashConfig() if config is None else config)
 
     def _hash_rows(self, config: HashConfig) -> None:
         """Give a layer that is otherwise an nn.Linear its configuration and tables."""
+        if not isinstance(config, HashConfig):
+            raise TypeError(f"HashLinear: config: got {type(config).__name__}, wanted a HashConfig")
         self.config = config
         self.tables: HashTables | None = None
         some = self.out_features > config.sizes(self.out_features).A
@@ -437,7 +446,7 @@ class HashLinear(nn.Linear):
                 f"(*, in_features = {self.in_features})"
             )
         dtype = self.weight.dtype
-        if torch.is_autocast_enabled(input.device.type):
+        if not input.is_meta and torch.is_autocast_enabled(input.device.type):
             input = input.to(dtype)
         if input.dtype != dtype:
             raise RuntimeError(

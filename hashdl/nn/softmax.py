@@ -19,6 +19,7 @@ from hashdl.tables import HashTables
 
 # Samples whose N logits are held at once where all classes are needed.
 _EXACT_CHUNK = 256
+_REDUCTIONS = ("mean", "sum", "none")
 
 
 class SoftmaxOutput(NamedTuple):
@@ -26,7 +27,7 @@ class SoftmaxOutput(NamedTuple):
 
     Attributes:
         output: log probability of each sample's target (their mean, for several labels).
-        loss: minus the mean of ``output`` over the samples that have a label.
+        loss: minus the mean of ``output`` over the samples that have a label; see ``reduction``.
     """
 
     output: Tensor
@@ -62,17 +63,23 @@ class HashSoftmaxWithLoss(nn.Module):
         config: how to hash. Default: ``HashConfig(active=200, random=0.5)`` (at most N).
         device: of parameters and tables.
         dtype: of parameters.
+        ignore_index: a target that is no label, as of :class:`torch.nn.CrossEntropyLoss`.
+            Default: -100.
+        reduction: of the loss: ``"mean"`` over the samples that have a label, ``"sum"``, or
+            ``"none"``: a loss for each sample. Default: ``"mean"``.
 
     Shape:
-        - input: :math:`(B, d)` or :math:`(d)`
-        - target: int64 :math:`(B)` or :math:`()`; several labels a sample: :math:`(B, M)` padded
-          with -1, or a sparse CSR tensor :math:`(B, N)` whose stored places are the labels
-        - output: :math:`(B)` or :math:`()`; loss: scalar
+        - input: :math:`(*, d)`
+        - target: integer :math:`(*)`; several labels a sample: :math:`(*, M)` padded with -1, or,
+          of inputs :math:`(B, d)`, a sparse CSR tensor :math:`(B, N)` whose stored places are the
+          labels
+        - output: :math:`(*)`; loss: scalar, or :math:`(*)` with ``reduction="none"``
 
     Attributes:
         linear: the :class:`HashLinear` that holds weight :math:`(N, d)`, bias and tables.
 
     Raises:
+        ValueError: ``reduction`` is none of the three.
         RuntimeError: shapes or dtypes do not fit, a label is out of range, or the input has NaN.
 
     Examples:
@@ -81,6 +88,12 @@ class HashSoftmaxWithLoss(nn.Module):
         >>> loss.backward()
         >>> head.predict(torch.randn(8, 16)).shape
         torch.Size([8])
+
+        Weights of classes, or of samples, multiply the outputs:
+
+        >>> weight, target = torch.rand(10_000), torch.arange(8)
+        >>> output, _ = head(torch.randn(8, 16), target)
+        >>> loss = -(weight[target] * output).sum() / weight[target].sum()
     """
 
     def __init__(
@@ -92,8 +105,16 @@ class HashSoftmaxWithLoss(nn.Module):
         config: HashConfig | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        ignore_index: int = -100,
+        reduction: str = "mean",
     ) -> None:
         super().__init__()
+        if reduction not in _REDUCTIONS:
+            raise ValueError(
+                f"HashSoftmaxWithLoss: reduction: got {reduction!r}, wanted one of "
+                f"{list(_REDUCTIONS)}"
+            )
+        self.ignore_index, self.reduction = ignore_index, reduction
         if config is None:
             config = HashConfig(active=200, random=0.5)
         self.linear = HashLinear(
@@ -102,10 +123,21 @@ class HashSoftmaxWithLoss(nn.Module):
 
     @classmethod
     def from_linear(
-        cls, linear: nn.Linear, config: HashConfig | None = None
+        cls,
+        linear: nn.Linear,
+        config: HashConfig | None = None,
+        *,
+        ignore_index: int = -100,
+        reduction: str = "mean",
     ) -> HashSoftmaxWithLoss:
         """A head over the same Parameter objects as an output layer."""
-        head = cls(linear.in_features, 1, bias=False, config=config, device="meta")
+        head = cls(
+            *(linear.in_features, 1, False),
+            config=config,
+            device="meta",
+            ignore_index=ignore_index,
+            reduction=reduction,
+        )
         head.linear = HashLinear.from_linear(linear, head.config if config is None else config)
         return head
 
@@ -142,16 +174,17 @@ class HashSoftmaxWithLoss(nn.Module):
 
     def forward(self, input: Tensor, target: Tensor) -> SoftmaxOutput:
         """Log probabilities of the targets and the loss: see the class."""
-        batched = input.dim() > 1
-        x = self.linear._flat(input)
-        labels = self._labels(target if batched else target.unsqueeze(0), x)
+        x, samples = self.linear._flat(input), input.shape[:-1]
+        labels = self._labels(target, samples)
         if self.training and self.linear.tables is not None:
             output = self._sampled_log_prob(x, labels, self.linear.tables)
         else:
             output = self._exact_log_prob(x, labels)
         with part("loss"):
-            loss = -output.sum() / _labelled(labels, each=target.dim() <= 1)
-        return SoftmaxOutput(output if batched else output.squeeze(0), loss)
+            loss = _reduced(output, labels, self.reduction)
+        if self.reduction == "none":
+            loss = loss.reshape(samples)
+        return SoftmaxOutput(output.reshape(samples), loss)
 
     def _sampled_log_prob(self, x: Tensor, labels: Tensor, tables: HashTables) -> Tensor:
         """Mean log probability (B,) of each sample's labels, over its active set."""
@@ -261,8 +294,8 @@ class HashSoftmaxWithLoss(nn.Module):
         """Exact log probabilities of all classes.
 
         Shape:
-            - Input: :math:`(B, d)` or :math:`(d)`
-            - Output: :math:`(B, N)` or :math:`(N)`
+            - Input: :math:`(*, d)`
+            - Output: :math:`(*, N)`
         """
         log_prob = F.log_softmax(self._logits(self.linear._flat(input)), dim=-1)
         return log_prob.reshape(*input.shape[:-1], self.n_classes)
@@ -272,8 +305,8 @@ class HashSoftmaxWithLoss(nn.Module):
         """The most probable class, as ``log_prob(input).argmax(-1)``; :meth:`topk` is faster.
 
         Shape:
-            - Input: :math:`(B, d)` or :math:`(d)`
-            - Output: int64 :math:`(B)` or :math:`()`
+            - Input: :math:`(*, d)`
+            - Output: int64 :math:`(*)`
         """
         chunks = self.linear._flat(input).split(_EXACT_CHUNK)
         best = [self._logits(chunk).argmax(-1) for chunk in chunks]
@@ -289,8 +322,8 @@ class HashSoftmaxWithLoss(nn.Module):
             exact: look at all classes instead.
 
         Shape:
-            - Input: :math:`(B, d)` or :math:`(d)`
-            - Output: logits and int64 classes, :math:`(B, k)` or :math:`(k)`; see
+            - Input: :math:`(*, d)`
+            - Output: logits and int64 classes, :math:`(*, k)`; see
               :meth:`HashLinear.topk`
         """
         if not exact:
@@ -304,27 +337,34 @@ class HashSoftmaxWithLoss(nn.Module):
 
     # ---- targets -------------------------------------------------------------------------------
 
-    def _labels(self, target: Tensor, x: Tensor) -> Tensor:
+    def _labels(self, target: Tensor, samples: torch.Size) -> Tensor:
         """Targets of any form as int32 (B, M), each label once a sample, -1 = none, checked."""
         name = "HashSoftmaxWithLoss: target"
         if target.layout == torch.sparse_csr:
-            wanted = (x.shape[0], self.n_classes)
+            wanted = (*samples, self.n_classes)
             if tuple(target.shape) != wanted:
                 raise RuntimeError(f"{name}: got shape {tuple(target.shape)}, wanted {wanted}")
             self._check_labels(target.col_indices(), 0)
             return _distinct(_padded(target.crow_indices(), target.col_indices()))
+        if target.layout != torch.strided:
+            raise RuntimeError(f"{name}: got {target.layout}, wanted torch.sparse_csr or integers")
         if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
-            raise RuntimeError(f"{name}: got dtype {target.dtype}, wanted integers")
-        if target.dim() not in (1, 2) or target.shape[0] != x.shape[0]:
             raise RuntimeError(
-                f"{name}: got shape {tuple(target.shape)}, wanted ({x.shape[0]},) or "
-                f"({x.shape[0]}, M)"
+                f"{name}: got dtype {target.dtype}, wanted integers, or a sparse CSR tensor"
             )
-        if target.dim() == 1:
-            self._check_labels(target, 0)
-            return target.unsqueeze(1).to(torch.int32)
-        self._check_labels(target, -1)
-        return _distinct(target.to(torch.int32))
+        several = target.dim() == len(samples) + 1
+        if target.shape[: len(samples)] != samples or target.dim() > len(samples) + 1:
+            wanted_several = ", ".join(map(str, (*samples, "M")))
+            raise RuntimeError(
+                f"{name}: got shape {tuple(target.shape)}, wanted {tuple(samples)} or "
+                f"({wanted_several})"
+            )
+        ignored = target == self.ignore_index
+        self._check_labels(target.masked_fill(ignored, 0), -1 if several else 0)
+        labels = target.to(torch.int32).masked_fill(ignored, -1)
+        if not several:
+            return labels.reshape(-1, 1)
+        return _distinct(labels.reshape(samples.numel(), target.shape[-1]))
 
     def _check_labels(self, labels: Tensor, lowest: int) -> None:
         # A compiled graph leaves this check to the ops, and so does a GPU: the host would wait.
@@ -338,11 +378,13 @@ class HashSoftmaxWithLoss(nn.Module):
             )
 
 
-def _labelled(labels: Tensor, *, each: bool) -> Tensor | int:
-    """How many samples have a label, at least 1; ``each``: all of them have one."""
-    if each:
-        return max(labels.shape[0], 1)
-    return (labels >= 0).any(1).sum().clamp_min(1)
+def _reduced(output: Tensor, labels: Tensor, reduction: str) -> Tensor:
+    """The loss of log probabilities (B,) of samples with labels (B, M)."""
+    if reduction == "none":
+        return -output
+    if reduction == "sum":
+        return -output.sum()
+    return -output.sum() / (labels >= 0).any(1).sum().clamp_min(1)
 
 
 def _padded(offsets: Tensor, values: Tensor) -> Tensor:

@@ -28,17 +28,17 @@ _TRIED_ON, _HELD_OUT, _CHUNK = 192, 512, 64
 # Share of the rows that a look-up may find: beyond it, computing every row costs no more.
 _MOST_FOUND = 0.5
 # Bits of a row's sketch, and rows that it leaves for the exact outputs, in multiples of k.
-_SKETCH_BITS = (128, 256, 512)
-_RANKED = (2, 4, 8, 16, 32, 64, 128)
+_SKETCH_BITS = (128, 256, 384, 512)
+_RANKED = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 # Ways to prepare rows and queries: (center, balance).
 _PREPARED = ((False, False), (True, False), (True, True))
 # Families whose sizes are varied: the best of the first look.
 _REFINED = 3
 # Configurations that are timed: the cheapest by estimate.
-_TIMED, _SECONDS = 6, 0.3
-# Nanoseconds, for the estimate alone: a row found, a word of its sketch, a row read at a random
-# place, and a float of a row or of the hash functions. The choice is made by the clock.
-_FOUND_NS, _WORD_NS, _ROW_NS, _FLOAT_NS = 2.0, 1.0, 25.0, 0.15
+_TIMED, _SECONDS = 12, 0.3
+# Nanoseconds, for the estimate alone: a row found and selected from, a word of its sketch, a row
+# read at a random place, a float of it, and one of the hash functions. The clock chooses.
+_FOUND_NS, _WORD_NS, _ROW_NS, _ROW_FLOAT_NS, _FLOAT_NS = 6.0, 0.9, 60.0, 0.2, 0.08
 
 
 @dataclass(frozen=True)
@@ -439,7 +439,7 @@ class _Curve:
         if config.selection == "sketch":
             S = config.sketch_bits
             nanoseconds += d * S * _FLOAT_NS + found * (S // 32) * _WORD_NS
-        return (nanoseconds + read * (_ROW_NS + d * _FLOAT_NS)) / 1e6
+        return (nanoseconds + read * (_ROW_NS + d * _ROW_FLOAT_NS)) / 1e6
 
 
 def _probe_counts(most: int) -> list[int]:

@@ -216,9 +216,10 @@ def _check(
 
 def _configs(base: HashConfig, names: Sequence[str], features: int) -> Iterator[HashConfig]:
     """What is tried: every family, prepared in two ways, at two sizes; and what else there is."""
+    ways = (True, False) if HashConfig().balances(features) else (False,)
     yield base
     for name in names:
-        for balance in _ways(name, features):
+        for balance in ways:
             bits = base.bits if name == base.family else None
             config = base.replace(family=name, bits=bits, rank=None, center=True, balance=balance)
             if name == "kmeans":  # a few tables do what many of the others do
@@ -229,10 +230,6 @@ def _configs(base: HashConfig, names: Sequence[str], features: int) -> Iterator[
         low = base.replace(family="simhash", bits=None, balance=None, rank=_RANK)
         yield from (low, _more(low))
     yield _more(base).replace(selection="sketch")
-
-
-def _ways(name: str, features: int) -> tuple[bool, ...]:
-    return (True, False) if HashConfig(family=name).balances(features) else (False,)
 
 
 def _more(config: HashConfig) -> HashConfig:
@@ -294,7 +291,7 @@ class _Race:
         self, linear: nn.Linear, inputs: Tensor, labels: Tensor, batch: int, lr: float, seed: int
     ) -> None:
         x = inputs.detach().reshape(-1, linear.in_features).to(linear.weight)
-        of_x = labels.reshape(len(x), -1)
+        of_x = labels.reshape(len(x), -1).to(x.device)
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
         kept = min(round(_HELD_OUT_SHARE * len(x)), _MOST_HELD_OUT)
         held_out, train = order[:kept].sort().values, order[kept:].sort().values

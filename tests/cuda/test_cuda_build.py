@@ -170,6 +170,31 @@ ptxas info    : Function properties for _Z1mPf
     assert spilling(report) == ["_Z1mPf"]
 
 
+# launch.h asks for more than 48 KB where dynamic memory alone is 32, row_map.h takes 88 of the 99
+# that a block has on the smallest of the GPUs since sm_80.
+MOST_STATIC = 11 * 1024
+
+
+def static_memory(report: str) -> int:
+    """Bytes of static shared memory of the kernel that has most, CUB's apart, from ptxas -v."""
+    kernels = report.split("Compiling entry function '")[1:]
+    own = [kernel for kernel in kernels if kernel.startswith("_ZN6hashdl")]
+    found = [re.search(r"Used \d+ registers.*?(\d+) bytes smem", kernel) for kernel in own]
+    return max((int(smem[1]) for smem in found if smem), default=0)
+
+
+def test_static_memory_is_seen() -> None:
+    report = """
+ptxas info    : Compiling entry function '_ZN6hashdl1kEPf' for 'sm_80'
+ptxas info    : Used 40 registers, 432 bytes cmem[0]
+ptxas info    : Compiling entry function '_ZN6hashdl1mEPf' for 'sm_80'
+ptxas info    : Used 54 registers, used 1 barriers, 7200 bytes smem, 504 bytes cmem[0]
+ptxas info    : Compiling entry function '_ZN3cub1kEPf' for 'sm_80'
+ptxas info    : Used 54 registers, used 1 barriers, 30000 bytes smem, 504 bytes cmem[0]
+"""
+    assert static_memory(report) == 7200
+
+
 def test_hot_kernels_are_there() -> None:
     text = "".join(source.read_text() for source in SOURCES)
     missing = [name for name in HOT if f"{name.partition('I(')[0]}(" not in text]
@@ -191,6 +216,7 @@ def test_sources_compile_without_warnings_and_hot_kernels_without_spills(
     assert result.returncode == 0, result.stderr[-4000:]
     hot = re.compile("|".join(rf"\d({name})" for name in HOT))
     assert [name for name in spilling(result.stderr) if hot.search(name)] == []
+    assert static_memory(result.stderr) <= MOST_STATIC
 
 
 @pytest.mark.slow

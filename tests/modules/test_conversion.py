@@ -356,3 +356,10 @@ def test_converted_models_can_be_copied_and_pickled() -> None:
     x = torch.randn(1, 4, 16)
     assert torch.equal(twin(x), model.eval()(x))
     assert hashdl.revert(twin) is twin
+
+
+def test_weights_that_cannot_be_hashed_are_left_alone() -> None:
+    complex_layer = nn.Linear(8, 300, dtype=torch.complex64)
+    model = convert(nn.Sequential(complex_layer, nn.Linear(8, 300)))
+    assert model[0] is complex_layer
+    assert isinstance(model[1], HashLinear)

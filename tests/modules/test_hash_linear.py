@@ -23,6 +23,26 @@ TOLERANCE = {
 }
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"config": {"active": 5}}, "config: got dict, wanted a HashConfig"),
+        ({"bias": CONFIG}, "bias: got HashConfig, wanted True or False"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=f"HashLinear: {message}"):
+        HashLinear(D, N, **arguments)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_weight_of_another_size_is_refused(training: bool) -> None:
+    layer = make_layer().train(training)
+    layer.weight = nn.Parameter(torch.randn(N + 10, D))
+    with pytest.raises(RuntimeError, match=rf"weight: got shape \({N + 10}, {D}\), wanted \({N}"):
+        layer(inputs(2))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("active", [1.0, N, 10 * N])
 def test_with_every_row_active_it_is_exactly_linear(
@@ -208,6 +228,35 @@ def test_sketch_selection_keeps_the_candidates_of_the_highest_scores() -> None:
         kept = torch.isin(found[sample], rows[sample])
         assert (scores[sample][kept] >= lowest_kept[sample]).all()
         assert kept.sum() == 20
+
+
+def test_sketches_in_the_order_of_the_table_follow_the_weight() -> None:
+    """An evaluation that finds nothing to do asks what was ordered before; a change is seen."""
+    layer = make_layer(selection="sketch", tables=1, active=10).eval()
+    x = inputs(7)
+
+    def answers_are_those_of_the_rows_sketches() -> bool:
+        values, _ = layer.topk(x, 5)
+        assert layer.tables._ordered is not None
+        found = layer.tables.lookup(x)
+        scores = layer.tables.sketch_scores(x, found, None).masked_fill(found < 0, -torch.inf)
+        best = found.gather(1, scores.topk(10).indices).long()
+        z = F.linear(x, layer.weight, layer.bias).gather(1, best.clamp_min(0))
+        wanted = z.masked_fill(best < 0, -torch.inf).topk(5).values
+        return torch.allclose(values, wanted, atol=1e-5)
+
+    assert answers_are_those_of_the_rows_sketches()
+    assert answers_are_those_of_the_rows_sketches()
+    with torch.no_grad():
+        layer.weight.copy_(layer.weight.roll(17, 0) * torch.rand(len(layer.weight), 1))
+    assert answers_are_those_of_the_rows_sketches()
+
+
+def test_buckets_of_a_capacity_are_not_in_order() -> None:
+    layer = make_layer(selection="sketch", tables=1, buckets="fifo", capacity=4).eval()
+    layer.topk(inputs(2), 3)
+    layer.topk(inputs(2), 3)
+    assert layer.tables._ordered is None
 
 
 def test_sketches_rank_by_length_and_angle() -> None:

@@ -168,6 +168,20 @@ def test_to_empty_leaves_garbage_behind_and_it_does_no_harm() -> None:
     assert_up_to_date(layer)
 
 
+@pytest.mark.parametrize("rank", [None, 4])
+def test_garbage_is_no_balancing(rank: int | None) -> None:
+    layer = make_layer(rank=rank, balance=None).to("meta")
+    assert layer(inputs(2).to("meta")).shape == (2, N)
+    layer.to_empty(device="cpu")
+    assert not layer.tables.maps.any()
+    layer = make_layer(rank=rank, balance=None)
+    nan = 2**31 - 1  # the bits, as of a float32
+    layer._apply(lambda tensor: torch.full_like(tensor, 1 if tensor.dtype == torch.uint8 else nan))
+    layer.reset_parameters()
+    layer.train()(inputs(2))
+    assert_up_to_date(layer)
+
+
 def test_meta_then_load_with_assign() -> None:
     layer = HashLinear(D, N, config=CONFIG, device="meta")
     layer.load_state_dict(nn.Linear(D, N).state_dict(), assign=True)

@@ -340,6 +340,7 @@ def test_a_repeated_label_counts_once(training: bool, shared: int) -> None:
         (torch.zeros(3, dtype=torch.int64), r"got shape \(3,\), wanted \(2,\) or \(2, M\)"),
         (torch.zeros(2, 1, 1, dtype=torch.int64), r"got shape \(2, 1, 1\)"),
         (torch.tensor(1), r"got shape \(\)"),
+        (csr([[1], [2]]).to_sparse_coo(), "got torch.sparse_coo, wanted torch.sparse_csr"),
         (csr([[1], [2], [3]]), rf"got shape \(3, {N}\), wanted \(2, {N}\)"),
         (csr([[1], [N]]), f"got labels from 1 to {N}, wanted 0 to"),
         (csr([[1], [2]], N + 1), rf"got shape \(2, {N + 1}\), wanted"),
@@ -382,6 +383,48 @@ def test_an_empty_batch_has_a_loss_and_a_gradient_of_zero(
     assert loss == 0
     assert not head.weight.grad.any()
     assert head.predict(inputs(0)).shape == (0,)
+
+
+# ---- options of nn.CrossEntropyLoss ------------------------------------------------------------
+
+# Covers all classes, so that losses are those of cross entropy.
+EVERY = {"active": N - 1, "random": 0, "cap": N, "candidates": N, "probes": 16}
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("ignored", [-100, -1, 7])
+def test_reduction_and_ignored_targets_are_those_of_cross_entropy(
+    training: bool, reduction: str, ignored: int
+) -> None:
+    head = make_head(**EVERY).train(training)
+    head.reduction, head.ignore_index = reduction, ignored
+    x, target = inputs(2, 3), torch.tensor([[3, ignored, 5], [ignored, 0, 3]])
+    output, loss = head(x, target)
+    dense = (all_logits(head, x).flatten(0, 1), target.flatten())
+    wanted = F.cross_entropy(*dense, reduction=reduction, ignore_index=ignored)
+    torch.testing.assert_close(loss, wanted.reshape(loss.shape))
+    assert output.shape == target.shape
+    assert not output[target == ignored].any()
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_several_labels_of_inputs_of_any_shape(training: bool) -> None:
+    head = make_head().train(training)
+    x, target = (
+        inputs(2, 3),
+        torch.tensor([[[3, -1], [4, 5], [-100, -1]], [[6, 6], [7, 0], [8, 1]]]),
+    )
+    flat = copy.deepcopy(head)
+    output, loss = head(x, target)
+    wanted_output, wanted_loss = flat(x.flatten(0, 1), target.flatten(0, 1))
+    assert torch.equal(output, wanted_output.reshape(2, 3))
+    assert torch.equal(loss, wanted_loss)
+
+
+def test_an_unknown_reduction_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"reduction: got 'avg', wanted one of \['mean'"):
+        HashSoftmaxWithLoss(D, N, reduction="avg")
 
 
 @pytest.mark.parametrize("training", [False, True])

@@ -101,6 +101,17 @@ def test_an_index_of_another_size_is_refused(tmp_path: Path) -> None:
         other.load_index(tmp_path / "index.pt")
 
 
+def test_tables_of_another_layout_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = layer_of()
+    with monkeypatch.context() as patch:
+        patch.setattr(index, "_LAYOUT", index._LAYOUT[:-1])
+        layer.save_index(tmp_path / "index.pt")
+    with pytest.raises(ValueError, match="tables of another version of hashdl: save it anew"):
+        layer.load_index(tmp_path / "index.pt")
+
+
 def test_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     layer = layer_of()
     monkeypatch.setattr(index, "_VERSION", 99)

@@ -173,6 +173,10 @@ def _each(names: Sequence[str], *cases: Case) -> Cases:
 
 # More than a vector or a part of a parallel loop takes at once, and what is fetched ahead.
 _CPU: Cases = {
+    "search": [
+        {"L": 1, "ordered": True},
+        {"B": 9, "L": 1, "probing": "columns", "probes": 9, "k": 12, "ordered": True},
+    ],
     "pack_signs": [
         {"M": 1, "L": 0},
         {"M": 700, "L": 7, "bits": 5},
@@ -204,6 +208,8 @@ _CPU: Cases = {
         *({"width": width, "count": 5} for width in (15, 16, 17, 64, 65, 200)),
         *({"width": width, "count": 1} for width in (16, 64, 129)),
         *({"width": width, "count": 20, "coarse": True} for width in (16, 64, 129)),
+        *({"width": width, "count": 70, "coarse": True} for width in (72, 128, 272)),  # many
+        {"width": 128, "count": 128},
         {"M": 70, "groups": 9, "width": 128, "count": 3, "coarse": True},
     ],
     "lookup": [

@@ -291,6 +291,7 @@ def search_args(
     bits: int = 4,
     probing: str = "signs",
     probes: int = 3,
+    ordered: bool = False,
     **parameters: Any,
 ) -> Args:
     """Small integers as functions too: projections are exact, whatever the order of their sums."""
@@ -302,7 +303,9 @@ def search_args(
         functions.append(randn(d + 1, queries.shape[1], seed=24))
     of_tables, *of_sketch = (f.mul(2).round().view(torch.int32) for f in functions)
     sketch = (*of_sketch, sketches, norms.view(torch.int32)) if of_sketch else (None, None, None)
-    return *layer, of_tables, *tables, *sketch, probing, bits, probes, *given[9:]
+    if ordered:
+        sketch = (sketch[0], *(of_rows[tables[1][0]] for of_rows in sketch[1:]))
+    return *layer, of_tables, *tables, *sketch, ordered, probing, bits, probes, *given[9:]
 
 
 def shared_rows_args(

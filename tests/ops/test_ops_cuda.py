@@ -32,10 +32,14 @@ def run(request: pytest.FixtureRequest) -> Run:
 
 
 def run_on_host(name: str, args: samples.Args, order: int = 0) -> list[Tensor]:
-    """By the shim, with threads and blocks in some order."""
+    """By the shim; in another order than 0 its memory is watched, and filled before by torch."""
     simt_library.define_ops()
     ctypes.CDLL(str(simt_library.build())).simt_set_order(order)
-    return samples.run(getattr(torch.ops.hashdl_simt, name), args)
+    torch.use_deterministic_algorithms(order > 0)
+    try:
+        return samples.run(getattr(torch.ops.hashdl_simt, name), args)
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def to_gpu(args: samples.Args) -> samples.Args:
@@ -102,6 +106,11 @@ def assert_close(actual: list[Tensor], expected: list[Tensor]) -> None:
     for got, wanted in zip(actual, expected, strict=True):
         bound = samples.TOLERANCE.get(wanted.dtype, 0)
         torch.testing.assert_close(got, wanted, rtol=bound, atol=bound, equal_nan=True)
+
+
+def test_every_op_has_a_kernel() -> None:
+    """But for one whose answer the host would have to wait for."""
+    assert set(samples.OPS) - set(ops_cases.CUDA) == {"row_ids"}
 
 
 @pytest.mark.parametrize(("name", "parameters"), ops_cases.parameters(ops_cases.CUDA))

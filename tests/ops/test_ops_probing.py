@@ -85,15 +85,16 @@ def test_columns_go_by_score(groups: int, width: int, count: int, seed: int, coa
             assert columns[m, g].tolist() == wanted[:count]
 
 
+@pytest.mark.parametrize("count", [1, 64])
 @pytest.mark.parametrize("width", [3, 64, 70])
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("call", [samples.kernel, samples.fallback])
 def test_scores_that_are_not_finite_are_refused_wherever_they_stand(
-    call: samples.Path, value: float, width: int
+    call: samples.Path, value: float, width: int, count: int
 ) -> None:
     """In a vector or among the rest, also where no score of a block is wanted."""
     for place in range(width):
         scores = torch.arange(width, 0, -1.0)[None].clone()
         scores[0, place] = value
         with pytest.raises(RuntimeError, match="best_columns: scores: got NaN or infinity"):
-            call("best_columns")(scores, 1, 1)
+            call("best_columns")(scores, 1, count)

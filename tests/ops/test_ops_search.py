@@ -30,6 +30,44 @@ def test_kernel_is_reference(dtype: torch.dtype, sketch: bool, parameters: dict[
     samples.assert_kernel_is_reference("search", args)
 
 
+@pytest.mark.parametrize("B", [0, 1, 70])
+@pytest.mark.parametrize("probing", ops.PROBINGS)
+@pytest.mark.parametrize("cap", [3, 500])
+@pytest.mark.parametrize("candidates", [20, 400])
+def test_sketches_in_the_order_of_the_table_answer_the_same(
+    B: int, probing: str, cap: int, candidates: int
+) -> None:
+    sizes = {"B": B, "N": 300, "L": 1, "probing": probing, "probes": 6, "active": 15, "k": 12}
+    of_rows, in_order = (
+        samples.sample_dict("search", **sizes, candidates=candidates, ordered=ordered)
+        | {"cap": cap}
+        for ordered in (False, True)
+    )
+    assert in_order["ordered"]
+    assert not torch.equal(of_rows["sketches"], in_order["sketches"])
+    samples.assert_kernel_is_reference("search", tuple(in_order.values()))
+    found = (samples.kernel("search")(*given.values()) for given in (of_rows, in_order))
+    samples.assert_same_bits(*map(list, found))
+
+
+@pytest.mark.parametrize("call", [samples.kernel, samples.fallback])
+@pytest.mark.parametrize(
+    ("sizes", "changes"),
+    [
+        ({"L": 3}, {}),
+        ({"L": 1, "sketch": False}, {}),
+        ({"L": 1}, {"table_rows": torch.zeros(1, 59).int()}),
+    ],
+    ids=str,
+)
+def test_order_is_of_one_table_that_has_all_rows(
+    sizes: dict[str, Any], changes: dict[str, Any], call: samples.Path
+) -> None:
+    given = samples.sample_dict("search", **sizes) | changes | {"ordered": True}
+    with pytest.raises(RuntimeError, match="hashdl::search: ordered: got True"):
+        call("search")(*given.values())
+
+
 @pytest.mark.parametrize("dtype", samples.DTYPES)
 @pytest.mark.parametrize("d", [1, 6, 130])
 def test_inputs_that_are_zero_are_left_out(d: int, dtype: torch.dtype) -> None:
@@ -63,6 +101,8 @@ def test_inputs_need_not_be_contiguous() -> None:
 def test_opcheck(B: int, probing: str) -> None:
     args = samples.search_args(B=B, probing=probing)
     torch.library.opcheck(torch.ops.hashdl.search.default, args)
+    args = samples.search_args(B=B, probing=probing, L=1, ordered=True)
+    torch.library.opcheck(torch.ops.hashdl.search.default, args)
 
 
 @pytest.mark.parametrize("call", [samples.kernel, samples.fallback])
@@ -86,6 +126,7 @@ def test_opcheck(B: int, probing: str) -> None:
         ("sketches", torch.zeros(60, 2), "sketches: got dtype"),
         ("norms", torch.zeros(60), "norms: got dtype"),
         ("norms", torch.zeros(59).int(), "norms: got shape"),
+        ("ordered", True, "ordered: got True, wanted False"),
         ("probing", "digits", "probing: got 'digits'"),
         ("bits", 0, "bits: got 0"),
         ("probes", 0, "probes: got 0"),

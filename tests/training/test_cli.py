@@ -104,6 +104,23 @@ def test_bad_hashing_is_explained(
     assert "HashConfig: random" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("flag", "value", "message"),
+    [
+        ("--epochs", "0", "got '0', wanted a number above 0"),
+        ("--lr", "nan", "got 'nan', wanted a number above 0"),
+        ("--active", "x", "got 'x', wanted a number of rows"),
+        ("--tables", "-2", "got '-2', wanted a whole number of 1 or more"),
+    ],
+)
+def test_wrong_numbers_are_refused_at_once(
+    flag: str, value: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        train("xmc:missing.txt,missing.txt", tmp_path / "out", flag, value)
+    assert message in capsys.readouterr().err
+
+
 def test_info(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info"]) == 0
     assert "torch" in capsys.readouterr().out

@@ -13,6 +13,8 @@
 #include <cstring>
 #include <functional>
 
+#include "races.h"
+
 #define __global__
 #define __device__
 #define __host__
@@ -27,6 +29,9 @@ struct dim3 {
 };
 extern dim3 threadIdx, blockIdx, blockDim, gridDim;
 
+/// Of a function whose accesses of memory are none of the kernel's.
+#define SIMT_UNWATCHED __attribute__((noinline, no_sanitize_thread))
+
 namespace simt {
 
 constexpr int kWarp = 32;
@@ -39,10 +44,13 @@ void block_barrier();
 /// The words of all lanes of this thread's warp, when every one of them has given its own.
 const uint64_t* exchange(unsigned mask, uint64_t word);
 
+/// Waits for all lanes of this thread's warp, and orders what they do to memory.
+void warp_barrier();
+
 void run_grid(unsigned blocks, unsigned threads, size_t shared, const std::function<void()>& body);
 
 template <typename T>
-T shuffle(unsigned mask, T value, int source) {
+SIMT_UNWATCHED T shuffle(unsigned mask, T value, int source) {
   static_assert(sizeof(T) <= sizeof(uint64_t));
   uint64_t word = 0;
   std::memcpy(&word, &value, sizeof(T));
@@ -58,7 +66,7 @@ inline int lane() { return static_cast<int>(threadIdx.x) % kWarp; }
 // ---- what kernels call --------------------------------------------------------------------------
 
 inline void __syncthreads() { simt::block_barrier(); }
-inline void __syncwarp() { simt::exchange(0xffffffffu, 0); }
+inline void __syncwarp() { simt::warp_barrier(); }
 
 template <typename T>
 T __shfl_xor_sync(unsigned mask, T value, int offset) {
@@ -68,7 +76,7 @@ template <typename T>
 T __shfl_up_sync(unsigned mask, T value, int offset) {
   return simt::shuffle(mask, value, simt::lane() - offset);
 }
-inline unsigned __ballot_sync(unsigned mask, bool vote) {
+SIMT_UNWATCHED inline unsigned __ballot_sync(unsigned mask, bool vote) {
   const uint64_t* votes = simt::exchange(mask, vote);
   unsigned word = 0;
   for (int lane = 0; lane < simt::kWarp; ++lane) word |= static_cast<unsigned>(votes[lane]) << lane;
@@ -78,22 +86,26 @@ inline unsigned __ballot_sync(unsigned mask, bool vote) {
 inline int __popc(unsigned word) { return __builtin_popcount(word); }
 inline int __ffs(int word) { return __builtin_ffs(word); }
 
-inline int32_t atomicCAS(int32_t* at, int32_t expected, int32_t wanted) {
+SIMT_UNWATCHED inline int32_t atomicCAS(int32_t* at, int32_t expected, int32_t wanted) {
+  simt::access_memory(at, sizeof(*at), simt::Access::kAtomic);
   const int32_t before = *at;
   if (before == expected) *at = wanted;
   return before;
 }
-inline uint32_t atomicMin(uint32_t* at, uint32_t value) {
+SIMT_UNWATCHED inline uint32_t atomicMin(uint32_t* at, uint32_t value) {
+  simt::access_memory(at, sizeof(*at), simt::Access::kAtomic);
   const uint32_t before = *at;
   if (value < before) *at = value;
   return before;
 }
-inline uint32_t atomicOr(uint32_t* at, uint32_t bits) {
+SIMT_UNWATCHED inline uint32_t atomicOr(uint32_t* at, uint32_t bits) {
+  simt::access_memory(at, sizeof(*at), simt::Access::kAtomic);
   const uint32_t before = *at;
   *at |= bits;
   return before;
 }
-inline int32_t atomicAdd(int32_t* at, int32_t value) {
+SIMT_UNWATCHED inline int32_t atomicAdd(int32_t* at, int32_t value) {
+  simt::access_memory(at, sizeof(*at), simt::Access::kAtomic);
   const int32_t before = *at;
   *at += value;
   return before;

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "cuda_runtime.h"
+#include "races.h"
 
 dim3 threadIdx, blockIdx, blockDim, gridDim;
 
@@ -26,6 +27,7 @@ using hashdl::cuda::hashdl_dynamic_shared;
 using hashdl::cuda::kGuard;
 
 constexpr size_t kStack = 64 * 1024;
+constexpr unsigned kMostThreads = 1024;
 constexpr unsigned char kGarbage = 0xa5;  // what memory holds before a kernel writes it
 
 /// Threads that wait for each other: the count of meetings so far tells whether one has happened.
@@ -43,7 +45,8 @@ struct Fiber {
   ucontext_t context;
   std::unique_ptr<char[]> stack = std::make_unique<char[]>(kStack);
   const Meeting* waits_for = nullptr;
-  unsigned seen = 0;  ///< waits_for->count when it began to wait
+  unsigned seen = 0;   ///< waits_for->count when it began to wait
+  unsigned syncs = 0;  ///< calls of __syncwarp, which alone orders what lanes do to memory
   bool done = false;
 
   bool ready() const { return !done && (waits_for == nullptr || waits_for->count != seen); }
@@ -58,6 +61,7 @@ struct Block {
   ucontext_t scheduler;
   const std::function<void()>* body = nullptr;
   std::exception_ptr error;
+  bool running = false;  ///< a thread does, not the scheduler or a launcher
 };
 Block block;
 
@@ -109,6 +113,7 @@ void start_fibers() {
     Fiber& fiber = *block.fibers[t];
     fiber.done = false;
     fiber.waits_for = nullptr;
+    fiber.syncs = 0;
     getcontext(&fiber.context);
     fiber.context.uc_stack.ss_sp = fiber.stack.get();
     fiber.context.uc_stack.ss_size = kStack;
@@ -123,15 +128,17 @@ void run_block() {
   block.alive = block.threads;
   block.error = nullptr;
   start_fibers();
-  const std::vector<unsigned> order = order_of(block.threads, blockIdx.x);
-  while (block.alive > 0 && !block.error) {
+  forget_shared();
+  for (unsigned round = blockIdx.x; block.alive > 0 && !block.error; ++round) {
     bool progress = false;
-    for (unsigned t : order) {
+    for (unsigned t : order_of(block.threads, round)) {
       if (!block.fibers[t]->ready()) continue;
       progress = true;
       block.current = t;
       threadIdx = dim3(t);
+      block.running = true;
       swapcontext(&block.scheduler, &block.fibers[t]->context);
+      block.running = false;
       if (block.error) break;
     }
     if (!progress) throw std::runtime_error("simt: threads wait for others that never come");
@@ -140,6 +147,27 @@ void run_block() {
 }
 
 }  // namespace
+
+void access_memory(const void* at, size_t bytes, Access access) {
+  if (!block.running || order_seed == 0) return;
+  const Fiber& fiber = *block.fibers[block.current];
+  const auto* const byte = static_cast<const char*>(at);
+  const char* const stack = fiber.stack.get();
+  if (byte >= stack && byte < stack + kStack) return;
+  for (const dim3* index : {&threadIdx, &blockIdx, &blockDim, &gridDim}) {
+    if (byte >= reinterpret_cast<const char*>(index) &&
+        byte < reinterpret_cast<const char*>(index + 1)) {
+      return;
+    }
+  }
+  note_access(at, bytes, access, {blockIdx.x, block.current, block.barrier.count, fiber.syncs});
+}
+
+void fail(const char* what) {
+  block.error = std::make_exception_ptr(std::runtime_error(what));
+  swapcontext(&block.fibers[block.current]->context, &block.scheduler);
+  std::terminate();
+}
 
 void refuse(const char* what) { throw std::runtime_error(what); }
 
@@ -154,8 +182,15 @@ const uint64_t* exchange(unsigned mask, uint64_t word) {
   return words;
 }
 
+void warp_barrier() {
+  exchange(0xffffffffu, 0);
+  ++block.fibers[block.current]->syncs;
+}
+
 void run_grid(unsigned blocks, unsigned threads, size_t shared, const std::function<void()>& body) {
+  if (threads == 0 || threads > kMostThreads) refuse("simt: a block has 1 to 1024 threads");
   if (shared > hashdl::cuda::kMostShared) refuse("simt: more shared memory than a block may have");
+  forget_accesses();
   blockDim = dim3(threads);
   gridDim = dim3(blocks);
   block.threads = threads;
