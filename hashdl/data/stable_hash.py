@@ -40,7 +40,7 @@ def mix(numbers: U64Array) -> U64Array:
     Returns:
         As many numbers.
     """
-    mixed = numbers ^ (numbers >> np.uint64(30))
+    mixed: U64Array = numbers ^ (numbers >> np.uint64(30))
     mixed *= np.uint64(0xBF58476D1CE4E5B9)
     mixed ^= mixed >> np.uint64(27)
     mixed *= np.uint64(0x94D049BB133111EB)
