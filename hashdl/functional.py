@@ -620,7 +620,8 @@ def active_linear_log_prob(
         >>> active_linear_log_prob(x, weight, None, rows, rows[:, :1]).exp()
         tensor([0.5000])
     """
-    sparse_grad = sparse_grad and not torch.compiler.is_compiling()
+    _check_mode("active_linear_log_prob")
+    sparse_grad = sparse_grad and _take_sparse(weight, bias)
     log_prob: Tensor = torch.ops.hashdl.active_linear_log_prob(
         x, weight, bias, rows, shared, known, labels, log_q, shared_log_q, sparse_grad
     )[0]

@@ -181,7 +181,7 @@ class HashSoftmaxWithLoss(nn.Module):
         else:
             output = self._exact_log_prob(x, labels)
         with part("loss"):
-            loss = _reduced(output, labels, self.reduction)
+            loss = reduced(output, labels, self.reduction)
         if self.reduction == "none":
             loss = loss.reshape(samples)
         return SoftmaxOutput(output.reshape(samples), loss)
@@ -378,7 +378,7 @@ class HashSoftmaxWithLoss(nn.Module):
             )
 
 
-def _reduced(output: Tensor, labels: Tensor, reduction: str) -> Tensor:
+def reduced(output: Tensor, labels: Tensor, reduction: str) -> Tensor:
     """The loss of log probabilities (B,) of samples with labels (B, M)."""
     if reduction == "none":
         return -output

@@ -70,6 +70,25 @@ def test_a_parametrized_weight_takes_gradients(sparse_grad: bool) -> None:
     torch.testing.assert_close(layer.parametrizations.weight.original.grad, wanted)
 
 
+def test_a_parametrized_head_takes_gradients() -> None:
+    grads = []
+    for sparse_grad in (False, True):
+        torch.manual_seed(0)
+        config = CONFIG.replace(sparse_grad=sparse_grad)
+        head = hashdl.HashSoftmaxWithLoss(16, 300, config=config)
+        parametrize.register_parametrization(head.linear, "weight", LowRank(300, 16))
+        head(torch.randn(4, 16), torch.arange(4)).loss.backward()
+        grads.append(head.linear.parametrizations.weight.original.grad)
+    assert not grads[1].is_sparse
+    torch.testing.assert_close(grads[1], grads[0])
+
+
+def test_forward_mode_is_refused_by_a_head() -> None:
+    head, x = hashdl.HashSoftmaxWithLoss(16, 300), torch.randn(4, 16)
+    with pytest.raises(RuntimeError, match=r"active_linear_log_prob: got forward-mode"):
+        torch.func.jvp(lambda x: head(x, torch.arange(4)).loss, (x,), (x,))
+
+
 def test_forward_mode_is_refused() -> None:
     layer, x = hashdl.HashLinear(16, 300).eval(), torch.randn(4, 16)
     with pytest.raises(RuntimeError, match=r"active_linear: got forward-mode differentiation"):
