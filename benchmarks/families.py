@@ -62,7 +62,8 @@ from benchmarks.training_runs import (
     most_accurate,
 )
 from hashdl import HashConfig, TrainingResult, demo, metrics, ops, tune_training
-from hashdl.functional import active_linear, active_log_prob
+from hashdl.functional import active_linear_log_prob
+from hashdl.nn.softmax import reduced
 from hashdl.profiling import part
 from hashdl.training.heads import HashedHead, Head
 from hashdl.training.model import SparseClassifier
@@ -117,11 +118,11 @@ class OracleHead(HashedHead):
                 seed=0,
                 step=torch.zeros(1, dtype=torch.int64),
             )
-        with part("forward"):
-            z, _ = active_linear(hidden, layer.weight, layer.bias, rows, sparse_grad=True)
+        log_prob = active_linear_log_prob(
+            hidden, layer.weight, layer.bias, rows, labels, sparse_grad=True
+        )
         with part("loss"):
-            log_prob = active_log_prob(z, None, rows, None, labels)
-            return -log_prob.sum() / (labels >= 0).any(1).sum().clamp_min(1)
+            return reduced(log_prob, labels, "mean")
 
     def multiplications(self, batch_size: int) -> float:
         """All outputs, and the active rows' gradients."""
@@ -190,11 +191,7 @@ class FamilyRuns(TrainingRuns):
         passes = self.args.epochs * self.args.search_share
         trials = [Trial(passes, rate) for rate in self.args.rates]
 
-        def validate(name: str, trial: Trial, samples: Samples) -> float:
-            run = self._run_of(name, trial.lr, self.args.seed, trial.epochs)
-            return float(self.run(run._replace(looks_once=True), samples)[0][self.metric])
-
-        self.search(dict.fromkeys(self.args.contenders, trials), validate)
+        self.search(dict.fromkeys(self.args.contenders, trials), self._run_of)
         for name in self.args.contenders:
             self.choose(name, most_accurate(self.results(name), self.metric))
 
@@ -271,7 +268,9 @@ class FamilyRuns(TrainingRuns):
         done = runs.get(kind, {"lr": None, "passes": passes})
         if done["lr"] == result["lr"] and abs(done["passes"] / passes - 1) <= _SAME_TIME:
             return
-        run, _ = self.run(self._run_of(name, result["lr"], seed, passes), self.data, self.figures)
+        run, _ = self.run(
+            self._run_of(name, Trial(passes, result["lr"]), seed), self.data, self.figures
+        )
         runs[kind] = run | {"passes": passes}
         summarize(self.report, self.metric)
         save(self.args.json, self.report)
@@ -285,13 +284,13 @@ class FamilyRuns(TrainingRuns):
         found = metrics.active(model.head.linear, hidden, self.looked_at.targets)
         return {"recall": found.recall, "gradient": found.gradient}
 
-    def _run_of(self, name: str, rate: float, seed: int, passes: float) -> Run:
+    def _run_of(self, name: str, trial: Trial, seed: int) -> Run:
         def make_head(features: int, n_classes: int) -> Head:
             if name == "oracle":
                 return OracleHead(features, n_classes, self.configs[_DEFAULT])
             return HashedHead(features, n_classes, self.configs[name])
 
-        return Run(name, make_head, passes, rate, seed)
+        return Run(name, make_head, *trial, seed)
 
 
 def summarize(report: Report, metric: str) -> None:

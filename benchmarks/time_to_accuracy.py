@@ -159,15 +159,11 @@ class Experiment(TrainingRuns):
     def search_rates(self) -> None:
         """Choose each contender's rate and passes."""
 
-        def validate(name: str, trial: Trial, samples: Samples) -> float:
-            run = self._run_of(name, trial, self.args.seed)._replace(looks_once=True)
-            return float(self.run(run, samples)[0][self.metric])
-
         trials = {
             name: [Trial(*pair) for pair in product(self.epochs[name], self.args.rates)]
             for name in self.args.contenders
         }
-        self.search(trials, validate)
+        self.search(trials, self._run_of)
         contenders, goal = self.report["contenders"], math.inf
         best_runs = contenders.pop(_BEST, {"runs": {}})["runs"]
         if "dense" in contenders:

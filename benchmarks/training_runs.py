@@ -193,14 +193,14 @@ class TrainingRuns:
     def search(
         self,
         trials: Mapping[str, Sequence[Trial]],
-        validate: Callable[[str, Trial, Samples], float],
+        run_of: Callable[[str, Trial, int], Run],
     ) -> None:
         """Make each contender's trials that have not been made yet.
 
         Args:
             trials: of each contender; one that takes another's makes none.
-            validate: trains a contender on a part of the training samples; its accuracy on the
-                others.
+            run_of: the run of a contender, a trial and a seed; it trains on a part of the training
+                samples, and its accuracy is that on the others.
         """
         validation = Samples(*self.data.train.split(self.args.validation_share, self.args.seed))
         for name in (name for name in trials if self._source(name) == name):
@@ -208,7 +208,8 @@ class TrainingRuns:
             made = {(result["epochs"], result["lr"]) for result in results}
             for trial in trials[name]:
                 if trial not in made:
-                    accuracy = validate(name, trial, validation)
+                    run = run_of(name, trial, self.args.seed)._replace(looks_once=True)
+                    accuracy = float(self.run(run, validation)[0][self.metric])
                     results.append(trial._asdict() | {self.metric: accuracy})
                     save(self.args.json, self.report)
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import gc
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from test_benchmarks import is_png, load, xmc_files
+from test_benchmarks import (
+    is_png,
+    load,
+    quick_garbage_collection,  # noqa: F401
+    same_generator_afterwards,  # noqa: F401
+    xmc_files,
+)
 
 from benchmarks import families, plot
 from benchmarks.families import OracleHead
@@ -20,21 +24,6 @@ from hashdl import HashConfig
 
 TINY = ["--hidden", "16", "--batch", "50", "--evaluate-every", "6", "--rates", "3e-2"]
 TINY += ["--validation-share", "0.1", "--config", "active=12", "candidates=40", "--epochs", "2"]
-
-
-@pytest.fixture(autouse=True)
-def same_generator_afterwards() -> Iterator[None]:
-    with torch.random.fork_rng(devices=[]):
-        yield
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_garbage_collection() -> Iterator[None]:
-    """As in test_benchmarks.py."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def run(path: Path, *flags: str) -> dict[str, Any]:
