@@ -172,9 +172,17 @@ class HashConfig:
             self._check_int(name, 1)
         self._check("sketch_bits", self.sketch_bits % 32 == 0, "a multiple of 32")
         self._check_int("shared", 0)
-        self._check("rehash_growth", 1 <= self.rehash_growth < math.inf, "1 or more, and finite")
-        if self.rehash_drift is not None:
-            self._check("rehash_drift", 0 < self.rehash_drift <= 1, "None or a share above 0 to 1")
+        for name in ("log_q", "center", "background", "sparse_grad", "auto"):
+            self._check(name, isinstance(getattr(self, name), bool), "True or False")
+        known = self.balance is None or isinstance(self.balance, bool)
+        self._check("balance", known, "None, True or False")
+        self._check("fill", _is_number(self.fill), "a number")
+        growth, drift = self.rehash_growth, self.rehash_drift
+        grows = _is_number(growth) and 1 <= growth < math.inf
+        self._check("rehash_growth", grows, "1 or more, and finite")
+        if drift is not None:
+            share = _is_number(drift) and 0 < drift <= 1
+            self._check("rehash_drift", share, "None or a share above 0 to 1")
         self._check_int("seed", -(2**63))
         self._check("seed", self.seed < 2**63, "an int of 64 bits")
         self._check_share("active", lowest=1)
@@ -267,6 +275,10 @@ class HashConfig:
         if self.rehash_every is not None:
             return self.rehash_every
         return max(_SHORTEST_INTERVAL, n_rows // _ROWS_A_STEP)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, float | int) and not isinstance(value, bool)
 
 
 def _rows(amount: float | int, of: int) -> int:
