@@ -7,17 +7,14 @@ import warnings
 from collections.abc import Callable
 from typing import TypeGuard
 
-import torch
 from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from hashdl.config import HashConfig
 from hashdl.costs import dense_by_auto
 from hashdl.nn import HashLinear, HashSequential, HashSoftmaxWithLoss
+from hashdl.nn.linear import WEIGHT_DTYPES
 from hashdl.nn.sequential import has_chain
-
-# Of weights that can be hashed.
-_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 Swap = Callable[[nn.Module, str], nn.Module | None]
 
@@ -52,7 +49,7 @@ def convert(
         The model, or the new layer when ``model`` itself was swapped.
 
     Raises:
-        TypeError: ``model`` is no module, or ``config`` no HashConfig.
+        TypeError: ``model`` is no module, ``config`` no HashConfig, or ``filter_fn`` no function.
 
     Warns:
         UserWarning: nothing matched.
@@ -63,10 +60,14 @@ def convert(
         >>> type(model[0]).__name__, type(model[2]).__name__
         ('Linear', 'HashLinear')
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"hashdl.convert: model: got {type(model).__name__}, wanted an nn.Module")
+    _check_model(model, "convert")
     if config is not None and not isinstance(config, HashConfig):
         raise TypeError(f"hashdl.convert: config: got {type(config).__name__}, wanted a HashConfig")
+    if filter_fn is not None and not callable(filter_fn):
+        raise TypeError(
+            f"hashdl.convert: filter_fn: got {type(filter_fn).__name__}, wanted a function "
+            "(module, name) -> bool"
+        )
 
     chosen = HashConfig() if config is None else config
     kept_dense = 0
@@ -98,11 +99,21 @@ def revert(model: nn.Module) -> nn.Module:
 
     Parameters stay the same objects. The layer inside a :class:`HashSoftmaxWithLoss` stays.
 
+    Args:
+        model: the model, or a single HashLinear.
+
+    Returns:
+        The model, or the new layer when ``model`` itself was swapped.
+
+    Raises:
+        TypeError: ``model`` is no module.
+
     Examples:
         >>> model = nn.Sequential(nn.Linear(8, 3000))
         >>> type(revert(convert(model))[0]).__name__
         'Linear'
     """
+    _check_model(model, "revert")
 
     def swap(module: nn.Module, fqn: str) -> nn.Module | None:
         return module.to_linear() if type(module) is HashLinear else None
@@ -113,6 +124,12 @@ def revert(model: nn.Module) -> nn.Module:
     return reverted
 
 
+def _check_model(model: object, function: str) -> None:
+    if not isinstance(model, nn.Module):
+        got = type(model).__name__
+        raise TypeError(f"hashdl.{function}: model: got {got}, wanted an nn.Module")
+
+
 def _is_plain(module: nn.Module) -> TypeGuard[nn.Linear]:
     """Whether a module is an nn.Linear that holds its weight and bias, and nothing else."""
     if type(module) is not nn.Linear:
@@ -121,7 +138,7 @@ def _is_plain(module: nn.Module) -> TypeGuard[nn.Linear]:
     others = set(module._parameters) - {"weight", "bias"}
     if "weight" not in module._parameters or others or module._buffers or module._modules:
         return False
-    return module.weight.dtype in _DTYPES
+    return module.weight.dtype in WEIGHT_DTYPES
 
 
 def _swap_modules(model: nn.Module, swap: Swap) -> tuple[nn.Module, int]:

@@ -15,10 +15,17 @@ from hashdl.profiling import part
 
 
 def _check_mode(op: str) -> None:
-    """Forward-mode differentiation would take outputs for constants."""
-    if not torch.compiler.is_compiling() and forward_ad._current_level >= 0:
+    """Forward-mode differentiation would take outputs for constants; functorch knows no rule."""
+    if torch.compiler.is_compiling():
+        return
+    if forward_ad._current_level >= 0:
         raise RuntimeError(
             f"hashdl::{op}: got forward-mode differentiation (jvp), wanted backward passes"
+        )
+    if torch._C._functorch.maybe_current_level() is not None:
+        raise RuntimeError(
+            f"hashdl::{op}: got a transform of torch.func (grad, vmap, ...), wanted backward "
+            "passes (loss.backward(), torch.autograd.grad)"
         )
 
 

@@ -221,8 +221,16 @@ class HashTables(nn.Module):
         Threads may share a layer that evaluates: whichever comes first builds the tables, and until
         no query that is yet to come renews them, each has the block to itself.
         """
-        if training or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():
             self.refresh(weight, bias, training=training, queries=queries)
+            return nullcontext()
+        if torch._C._is_tracing():
+            raise RuntimeError(
+                "hashdl: got a trace by torch.jit (torch.jit.trace, or torch.onnx.export with "
+                "dynamo=False), wanted torch.export, torch.compile, or hashdl.revert(model) first"
+            )
+        if training:
+            self.refresh(weight, bias, training=True, queries=queries)
         elif self._known_fresh == () or self._known_fresh != self._freshness(weight, bias):
             return self._alone(weight, bias, queries)
         return nullcontext()

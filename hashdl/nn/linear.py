@@ -20,6 +20,8 @@ from hashdl.tables import HashTables
 
 # Inputs at a time that a moment is renewed by: as many as are looked at of a larger batch.
 _OBSERVED = 64
+#: Of weights that can be hashed.
+WEIGHT_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 class HashLinear(nn.Linear):
@@ -67,7 +69,9 @@ class HashLinear(nn.Linear):
             ``config.active=1.0``, or because ``config.auto`` has found hashing not worth it.
 
     Raises:
-        RuntimeError: the input has another size or dtype than the weight, or NaN.
+        TypeError: ``bias`` or ``config`` is something else, or ``dtype`` none of the four.
+        RuntimeError: the input has another size or dtype than the weight, or NaN; or the layer is
+            traced by ``torch.jit``.
 
     Examples:
         >>> layer = HashLinear(16, 1000, config=HashConfig(active=0.05))
@@ -102,6 +106,9 @@ class HashLinear(nn.Linear):
         """Give a layer that is otherwise an nn.Linear its configuration and tables."""
         if not isinstance(config, HashConfig):
             raise TypeError(f"HashLinear: config: got {type(config).__name__}, wanted a HashConfig")
+        if self.weight.dtype not in WEIGHT_DTYPES:
+            wanted = ", ".join(str(dtype).removeprefix("torch.") for dtype in WEIGHT_DTYPES)
+            raise TypeError(f"HashLinear: dtype: got {self.weight.dtype}, wanted one of {wanted}")
         self.config = config
         self.tables: HashTables | None = None
         some = self.out_features > config.sizes(self.out_features).A
@@ -428,9 +435,9 @@ class HashLinear(nn.Linear):
     # ---- inside --------------------------------------------------------------------------------
 
     def _check_k(self, k: int) -> None:
-        if not 1 <= k <= self.out_features:
+        if not hasattr(k, "__index__") or not 1 <= k <= self.out_features:
             raise ValueError(
-                f"{type(self).__name__}.topk: k: got {k}, wanted 1 to out_features = "
+                f"{type(self).__name__}.topk: k: got {k!r}, wanted an int of 1 to out_features = "
                 f"{self.out_features}"
             )
 
@@ -440,6 +447,8 @@ class HashLinear(nn.Linear):
 
     def _flat(self, input: Tensor) -> Tensor:
         """The input as (B, d), checked, and cast where autocast would have cast it."""
+        if not isinstance(input, Tensor):
+            raise TypeError(f"HashLinear: input: got {type(input).__name__}, wanted a Tensor")
         if input.dim() == 0 or input.shape[-1] != self.in_features:
             raise RuntimeError(
                 f"HashLinear: input: got shape {tuple(input.shape)}, wanted "

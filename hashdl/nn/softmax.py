@@ -80,7 +80,9 @@ class HashSoftmaxWithLoss(nn.Module):
 
     Raises:
         ValueError: ``reduction`` is none of the three.
-        RuntimeError: shapes or dtypes do not fit, a label is out of range, or the input has NaN.
+        TypeError: ``bias`` or ``config`` is something else; input or target is no tensor.
+        RuntimeError: shapes or dtypes do not fit, a label is out of range, or, in training, the
+            input has NaN.
 
     Examples:
         >>> head = HashSoftmaxWithLoss(16, 10_000, config=HashConfig(active=100, random=0.5))
@@ -340,6 +342,8 @@ class HashSoftmaxWithLoss(nn.Module):
     def _labels(self, target: Tensor, samples: torch.Size) -> Tensor:
         """Targets of any form as int32 (B, M), each label once a sample, -1 = none, checked."""
         name = "HashSoftmaxWithLoss: target"
+        if not isinstance(target, Tensor):
+            raise TypeError(f"{name}: got {type(target).__name__}, wanted a Tensor")
         if target.layout == torch.sparse_csr:
             wanted = (*samples, self.n_classes)
             if tuple(target.shape) != wanted:
@@ -347,10 +351,14 @@ class HashSoftmaxWithLoss(nn.Module):
             self._check_labels(target.col_indices(), 0)
             return _distinct(_padded(target.crow_indices(), target.col_indices()))
         if target.layout != torch.strided:
-            raise RuntimeError(f"{name}: got {target.layout}, wanted torch.sparse_csr or integers")
+            raise RuntimeError(
+                f"{name}: got {target.layout}, wanted torch.sparse_csr (target.to_sparse_csr()) or "
+                "integers"
+            )
         if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
             raise RuntimeError(
-                f"{name}: got dtype {target.dtype}, wanted integers, or a sparse CSR tensor"
+                f"{name}: got dtype {target.dtype}, wanted integers (classes), or a sparse CSR "
+                "tensor (target.to_sparse_csr() of zeros and ones)"
             )
         several = target.dim() == len(samples) + 1
         if target.shape[: len(samples)] != samples or target.dim() > len(samples) + 1:

@@ -93,3 +93,9 @@ def test_forward_mode_is_refused() -> None:
     layer, x = hashdl.HashLinear(16, 300).eval(), torch.randn(4, 16)
     with pytest.raises(RuntimeError, match=r"active_linear: got forward-mode differentiation"):
         torch.func.jvp(layer, (x,), (x,))
+
+
+def test_transforms_of_torch_func_are_refused() -> None:
+    layer, x = hashdl.HashLinear(16, 300), torch.randn(4, 16)
+    with pytest.raises(RuntimeError, match=r"active_linear: got a transform of torch.func"):
+        torch.func.grad(lambda x: layer(x).sum())(x)

@@ -191,6 +191,18 @@ def test_wrong_arguments(arguments: tuple[object, ...], message: str) -> None:
         convert(*arguments)
 
 
+def test_a_filter_that_is_no_function_is_refused() -> None:
+    model = mlp()
+    with pytest.raises(TypeError, match=r"hashdl.convert: filter_fn: got str, wanted a function"):
+        convert(model, filter_fn="0")  # type: ignore[arg-type]
+    assert not any(isinstance(module, HashLinear) for module in model.modules())
+
+
+def test_what_is_no_model_cannot_be_reverted() -> None:
+    with pytest.raises(TypeError, match=r"hashdl.revert: model: got dict, wanted an nn.Module"):
+        revert({})  # type: ignore[arg-type]
+
+
 class Scaled(nn.Linear):
     """Computes something else than nn.Linear."""
 

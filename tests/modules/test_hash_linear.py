@@ -316,10 +316,26 @@ def test_topk_pads_where_there_are_fewer_candidates() -> None:
 
 
 @pytest.mark.parametrize("active", [20, 1.0])
-@pytest.mark.parametrize("k", [0, -1, N + 1])
-def test_topk_out_of_range(active: float | int, k: int) -> None:
-    with pytest.raises(ValueError, match=f"k: got {k}, wanted 1 to out_features = {N}"):
+@pytest.mark.parametrize("k", [0, -1, N + 1, 2.0, "3"])
+def test_topk_out_of_range(active: float | int, k: Any) -> None:
+    with pytest.raises(ValueError, match=f"k: got {k!r}, wanted an int of 1 to out_features = {N}"):
         make_layer(active=active).topk(inputs(2), k)
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.float8_e4m3fn])
+@pytest.mark.filterwarnings("ignore:Complex modules")
+def test_a_dtype_that_cannot_be_hashed_is_refused(dtype: torch.dtype) -> None:
+    linear = nn.Linear(D, N, device="meta").to(dtype)
+    with pytest.raises(TypeError, match=f"HashLinear: dtype: got {dtype}, wanted one of float32"):
+        HashLinear.from_linear(linear)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_a_trace_by_torch_jit_is_refused(training: bool) -> None:
+    layer = make_layer().train(training)
+    with pytest.raises(RuntimeError, match=r"got a trace by torch.jit .* wanted torch.export"):
+        torch.jit.trace(layer, inputs(2))
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8])

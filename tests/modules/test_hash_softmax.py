@@ -121,7 +121,7 @@ def test_log_prob_predict_and_topk(batch: int) -> None:
 @pytest.mark.parametrize("exact", [False, True])
 @pytest.mark.parametrize("k", [0, N + 1])
 def test_topk_out_of_range(k: int, exact: bool) -> None:
-    with pytest.raises(ValueError, match=f"k: got {k}, wanted 1 to out_features = {N}"):
+    with pytest.raises(ValueError, match=f"k: got {k}, wanted an int of 1 to out_features = {N}"):
         make_head().topk(inputs(2), k, exact=exact)
 
 
@@ -360,6 +360,14 @@ def test_a_wrong_target_is_refused_and_changes_nothing(
         strict=True,
     ):
         assert torch.equal(ours, theirs)
+
+
+def test_what_is_no_tensor_is_refused_by_name() -> None:
+    head = make_head()
+    with pytest.raises(TypeError, match="HashSoftmaxWithLoss: target: got list, wanted a Tensor"):
+        head(inputs(2), [1, 2])
+    with pytest.raises(TypeError, match="input: got ndarray, wanted a Tensor"):
+        head(inputs(2).numpy(), torch.tensor([1, 2]))
 
 
 @pytest.mark.parametrize(
