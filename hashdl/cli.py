@@ -1,4 +1,4 @@
-"""The command line: ``python -m hashdl demo | train | info``."""
+"""The command line: ``python -m hashdl demo | train | tune | info``."""
 
 from __future__ import annotations
 
@@ -60,6 +60,8 @@ The file has arrays W (N, d), b (N,) if there is one, and queries (Q, d), a thou
 examples:
   python -m hashdl tune layer.npz --recall 0.95 --touched 0.04
   python -m hashdl tune layer.npz --ms 0.2 --batch 32 --json tried.json --index layer.index
+
+Exit status: 0 where the targets are met, 1 where they are not, 2 for an error.
 """
 
 
@@ -79,6 +81,16 @@ def _above_zero(text: str) -> float:
     return value
 
 
+def _not_negative(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"got {text!r}, wanted a number of 0 or more")
+    return value
+
+
 def _rows(text: str) -> float | int:
     """A number of rows ("200") or a share ("0.05")."""
     try:
@@ -95,6 +107,7 @@ def build_parser() -> argparse.ArgumentParser:
         description=_DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"hashdl {build_info()['hashdl']}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     _add_demo(commands.add_parser("demo", help="train one model three ways and compare them"))
     _add_train(
@@ -148,7 +161,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     run = parser.add_argument_group("training")
     run.add_argument("--hidden", type=_positive, default=128, help="hidden units (default: 128)")
     run.add_argument(
-        "--init-std", type=float, default=0.1, help="of the first embedding (default: 0.1)"
+        "--init-std", type=_not_negative, default=0.1, help="of the first embedding (default: 0.1)"
     )
     run.add_argument("--epochs", type=_above_zero, default=3.0, help="passes (default: 3)")
     run.add_argument("--batch-size", type=_positive, default=256, help="samples (default: 256)")
@@ -185,16 +198,32 @@ def _add_tune(parser: argparse.ArgumentParser) -> None:
 
 def _add_config(group: argparse._ArgumentGroup) -> None:
     default = TRAIN_CONFIG
-    group.add_argument("--family", choices=sorted(FAMILIES), default=default.family)
+    group.add_argument(
+        "--family",
+        choices=sorted(FAMILIES),
+        default=default.family,
+        help=f"of hash functions (default: {default.family})",
+    )
     group.add_argument("--bits", type=_positive, help="K, bits a table (default: by size)")
-    group.add_argument("--tables", type=_positive, default=default.tables, help="L")
-    group.add_argument("--probes", type=_positive, default=default.probes, help="P, a table")
-    group.add_argument("--cap", type=_positive, default=default.cap, help="rows read a bucket")
-    group.add_argument("--candidates", type=_positive, default=default.candidates)
-    group.add_argument("--active", type=_rows, default=default.active, help="rows, or a share")
-    group.add_argument("--random", type=_rows, default=default.random, help="of them, random")
-    group.add_argument("--shared", type=int, default=default.shared, help="rows a batch shares")
-    group.add_argument("--selection", choices=SELECTIONS, default=default.selection)
+    numbers = {
+        "tables": (_positive, "L, tables"),
+        "probes": (_positive, "P, buckets read in each table"),
+        "cap": (_positive, "most rows read from a bucket"),
+        "candidates": (_positive, "C, most rows that a sample ranks"),
+        "active": (_rows, "A, rows that a sample computes, or a share of all"),
+        "random": (_rows, "of these, drawn at random: rows or a share"),
+        "shared": (int, "rows that all samples of a batch compute"),
+    }
+    for name, (kind, meaning) in numbers.items():
+        value = getattr(default, name)
+        text = f"{meaning} (default: {value})"
+        group.add_argument(f"--{name}", type=kind, default=value, metavar="N", help=text)
+    group.add_argument(
+        "--selection",
+        choices=SELECTIONS,
+        default=default.selection,
+        help=f"how candidates are ranked (default: {default.selection})",
+    )
     group.add_argument(
         "--rehash-every",
         type=_positive,
@@ -229,13 +258,22 @@ def load_data(spec: str) -> tuple[SparseDataset, SparseDataset]:
         return load_python_source()
     if kind != "xmc" or paths.count(",") != 1:
         raise ValueError(f"--data: got {spec!r}, wanted xmc:TRAIN,TEST or lemmas or python_source")
-    train, test = (read_xmc(path) for path in paths.split(","))
+    files = paths.split(",")
+    train, test = (read_xmc(path) for path in files)
+    for path, samples in zip(files, (train, test), strict=True):
+        if len(samples) == 0:
+            raise ValueError(f"--data: {path} has no samples")
     if (train.n_features, train.n_labels) != (test.n_features, test.n_labels):
         raise ValueError(
             f"--data: the two files differ: {train.n_features} features and {train.n_labels} "
             f"labels, {test.n_features} and {test.n_labels}"
         )
     return train, test
+
+
+def _folders(*files: Path | None) -> list[Path]:
+    """Folders of the files that were asked for."""
+    return [file.resolve().parent for file in files if file is not None]
 
 
 def run_info(args: argparse.Namespace) -> None:
@@ -258,7 +296,8 @@ def run_train(args: argparse.Namespace) -> int:
     from hashdl.training.trainer import Settings
 
     config = _config(args)
-    check_writable(args.out)
+    for folder in (args.out, *_folders(args.json)):
+        check_writable(folder)
     train, test = load_data(args.data)
     report = train_classifier(
         train,
@@ -292,9 +331,8 @@ def run_tune(args: argparse.Namespace) -> int:
     from hashdl.data import load_matrix
     from hashdl.tuning import tune
 
-    for path in (args.json, args.index):
-        if path is not None:
-            check_writable(path.resolve().parent)
+    for folder in _folders(args.json, args.index):
+        check_writable(folder)
     linear, queries = load_matrix(args.file)
     result = tune(
         *(linear, queries),
@@ -322,6 +360,13 @@ def run_tune(args: argparse.Namespace) -> int:
 _METRICS = {f"p{k}": f"P@{k}" for k in (1, 3, 5)} | {f"top{k}": f"top-{k}" for k in (1, 3, 5)}
 
 
+def _explained(error: Exception) -> str:
+    """What went wrong; of a file, its name first, without the number of the error."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     args = build_parser().parse_args(arguments)
@@ -331,7 +376,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return args.run(args) or 0
     except (ValueError, OSError, ImportError) as error:
-        print(f"hashdl: error: {error}", file=sys.stderr)
+        print(f"hashdl: error: {_explained(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("hashdl: interrupted", file=sys.stderr)

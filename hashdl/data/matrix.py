@@ -23,13 +23,19 @@ def load_matrix(path: str | os.PathLike[str]) -> tuple[nn.Linear, Tensor]:
 
     Raises:
         OSError: the file cannot be read.
-        DataError: it is no .npz file, an array is missing, not finite or of a wrong shape.
+        DataError: it is no .npz file, an array is missing, unknown, not finite or of a wrong shape.
     """
     try:
-        with np.load(path) as arrays:
-            found = {name: arrays[name] for name in ("W", "b", "queries") if name in arrays}
+        arrays = np.load(path)
+        # A single array (.npy) is no mapping; an .npz file is read name by name.
+        found = None if isinstance(arrays, np.ndarray) else dict(arrays)
     except ValueError as error:
         raise DataError(path, "it is no .npz file of arrays") from error
+    if found is None:
+        raise DataError(path, "it is a single array, wanted an .npz file with W and queries")
+    unknown = sorted(set(found) - {"W", "b", "queries"})
+    if unknown:
+        raise DataError(path, f"got arrays {unknown}, wanted W, queries and b alone")
     for name in ("W", "queries"):
         if name not in found:
             raise DataError(path, f"got no array {name}, wanted W and queries")

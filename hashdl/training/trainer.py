@@ -199,6 +199,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "progress": dataclasses.asdict(self.progress),
             "settings": self._fixed_settings(),
+            "hashing": self._hashing(),
             "tables": {name: table.history() for name, table in tables.items()},
         }
         with atomic_path(path) as temporary:
@@ -212,19 +213,17 @@ class Trainer:
         """
         try:
             state: dict[str, Any] = torch.load(path, weights_only=True)
-            settings = state["settings"]
+            settings, hashing = state["settings"], state["hashing"]
         except FileNotFoundError:
             raise
         except Exception as error:
             raise ValueError(f"{path}: not a checkpoint of hashdl ({error})") from error
-        if settings != self._fixed_settings():
-            raise ValueError(
-                f"{path}: saved by a run with {settings}; this one has {self._fixed_settings()}"
-            )
+        _check_same(path, settings, self._fixed_settings())
         try:
             self.model.load_state_dict(state["model"])
         except RuntimeError as error:
             raise ValueError(f"{path}: saved by a model of other sizes ({error})") from error
+        _check_same(path, hashing, self._hashing())
         self.optimizer.load_state_dict(state["optimizer"])
         self.progress = Progress(**state["progress"])
         for name, table in self._tables().items():
@@ -243,3 +242,22 @@ class Trainer:
         return {name: fixed[name] for name in ("epochs", "batch_size", "lr", "seed")} | {
             "samples": len(self.train)
         }
+
+    def _hashing(self) -> dict[str, Any]:
+        """How layers are hashed, by the path of each field: steps depend on it as well."""
+        return {
+            f"{name.removesuffix('tables')}config.{field_name}": value
+            for name, table in self._tables().items()
+            for field_name, value in dataclasses.asdict(table.config).items()
+        }
+
+
+def _check_same(path: Path, saved: dict[str, Any], ours: dict[str, Any]) -> None:
+    """Refuse a checkpoint of a run that was set up otherwise."""
+    differing = [name for name in saved | ours if saved.get(name) != ours.get(name)]
+    if differing:
+        there, here = ({name: run.get(name) for name in differing} for run in (saved, ours))
+        raise ValueError(
+            f"{path}: saved by a run with {there}; this one has {here}: go on with the same, or "
+            "begin anew"
+        )

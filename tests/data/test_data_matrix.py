@@ -35,6 +35,7 @@ def test_arrays_become_a_layer_and_queries(tmp_path: Path, bias: Any) -> None:
         ({"queries": np.ones((4, 3))}, r"queries: got shape \(4, 3\), wanted \(4, 2\)"),
         ({"b": np.ones(2)}, r"b: got shape \(2,\), wanted \(3\)"),
         ({"W": np.full((3, 2), np.nan)}, "W: got NaN or infinity"),
+        ({"bias": np.ones(3)}, r"got arrays \['bias'\], wanted W, queries and b alone"),
     ],
 )
 def test_other_arrays_are_refused(tmp_path: Path, changes: dict[str, Any], match: str) -> None:
@@ -47,5 +48,8 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text.npz").write_text("text")
     with pytest.raises(DataError, match=r"text.npz: it is no .npz file"):
         load_matrix(tmp_path / "text.npz")
+    np.save(tmp_path / "one.npy", np.ones((3, 2)))
+    with pytest.raises(DataError, match=r"one.npy: it is a single array, wanted an .npz file"):
+        load_matrix(tmp_path / "one.npy")
     with pytest.raises(FileNotFoundError):
         load_matrix(tmp_path / "missing.npz")

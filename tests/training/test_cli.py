@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import hashdl
 from hashdl import HashConfig, HashLinear, cli, demo
 from hashdl.cli import main
 
@@ -77,6 +78,41 @@ def test_bad_data_arguments(tmp_path: Path, capsys: pytest.CaptureFixture[str], 
     assert "hashdl: error:" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["train.txt", "test.txt"])
+def test_a_file_without_samples_is_named(
+    xmc_files: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    (tmp_path / name).write_text("0 600 200\n")
+    assert train(xmc_files, tmp_path / "out") == 2
+    assert f"{name} has no samples" in capsys.readouterr().err
+
+
+def test_a_missing_file_is_named_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train("xmc:missing.txt,missing.txt", tmp_path / "out") == 2
+    assert "hashdl: error: missing.txt: No such file" in capsys.readouterr().err
+
+
+def test_resuming_with_other_hashing_is_refused(
+    xmc_files: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert train(xmc_files, out) == 0
+    before = (out / "result.json").read_bytes()
+    assert train(xmc_files, out, "--resume", "--tables", "3") == 2
+    assert "config.tables': 3}" in capsys.readouterr().err
+    assert (out / "result.json").read_bytes() == before
+
+
+def test_a_json_that_cannot_be_written_fails_before_the_work(
+    xmc_files: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("kept")
+    assert train(xmc_files, tmp_path / "out", "--json", str(file / "result.json")) == 2
+    assert "cannot be written to" in capsys.readouterr().err
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 def test_files_of_different_sizes(
     xmc_files: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -108,6 +144,7 @@ def test_bad_hashing_is_explained(
     ("flag", "value", "message"),
     [
         ("--epochs", "0", "got '0', wanted a number above 0"),
+        ("--init-std", "-1", "got '-1', wanted a number of 0 or more"),
         ("--lr", "nan", "got 'nan', wanted a number above 0"),
         ("--active", "x", "got 'x', wanted a number of rows"),
         ("--tables", "-2", "got '-2', wanted a whole number of 1 or more"),
@@ -124,6 +161,12 @@ def test_wrong_numbers_are_refused_at_once(
 def test_info(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info"]) == 0
     assert "torch" in capsys.readouterr().out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"hashdl {hashdl.__version__}\n"
 
 
 def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:

@@ -135,6 +135,12 @@ def test_resume_refuses_another_run(single_label: Split, tmp_path: Path) -> None
         make_trainer(single_label, "dense", epochs=0.1, lr=0.5).resume(checkpoint)
     with pytest.raises(ValueError, match="other sizes"):
         make_trainer(single_label, "hashed", epochs=0.1).resume(checkpoint)
+    make_trainer(single_label, "hashed", checkpoint, epochs=0.1).fit()
+    other = make_trainer(single_label, "hashed", epochs=0.1)
+    hashed = other.model.head.linear
+    hashed._hash_rows(hashed.config.replace(tables=3))
+    with pytest.raises(ValueError, match=r"one has {'head.softmax.linear.config.tables': 3}"):
+        other.resume(checkpoint)
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     with pytest.raises(ValueError, match=r"checkpoint\.pt: not a checkpoint"):
         make_trainer(single_label, "dense", epochs=0.1).resume(checkpoint)
