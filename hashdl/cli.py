@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -205,7 +205,7 @@ def _add_config(group: argparse._ArgumentGroup) -> None:
         help=f"of hash functions (default: {default.family})",
     )
     group.add_argument("--bits", type=_positive, help="K, bits a table (default: by size)")
-    numbers = {
+    numbers: dict[str, tuple[Callable[[str], float], str]] = {
         "tables": (_positive, "L, tables"),
         "probes": (_positive, "P, buckets read in each table"),
         "cap": (_positive, "most rows read from a bucket"),
@@ -361,7 +361,9 @@ _METRICS = {f"p{k}": f"P@{k}" for k in (1, 3, 5)} | {f"top{k}": f"top-{k}" for k
 
 
 def _explained(error: Exception) -> str:
-    """What went wrong; of a file, its name first, without the number of the error."""
+    """What went wrong: of a file, its name first; of a module that is missing, where it is from."""
+    if isinstance(error, ModuleNotFoundError):
+        return f"{error}: pip install 'torch-hashdl[cli]'"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return str(error)

@@ -92,6 +92,17 @@ def test_a_missing_file_is_named_first(tmp_path: Path, capsys: pytest.CaptureFix
     assert "hashdl: error: missing.txt: No such file" in capsys.readouterr().err
 
 
+def test_a_missing_module_says_where_it_is_from(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def without_numpy(args: object) -> None:
+        raise ModuleNotFoundError("No module named 'numpy'")
+
+    monkeypatch.setattr(cli, "run_info", without_numpy)
+    assert main(["info"]) == 2
+    assert "No module named 'numpy': pip install 'torch-hashdl[cli]'" in capsys.readouterr().err
+
+
 def test_resuming_with_other_hashing_is_refused(
     xmc_files: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
