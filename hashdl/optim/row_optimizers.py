@@ -306,6 +306,53 @@ class Adam(_RowOptimizer, torch.optim.Adam):
         )
 
 
+class AdamW(Adam):
+    """:class:`torch.optim.AdamW` that updates only rows with a gradient.
+
+    A row decays when it is touched, by ``lr * weight_decay``.
+
+    Args:
+        params: parameters or groups of them.
+        lr: learning rate. Default: 1e-3.
+        betas: decay of the two averages. Default: (0.9, 0.999).
+        eps: added to the root. Default: 1e-8.
+        weight_decay: of touched rows. Default: 1e-2.
+        capturable: see :class:`Adam`.
+        fused: see :class:`Adam`.
+
+    Examples:
+        >>> from hashdl import HashConfig, HashLinear
+        >>> layer = HashLinear(4, 100, config=HashConfig(active=10, sparse_grad=True))
+        >>> optimizer = AdamW(layer.parameters(), lr=0.01, weight_decay=0.1)
+        >>> layer(torch.randn(2, 4)).square().sum().backward()
+        >>> optimizer.step()
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        *,
+        capturable: bool = False,
+        fused: bool | None = None,
+    ) -> None:
+        super().__init__(
+            *(params, lr, betas, eps, weight_decay),
+            decoupled_weight_decay=True,
+            capturable=capturable,
+            fused=fused,
+        )
+
+    def __setstate__(self, state: State) -> None:
+        """Of a checkpoint of another Adam, as torch's AdamW does: the decay stays decoupled."""
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group["decoupled_weight_decay"] = True
+
+
 class RowWiseAdam(Adam):
     """:class:`Adam` whose second moment is one scalar a row: the mean over the row's elements.
 

@@ -11,7 +11,7 @@ import torch
 from module_helpers import D, inputs, make_layer
 from torch import Tensor, nn
 
-from hashdl.optim import SGD, Adagrad, Adam, RowWiseAdagrad, RowWiseAdam, clip_grad_norm_
+from hashdl.optim import SGD, Adagrad, Adam, AdamW, RowWiseAdagrad, RowWiseAdam, clip_grad_norm_
 from hashdl.optim.sparse import merged
 
 ROWS = 30
@@ -30,6 +30,8 @@ AGAINST_TORCH = [
     (Adam, torch.optim.Adam, {"lr": 0.1}),
     (Adam, torch.optim.Adam, {"betas": (0.5, 0.9), "eps": 1e-3, "weight_decay": 0.1}),
     (Adam, torch.optim.AdamW, {"weight_decay": 0.1}),
+    (AdamW, torch.optim.AdamW, {}),
+    (AdamW, torch.optim.AdamW, {"lr": 0.1, "betas": (0.5, 0.9), "eps": 1e-3, "weight_decay": 0.1}),
 ]
 OURS: list[tuple[Make, dict[str, Any]]] = [
     (SGD, {"lr": 0.1}),
@@ -61,9 +63,8 @@ def sparse(grad: Tensor, rows: list[int] | None = None) -> Tensor:
 
 
 def our_options(make: Make, reference: Make, options: dict[str, Any]) -> dict[str, Any]:
-    return (
-        {**options, "decoupled_weight_decay": True} if reference is torch.optim.AdamW else options
-    )
+    decoupled = make is Adam and reference is torch.optim.AdamW
+    return {**options, "decoupled_weight_decay": True} if decoupled else options
 
 
 # ---- against torch -----------------------------------------------------------------------------
@@ -356,7 +357,12 @@ def test_training_goes_on_bit_for_bit_after_a_load(
 
 @pytest.mark.parametrize(
     ("make", "reference"),
-    [(SGD, torch.optim.SGD), (Adagrad, torch.optim.Adagrad), (Adam, torch.optim.Adam)],
+    [
+        (SGD, torch.optim.SGD),
+        (Adagrad, torch.optim.Adagrad),
+        (Adam, torch.optim.Adam),
+        (AdamW, torch.optim.AdamW),
+    ],
 )
 def test_torchs_own_state_can_be_loaded(make: Make, reference: Make) -> None:
     options = {"momentum": 0.9} if make is SGD else {}
@@ -491,6 +497,37 @@ def test_clipping_adds_up_rows_that_stand_twice() -> None:
     )
     assert clip_grad_norm_(weight, 1.0) == 4
     torch.testing.assert_close(weight.grad.to_dense()[1], torch.ones(1).double(), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("norm_type", [1.0, 3.0, float("inf")])
+def test_clipping_by_another_norm_is_torchs(norm_type: float) -> None:
+    ours, theirs = parameter(ROWS, 5), parameter(ROWS, 5)
+    theirs.grad = random_grad(theirs, 0)
+    ours.grad = sparse(theirs.grad)
+    norm = clip_grad_norm_(ours, 0.5, norm_type)
+    wanted = torch.nn.utils.clip_grad_norm_(theirs, 0.5, norm_type)
+    torch.testing.assert_close(norm, wanted)
+    torch.testing.assert_close(ours.grad.to_dense(), theirs.grad)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_norm_that_is_not_finite_can_be_refused(value: float) -> None:
+    weight = parameter(ROWS, 5)
+    grad = random_grad(weight, 0)
+    grad[3, 2] = value
+    weight.grad = sparse(grad)
+    with pytest.raises(RuntimeError, match="non-finite"):
+        clip_grad_norm_(weight, 1.0, error_if_nonfinite=True)
+    torch.testing.assert_close(weight.grad.to_dense(), grad, equal_nan=True)
+    assert not clip_grad_norm_(weight, 1.0).isfinite()
+
+
+def test_adamw_keeps_its_decay_when_it_goes_on_from_adam() -> None:
+    weight = parameter(ROWS, 5)
+    optimizer = AdamW([weight])
+    optimizer.load_state_dict(Adam([weight], weight_decay=0.3).state_dict())
+    assert optimizer.param_groups[0]["decoupled_weight_decay"] is True
+    assert optimizer.param_groups[0]["weight_decay"] == 0.3
 
 
 @pytest.mark.parametrize("max_norm", [0.0, -1.0, float("nan")])
