@@ -13,8 +13,8 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from hashdl.config import HashConfig
 from hashdl.costs import dense_by_auto
 from hashdl.nn import HashLinear, HashSequential, HashSoftmaxWithLoss
-from hashdl.nn.linear import WEIGHT_DTYPES
 from hashdl.nn.sequential import has_chain
+from hashdl.ops import FLOATING
 
 Swap = Callable[[nn.Module, str], nn.Module | None]
 
@@ -138,7 +138,7 @@ def _is_plain(module: nn.Module) -> TypeGuard[nn.Linear]:
     others = set(module._parameters) - {"weight", "bias"}
     if "weight" not in module._parameters or others or module._buffers or module._modules:
         return False
-    return module.weight.dtype in WEIGHT_DTYPES
+    return module.weight.dtype in FLOATING
 
 
 def _swap_modules(model: nn.Module, swap: Swap) -> tuple[nn.Module, int]:

@@ -14,14 +14,13 @@ from hashdl.config import HashConfig
 from hashdl.costs import dense_by_auto
 from hashdl.functional import active_linear, active_sparse_linear, scatter_rows
 from hashdl.huge_pages import prefer_huge_pages
+from hashdl.ops import FLOATING
 from hashdl.profiling import part
 from hashdl.selection import find_best, select_active, select_from_active
 from hashdl.tables import HashTables
 
 # Inputs at a time that a moment is renewed by: as many as are looked at of a larger batch.
 _OBSERVED = 64
-#: Of weights that can be hashed.
-WEIGHT_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 class HashLinear(nn.Linear):
@@ -106,8 +105,8 @@ class HashLinear(nn.Linear):
         """Give a layer that is otherwise an nn.Linear its configuration and tables."""
         if not isinstance(config, HashConfig):
             raise TypeError(f"HashLinear: config: got {type(config).__name__}, wanted a HashConfig")
-        if self.weight.dtype not in WEIGHT_DTYPES:
-            wanted = ", ".join(str(dtype).removeprefix("torch.") for dtype in WEIGHT_DTYPES)
+        if self.weight.dtype not in FLOATING:
+            wanted = ", ".join(str(dtype).removeprefix("torch.") for dtype in FLOATING)
             raise TypeError(f"HashLinear: dtype: got {self.weight.dtype}, wanted one of {wanted}")
         self.config = config
         self.tables: HashTables | None = None
