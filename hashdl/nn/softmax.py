@@ -368,6 +368,8 @@ class HashSoftmaxWithLoss(nn.Module):
                 f"({wanted_several})"
             )
         ignored = target == self.ignore_index
+        if several and target.shape[-1] == self.n_classes > 2:
+            self._check_no_indicators(target)
         self._check_labels(target.masked_fill(ignored, 0), -1 if several else 0)
         labels = target.to(torch.int32).masked_fill(ignored, -1)
         if not several:
@@ -383,6 +385,17 @@ class HashSoftmaxWithLoss(nn.Module):
             raise RuntimeError(
                 f"HashSoftmaxWithLoss: target: got labels from {low} to {high}, wanted {lowest} to "
                 f"n_classes - 1 = {self.n_classes - 1}"
+            )
+
+    def _check_no_indicators(self, target: Tensor) -> None:
+        """Zeros and ones in all N columns say which classes are labels; as labels they are two."""
+        if torch.compiler.is_compiling() or target.is_cuda or target.numel() == 0:
+            return
+        low, high = (int(value) for value in target.aminmax())
+        if low == 0 and high <= 1:
+            raise RuntimeError(
+                f"HashSoftmaxWithLoss: target: got zeros and ones of shape {tuple(target.shape)}, "
+                "wanted classes, padded with -1, or a sparse CSR tensor (target.to_sparse_csr())"
             )
 
 

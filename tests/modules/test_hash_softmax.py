@@ -341,6 +341,7 @@ def test_a_repeated_label_counts_once(training: bool, shared: int) -> None:
         (torch.zeros(2, 1, 1, dtype=torch.int64), r"got shape \(2, 1, 1\)"),
         (torch.tensor(1), r"got shape \(\)"),
         (csr([[1], [2]]).to_sparse_coo(), "got torch.sparse_coo, wanted torch.sparse_csr"),
+        (F.one_hot(torch.tensor([1, 2]), N), rf"got zeros and ones of shape \(2, {N}\), wanted"),
         (csr([[1], [2], [3]]), rf"got shape \(3, {N}\), wanted \(2, {N}\)"),
         (csr([[1], [N]]), f"got labels from 1 to {N}, wanted 0 to"),
         (csr([[1], [2]], N + 1), rf"got shape \(2, {N + 1}\), wanted"),
