@@ -54,13 +54,17 @@ class HashSoftmaxWithLoss(nn.Module):
     :math:`B A d^2` multiplications where the layer is balanced. In evaluation, loss and
     probabilities are exact.
 
+    Hard negatives alone can stall a model that begins from nothing: until it tells labels from the
+    rows with the largest logits, it lowers the loss by shrinking every input of the head, and stays
+    at :math:`\log(A + 1)`. Uniform rows keep it from that: ``config.shared``, some hundreds or more.
+
     The interface is that of :class:`torch.nn.AdaptiveLogSoftmaxWithLoss`; classes need no order.
 
     Args:
         in_features: d, size of an input.
         n_classes: N.
         bias: learn a bias a class. Default: ``True``.
-        config: how to hash. Default: ``HashConfig(active=200, random=0.5)`` (at most N).
+        config: how to hash. Default: ``HashConfig(active=100, shared=1000)`` (at most N).
         device: of parameters and tables.
         dtype: of parameters.
         ignore_index: a target that is no label, as of :class:`torch.nn.CrossEntropyLoss`.
@@ -118,7 +122,7 @@ class HashSoftmaxWithLoss(nn.Module):
             )
         self.ignore_index, self.reduction = ignore_index, reduction
         if config is None:
-            config = HashConfig(active=200, random=0.5)
+            config = HashConfig(active=100, shared=1000)
         self.linear = HashLinear(
             in_features, n_classes, bias, config=config, device=device, dtype=dtype
         )

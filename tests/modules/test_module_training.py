@@ -80,6 +80,26 @@ def test_a_few_steps_of_every_optimizer_lower_the_loss(
     assert all(torch.isfinite(p).all() for p in model.parameters())
 
 
+def test_a_model_that_begins_from_nothing_learns_with_the_default() -> None:
+    """Hard negatives alone, even the hardest of all, would shrink the head's inputs to nothing."""
+    torch.manual_seed(0)
+    N, groups = 4000, 400
+    body = nn.Sequential(nn.EmbeddingBag(N, 16, mode="mean"), nn.Linear(16, 16))
+    head = HashSoftmaxWithLoss(16, N)
+    optimizer = torch.optim.Adam([*body.parameters(), *head.parameters()], lr=0.02)
+    for _ in range(150):
+        group = torch.randint(groups, (128, 1))
+        items = group + groups * torch.randint(N // groups, (128, 6))
+        hidden = body(items[:, 1:])
+        optimizer.zero_grad()
+        loss = head(hidden, items[:, 0]).loss
+        loss.backward()
+        optimizer.step()
+    best = head.eval().topk(hidden, 10, exact=True)[1]
+    assert hidden.norm(dim=1).mean() > 4
+    assert (best % groups == group).float().mean() > 0.2
+
+
 @pytest.mark.parametrize("sparse_grad", [False, True])
 def test_gradients_accumulate(sparse_grad: bool) -> None:
     layer = make_layer(dtype=torch.float64, sparse_grad=sparse_grad).eval()
