@@ -62,7 +62,8 @@ class HashConfig:
             of ``A``, an int is a number of rows. Default: 0.0.
         shared: rows that all samples of a batch score in one matrix product, beside each
             sample's own active rows: labels of the batch (at most half of them), the rest drawn
-            uniformly. Used by :class:`HashSoftmaxWithLoss` in training. Default: 0.
+            uniformly. Used by :class:`HashSoftmaxWithLoss` in training, where they keep a model
+            that begins from nothing from stalling. Default: 0.
         log_q: subtract the log of their probability of being drawn from the logits of random and
             shared rows (sampled softmax, Bengio and Senécal, 2008). With ``selection="union"``
             retrieved rows are draws too, whose probability (:attr:`inclusion_known`) counts where

@@ -56,7 +56,7 @@ class HashSoftmaxWithLoss(nn.Module):
 
     Hard negatives alone can stall a model that begins from nothing: until it tells labels from the
     rows with the largest logits, it lowers the loss by shrinking every input of the head, and stays
-    at :math:`\log(A + 1)`. Uniform rows keep it from that: ``config.shared``, some hundreds or more.
+    at :math:`\log(A + 1)`. Uniform rows keep it from that: ``config.shared`` of some hundreds.
 
     The interface is that of :class:`torch.nn.AdaptiveLogSoftmaxWithLoss`; classes need no order.
 
