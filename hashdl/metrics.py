@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hashdl.nn import HashLinear
+from hashdl.nn import HashLinear, HashSoftmaxWithLoss
 from hashdl.selection import rows_read, select_active
 
 # Inputs whose N exact outputs are held at once.
@@ -31,23 +31,40 @@ class RecallReport:
     candidates: float
 
 
+def _hashed(layer: object, k: int, function: str) -> HashLinear:
+    """The layer itself, or that of a head, if k of its outputs can count."""
+    linear = layer.linear if isinstance(layer, HashSoftmaxWithLoss) else layer
+    if not isinstance(linear, HashLinear):
+        got, wanted = type(layer).__name__, "wanted a HashLinear or HashSoftmaxWithLoss"
+        raise TypeError(f"hashdl.metrics.{function}: layer: got {got}, {wanted}")
+    N = linear.out_features
+    if not 1 <= k <= N:
+        raise ValueError(f"hashdl.metrics.{function}: k: got {k}, wanted 1 to out_features = {N}")
+    return linear
+
+
 @torch.no_grad()
-def recall(layer: HashLinear, inputs: Tensor, k: int = 10) -> RecallReport:
+def recall(layer: HashLinear | HashSoftmaxWithLoss, inputs: Tensor, k: int = 10) -> RecallReport:
     r"""Recall at k of a layer's tables against the exact outputs.
 
     .. math::
         \text{recall} = \frac{1}{B} \sum_b \frac{|\text{topk}(x_b) \cap \text{exact}_b|}{k}
 
     Args:
-        layer: a hashed layer.
+        layer: a hashed layer, or a head.
         inputs: what it is asked, (\*, d).
         k: how many of the largest outputs count.
+
+    Raises:
+        TypeError: ``layer`` is neither.
+        ValueError: ``k`` is not of 1 to N.
 
     Examples:
         >>> layer = HashLinear(8, 100)
         >>> 0 <= recall(layer, torch.randn(4, 8), k=5).recall <= 1
         True
     """
+    layer = _hashed(layer, k, "recall")
     x = inputs.reshape(-1, layer.in_features)
     hits, candidates = 0.0, 0.0
     for chunk in x.split(_CHUNK):
@@ -80,7 +97,10 @@ class ActiveReport:
 
 @torch.no_grad()
 def active(
-    layer: HashLinear, inputs: Tensor, labels: Tensor | None = None, k: int = 10
+    layer: HashLinear | HashSoftmaxWithLoss,
+    inputs: Tensor,
+    labels: Tensor | None = None,
+    k: int = 10,
 ) -> ActiveReport:
     r"""What the active sets of a training step hold, of all rows, for a softmax over them.
 
@@ -92,16 +112,21 @@ def active(
     would meet them, random rows among the active ones; they are not changed.
 
     Args:
-        layer: a hashed layer.
+        layer: a hashed layer, or a head.
         inputs: what it is given, (\*, d).
         labels: int (\*) or (\*, M), padded with -1. Default: none.
         k: how many of the largest outputs count.
+
+    Raises:
+        TypeError: ``layer`` is neither.
+        ValueError: ``k`` is not of 1 to N.
 
     Examples:
         >>> layer = HashLinear(8, 100)
         >>> 0 <= active(layer, torch.randn(4, 8)).gradient <= 1
         True
     """
+    layer = _hashed(layer, k, "active")
     x = inputs.reshape(-1, layer.in_features)
     if labels is None:
         labels = torch.full((len(x), 1), -1, device=x.device)

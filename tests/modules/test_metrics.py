@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from module_helpers import D, N, inputs, make_layer
-from torch import Tensor
+from torch import Tensor, nn
 
-from hashdl.metrics import precision_at, recall
+from hashdl import HashSoftmaxWithLoss
+from hashdl.metrics import active, precision_at, recall
 
 
 @pytest.mark.parametrize("shape", [(7,), (2, 3), (300,)])
@@ -53,6 +56,22 @@ def test_more_probes_find_more() -> None:
     few, many = (recall(make_layer(tables=2, bits=5, probes=p), inputs(20), 10) for p in (1, 16))
     assert many.recall > few.recall
     assert many.touched > few.touched
+
+
+@pytest.mark.parametrize("measure", [recall, active])
+def test_a_head_is_measured_by_its_layer(measure: Any) -> None:
+    head, x = HashSoftmaxWithLoss(D, N).eval(), inputs(20)
+    assert measure(head, x, k=5) == measure(head.linear, x, k=5)
+
+
+@pytest.mark.parametrize("measure", [recall, active])
+def test_what_cannot_be_measured_is_refused(measure: Any) -> None:
+    name = f"hashdl.metrics.{measure.__name__}"
+    with pytest.raises(TypeError, match=f"{name}: layer: got Linear, wanted a HashLinear"):
+        measure(nn.Linear(D, N), inputs(2))
+    for k in (0, N + 1):
+        with pytest.raises(ValueError, match=f"{name}: k: got {k}, wanted 1 to out_features"):
+            measure(make_layer(), inputs(2), k=k)
 
 
 @pytest.mark.parametrize(
