@@ -19,6 +19,7 @@ from module_helpers import (
     make_layer,
 )
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from hashdl import HashLinear
 
@@ -308,3 +309,21 @@ def test_buffers_are_hash_state_and_parameters_are_linears() -> None:
     }
     assert not set(buffers) & set(layer.state_dict())
     assert all(not buffer.is_floating_point() for buffer in buffers.values())
+
+
+@pytest.mark.parametrize("use_buffers", [False, True])
+def test_averaged_models_follow_their_own_weights(use_buffers: bool) -> None:
+    layer = make_layer()
+    layer.calibrate(inputs(100))
+    averaged = AveragedModel(layer, use_buffers=use_buffers)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    for seed in range(3):
+        optimizer.zero_grad()
+        layer(inputs(8, seed=seed)).square().sum().backward()
+        optimizer.step()
+        averaged.update_parameters(layer)
+        copied = averaged.module.eval()
+        fresh = copy.deepcopy(copied)
+        fresh.rehash()
+        for ours, wanted in zip(copied.topk(inputs(20), 5), fresh.topk(inputs(20), 5), strict=True):
+            assert torch.equal(ours, wanted)

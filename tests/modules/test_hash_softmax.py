@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -314,6 +315,17 @@ def test_all_forms_of_a_target_mean_the_same(training: bool, shared: int) -> Non
         for target in (*targets_of(SINGLE).values(), torch.tensor([3, 7, 3, 199]).int())
     ]
     assert all(torch.equal(loss, losses[0]) for loss in losses)
+
+
+def test_labels_of_scipy_mean_the_same() -> None:
+    sparse = pytest.importorskip("scipy.sparse")
+    samples = [[1, 5], [], [7, 2, 9], [0]]
+    rows, columns = zip(*((b, y) for b, ys in enumerate(samples) for y in ys), strict=True)
+    Y = sparse.csr_matrix((np.ones(len(rows)), (rows, columns)), shape=(4, N))
+    parts = map(torch.from_numpy, (Y.indptr, Y.indices, Y.data))
+    target = torch.sparse_csr_tensor(*parts, Y.shape, check_invariants=False)
+    x = inputs(4)
+    assert torch.equal(make_head()(x, target).loss, make_head()(x, padded(samples)).loss)
 
 
 @pytest.mark.parametrize("training", [False, True])
