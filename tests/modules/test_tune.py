@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -152,6 +153,15 @@ def test_the_table_has_what_was_timed_and_a_line_for_every_other_family() -> Non
     assert {line.split()[0] for line in lines[1:]} == set(families)
     assert sum(line.endswith("<-") for line in lines) == 1
     assert "hashdl.HashConfig(" in str(result)
+
+
+def test_it_says_when_every_row_is_faster() -> None:
+    result = quick(linear_of(), clustered(300, 2), target_recall=0.8)
+    for dense_ms, verdict in ((8.0, "4 times as fast as"), (0.5, "4 times as slow as")):
+        told = dataclasses.replace(
+            result, dense_ms=dense_ms, best=dataclasses.replace(result.best, ms=2.0)
+        )
+        assert f"{verdict} every row" in str(told)
 
 
 @pytest.mark.parametrize(
