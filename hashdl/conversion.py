@@ -38,6 +38,10 @@ def convert(
     layers no longer takes torch's fused path for inference, which reads their weights instead of
     calling them.
 
+    An output layer is better trained as a head: with cross entropy over the outputs of
+    :class:`HashLinear` a label that is not active has no gradient.
+    :meth:`HashSoftmaxWithLoss.from_linear` takes the layer's parameters, and labels always count.
+
     Args:
         model: the model, or a single nn.Linear.
         config: how to hash. Default: ``HashConfig()``.

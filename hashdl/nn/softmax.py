@@ -136,7 +136,22 @@ class HashSoftmaxWithLoss(nn.Module):
         ignore_index: int = -100,
         reduction: str = "mean",
     ) -> HashSoftmaxWithLoss:
-        """A head over the same Parameter objects as an output layer."""
+        """A head over the same Parameter objects as an output layer, in its mode.
+
+        The names in a state dict become those of ``linear`` inside the head: ``linear.weight``.
+
+        Args:
+            linear: the output layer; it is not changed.
+            config: how to hash. Default: the class's.
+            ignore_index: see the class.
+            reduction: see the class.
+
+        Examples:
+            >>> dense = nn.Linear(16, 10_000)
+            >>> head = HashSoftmaxWithLoss.from_linear(dense)
+            >>> head.weight is dense.weight
+            True
+        """
         head = cls(
             *(linear.in_features, 1, False),
             config=config,
@@ -145,7 +160,7 @@ class HashSoftmaxWithLoss(nn.Module):
             reduction=reduction,
         )
         head.linear = HashLinear.from_linear(linear, head.config if config is None else config)
-        return head
+        return head.train(linear.training)
 
     @property
     def in_features(self) -> int:

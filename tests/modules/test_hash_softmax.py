@@ -507,6 +507,12 @@ def test_from_linear_keeps_parameters_and_default_config_fits_few_classes() -> N
     )
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_from_linear_keeps_the_mode(training: bool) -> None:
+    head = HashSoftmaxWithLoss.from_linear(nn.Linear(D, N).train(training))
+    assert [module.training for module in head.modules()] == [training] * 3
+
+
 def test_copies_state_and_reset() -> None:
     head = make_head(shared=5)
     head(inputs(4), torch.arange(4))
