@@ -220,6 +220,9 @@ class HashTables(nn.Module):
 
         Threads may share a layer that evaluates: whichever comes first builds the tables, and until
         no query that is yet to come renews them, each has the block to itself.
+
+        Raises:
+            RuntimeError: ``torch.jit`` traces the call.
         """
         if torch.compiler.is_compiling():
             self.refresh(weight, bias, training=training, queries=queries)

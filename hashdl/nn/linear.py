@@ -289,6 +289,9 @@ class HashLinear(nn.Linear):
             - Input: :math:`(*, d)`
             - Output: values :math:`(*, k)`, descending, and int64 row indices :math:`(*, k)`;
               -inf and -1 where fewer than k candidates were found
+
+        Raises:
+            ValueError: ``k`` is no int of 1 to N.
         """
         self._check_k(k)
         x, tables, weight, bias = self._flat(input), self.tables, self.weight, self.bias

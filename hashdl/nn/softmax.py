@@ -346,6 +346,9 @@ class HashSoftmaxWithLoss(nn.Module):
             - Input: :math:`(*, d)`
             - Output: logits and int64 classes, :math:`(*, k)`; see
               :meth:`HashLinear.topk`
+
+        Raises:
+            ValueError: ``k`` is no int of 1 to N.
         """
         if not exact:
             return self.linear.topk(input, k)
