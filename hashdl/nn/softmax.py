@@ -42,15 +42,18 @@ class HashSoftmaxWithLoss(nn.Module):
     (``config.random``), and classes shared by the batch (``config.shared``):
 
     .. math::
-        \ell = -\log \frac{e^{z_y}}{\sum_{i \in \text{active}(x)} e^{z_i - \log q_i}},
+        \ell = -\log \frac{e^{z_y}}{\sum_{i \in \text{active}(x)} e^{z_i - \gamma \log q_i}},
 
     with :math:`q_i = 1` for labels (those of the batch that are shared as well) and retrieved
-    classes and, with ``config.log_q``, the probability of being drawn for random and shared ones:
-    the sum is then an unbiased estimate of that over all classes (sampled softmax: Bengio and
+    classes, the probability of being drawn for random and shared ones, and :math:`\gamma` =
+    ``config.log_q``. With :math:`\gamma = 1`
+    the sum is an unbiased estimate of that over all classes (sampled softmax: Bengio and
     Senécal, *Adaptive Importance Sampling to Accelerate Training of a Neural Probabilistic Language
-    Model*, 2008), if there are any such draws. With ``config.selection="union"``, and where
-    ``config.inclusion_known``, retrieved classes are draws as well, and :math:`q_i` is the
-    probability of being retrieved or drawn: unbiased without random classes too, at about
+    Model*, 2008), if there are any such draws; its gradient is noisy, since what is drawn stands
+    for many. By default :math:`\gamma = 1/2` with shared classes, else 0. With
+    ``config.selection="union"``, and where ``config.inclusion_known``, retrieved classes are draws
+    as well, and :math:`q_i` is the probability of being retrieved or drawn: unbiased without random
+    classes too, at about
     :math:`B A d^2` multiplications where the layer is balanced. In evaluation, loss and
     probabilities are exact.
 
@@ -191,24 +194,25 @@ class HashSoftmaxWithLoss(nn.Module):
         weight, bias, config = self.linear.weight, self.linear.bias, self.config
         shared, n_labels = self._shared_rows(x, labels, tables)
         # With log_q, what a sample has by itself has another q than as one of the shared rows.
-        left_out = None if config.log_q else shared
+        left_out = None if config.correction else shared
         rows, known = select_active(
             tables, x, weight, bias, training=True, labels=labels, shared=left_out
         )
         tables.mark(rows)
         if shared is not None:
             tables.mark(shared)
-        log_q = shared_log_q = None
-        if config.log_q:
+        log_q = shared_log_q = places = None
+        if config.correction:
             with part("loss"), torch.no_grad():
                 M = labels.shape[1]
-                log_q, shared_log_q = self._log_q(x, rows, shared, n_labels, M, tables)
+                log_q, shared_log_q, places = self._log_q(x, rows, shared, n_labels, M, tables)
         return active_linear_log_prob(
             *(x, weight, bias, rows, labels),
             shared=shared,
             known=known,
             log_q=log_q,
             shared_log_q=shared_log_q,
+            places=places,
             sparse_grad=config.sparse_grad,
         )
 
@@ -239,12 +243,14 @@ class HashSoftmaxWithLoss(nn.Module):
         n_labels: Tensor | None,
         M: int,
         tables: HashTables,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Log q of rows (B, M + A) and of shared ones (B, T); inf for what a sample has twice."""
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Log q, as it counts, of rows (B, M + A) and shared ones, (T,) or (B, T); None: all 0.
+
+        And places (B, M + A) in ``shared`` of rows: what a sample has by itself it has but once.
+        """
         config, R, device = self.config, tables.sizes.R, rows.device
         known = config.selection == "union" and config.inclusion_known
         first = M if known else rows.shape[1] - R
-        own = (torch.arange(rows.shape[1], device=device) >= first).expand_as(rows)
         missed = self._missed(shared, n_labels, R)
 
         def log_q(ids: Tensor) -> Tensor:
@@ -253,18 +259,18 @@ class HashSoftmaxWithLoss(nn.Module):
                 found = tables.inclusion(x, ids, self.linear.weight, self.linear.bias)
             # Of what is never drawn no logarithm is taken in earnest.
             tiny = torch.finfo(torch.float32).tiny
-            return (1 - missed * (1 - found)).clamp_min(tiny).log().to(x.dtype)
+            q = (1 - missed * (1 - found)).clamp_min(tiny)
+            return config.correction * q.log().to(x.dtype)
 
-        if shared is None or n_labels is None:
-            return own * log_q(rows), None
-        T = shared.shape[0]
-        place = reference.find(shared, rows)
-        is_label = (place >= 0) & (place < n_labels)  # of the batch: there whatever is drawn
-        also_own = torch.zeros((rows.shape[0], T + 1), dtype=torch.bool, device=device)
-        also_own = also_own.scatter(1, torch.where(place < 0, T, place), True)[:, :T]
-        drawn = torch.arange(T, device=device) >= n_labels
-        shared_log_q = torch.where(also_own, torch.inf, drawn * log_q(shared))
-        return (own & ~is_label) * log_q(rows), shared_log_q
+        own = (torch.arange(rows.shape[1], device=device) >= first).expand_as(rows)
+        shared_log_q = places = None
+        if shared is not None and n_labels is not None:
+            places = reference.find(shared, rows)
+            own = own & ~((places >= 0) & (places < n_labels))  # labels are there in any case
+            drawn = torch.arange(shared.shape[0], device=device) >= n_labels
+            shared_log_q = drawn * log_q(shared)
+        own_log_q = own * log_q(rows) if first < rows.shape[1] else None
+        return own_log_q, shared_log_q, places
 
     def _missed(self, shared: Tensor | None, n_labels: Tensor | None, R: int) -> Tensor:
         """Probability that a class is not drawn for a sample, neither on its own nor shared."""

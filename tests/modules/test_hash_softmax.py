@@ -198,7 +198,7 @@ def active_sets(
         )
         shared_labels = set(shared[: int(n_labels)].tolist())
         shared_draws = set(shared[int(n_labels) :].tolist()) - {-1}
-        left_out = None if config.log_q else shared
+        left_out = None if config.correction else shared
     candidates = tables.lookup(x, has_bias=linear.bias is not None)
     logits = all_logits(head, x).gather(1, candidates.clamp_min(0).long()).float()
     sizes = tables.sizes
@@ -232,7 +232,7 @@ def naive_output(head: HashSoftmaxWithLoss, x: Tensor, labels: Tensor) -> Tensor
         own = set(labels[b].tolist()) - {-1}
         certain = own | retrieved[b] | shared_labels
         drawn_only = (drawn[b] | shared_draws) - certain
-        correction = log_q if head.config.log_q else 0.0
+        correction = head.config.correction * log_q
         terms = torch.cat([z[sorted(certain)], z[sorted(drawn_only)] - correction])
         log_probs = [z[label] - terms.logsumexp(0) for label in own]
         outputs.append(torch.stack(log_probs).mean() if own else 0 * z[0])
@@ -245,7 +245,9 @@ VARIANTS = {
     "draws alone": {"random": 1.0},
     "log_q": {"log_q": True},
     "shared": {"shared": 30},
-    "shared without draws": {"shared": 30, "random": 0},
+    "shared, not corrected": {"shared": 30, "log_q": 0},
+    "shared without draws": {"shared": 30, "random": 0, "log_q": 0},
+    "half of log_q": {"log_q": 0.5},
     "shared and log_q": {"shared": 30, "log_q": True},
     "shared and log_q without draws": {"shared": 30, "random": 0, "log_q": True},
 }
@@ -301,6 +303,39 @@ def test_log_q_makes_the_sum_over_all_classes_unbiased(changes: dict[str, object
         ratios[log_q] = ratio.abs()
     assert (ratios[True] < 0.05).all()
     assert (ratios[True] < 0.2 * ratios[False]).all()
+
+
+def dense_gradients(head: HashSoftmaxWithLoss, x: Tensor, target: Tensor) -> list[Tensor]:
+    """Of inputs, weight and bias, one step of training or evaluation, in float64."""
+    head.zero_grad()
+    x = x.clone().requires_grad_()
+    head(x, target).loss.backward()
+    assert x.grad is not None
+    return [x.grad, *(dense_grad(parameter) for parameter in head.parameters())]
+
+
+def test_the_gradient_is_that_of_all_classes_on_average() -> None:
+    """Retrieved classes, labels and shared draws under one softmax, over many seeds of the draws.
+
+    The sum under the softmax is unbiased, its reciprocal nearly so: what is left of the bias is
+    small beside that of a softmax that is not corrected.
+    """
+    x, target = inputs(4, seed=5, dtype=torch.float64), torch.tensor([3, 9, 27, 81])
+    bias, error = {}, {}
+    for log_q in (0.0, 0.5, 1.0):
+        head = make_head(dtype=torch.float64, random=0, shared=60, log_q=log_q)
+        estimates = [dense_gradients(head, x, target) for _ in range(400)]
+        exact = dense_gradients(head.eval(), x, target)
+        samples = [torch.stack(some) for some in zip(*estimates, strict=True)]
+        bias[log_q] = torch.stack(
+            [(some.mean(0) - all_).norm() for some, all_ in zip(samples, exact, strict=True)]
+        )
+        error[log_q] = torch.stack([(some.var(0).sum() / len(some)).sqrt() for some in samples])
+    assert (bias[1.0] < 3 * error[1.0]).all()
+    assert (bias[0.0] > 10 * error[0.0]).all()
+    assert (bias[1.0] < bias[0.5]).all()
+    assert (bias[0.5] < 0.7 * bias[0.0]).all()
+    assert (error[0.5] < error[1.0]).all()
 
 
 # ---- targets -----------------------------------------------------------------------------------
