@@ -35,10 +35,10 @@ CONFIGS = {
     ),
 }
 
-#: And where accuracy counts: as in the demo, and with rows shared by the batch beside.
+#: And where accuracy counts: as in the demo, and few such rows beside those that a batch shares.
 TRAINING_CONFIGS = {
     "hashed": demo.CONFIG,
-    "hashed_shared": demo.CONFIG.replace(shared=512),
+    "hashed_shared": demo.CONFIG.replace(active=16, candidates=100, shared=2000),
 }
 
 #: Optimizers by name. Each takes dense and sparse gradients.

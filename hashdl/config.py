@@ -63,8 +63,9 @@ class HashConfig:
         random: part of the active rows that is drawn uniformly in training: a float is a share
             of ``A``, an int is a number of rows. Default: 0.0.
         shared: rows that all samples of a batch score in one matrix product, beside each
-            sample's own active rows: labels of the batch (at most half of them), the rest drawn
-            uniformly. Used by :class:`HashSoftmaxWithLoss` in training. Default: 0.
+            sample's own active rows: labels of the batch and then those met before it, the last
+            ones first, at most nine tenths of them; the rest is drawn uniformly. Used by
+            :class:`HashSoftmaxWithLoss` in training. Default: 0.
         log_q: how far random and shared rows are corrected for, 0 to 1: so many times the log of
             the probability with which a row is drawn is subtracted from its logit. With 1 (or
             ``True``) a drawn row stands for all that were not, and the softmax is an unbiased

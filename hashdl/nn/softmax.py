@@ -20,6 +20,8 @@ from hashdl.tables import HashTables
 # Samples whose N logits are held at once where all classes are needed.
 _EXACT_CHUNK = 256
 _REDUCTIONS = ("mean", "sum", "none")
+# Of the shared classes, one in so many is drawn; the others are labels, as far as any were met.
+_SHARED_PER_DRAW = 10
 
 
 class SoftmaxOutput(NamedTuple):
@@ -44,13 +46,13 @@ class HashSoftmaxWithLoss(nn.Module):
     .. math::
         \ell = -\log \frac{e^{z_y}}{\sum_{i \in \text{active}(x)} e^{z_i - \gamma \log q_i}},
 
-    with :math:`q_i = 1` for labels (those of the batch that are shared as well) and retrieved
-    classes, the probability of being drawn for random and shared ones, and :math:`\gamma` =
-    ``config.log_q``. With :math:`\gamma = 1`
-    the sum is an unbiased estimate of that over all classes (sampled softmax: Bengio and
-    Senécal, *Adaptive Importance Sampling to Accelerate Training of a Neural Probabilistic Language
-    Model*, 2008), if there are any such draws; its gradient is noisy, since what is drawn stands
-    for many. By default :math:`\gamma = 1/2` with shared classes, else 0. With
+    with :math:`q_i = 1` for labels (those shared, of this batch and of earlier ones, as well) and
+    retrieved classes, the probability of being drawn for random and shared ones, and
+    :math:`\gamma` = ``config.log_q``. With :math:`\gamma = 1` the sum is an unbiased estimate of
+    that over all classes (sampled softmax: Bengio and Senécal, *Adaptive Importance Sampling to
+    Accelerate Training of a Neural Probabilistic Language Model*, 2008), if there are any such
+    draws; its gradient is noisy, since what is drawn stands for many. By default
+    :math:`\gamma = 1/2` with shared classes, else 0. With
     ``config.selection="union"``, and where ``config.inclusion_known``, retrieved classes are draws
     as well, and :math:`q_i` is the probability of being retrieved or drawn: unbiased without random
     classes too, at about
@@ -120,9 +122,17 @@ class HashSoftmaxWithLoss(nn.Module):
         self.ignore_index, self.reduction = ignore_index, reduction
         if config is None:
             config = HashConfig(active=200, random=0.5)
-        self.linear = HashLinear(
-            in_features, n_classes, bias, config=config, device=device, dtype=dtype
+        self._hold(
+            HashLinear(in_features, n_classes, bias, config=config, device=device, dtype=dtype)
         )
+
+    def _hold(self, linear: HashLinear) -> None:
+        self.linear = linear
+        # Labels that were shared in the last step, the newest first, and those of the step before.
+        shape, device = (2, self._most_shared_labels), linear.weight.device
+        recent = torch.full(shape, -1, dtype=torch.int32, device=device)
+        self.recent_labels: Tensor
+        self.register_buffer("recent_labels", recent, persistent=False)
 
     @classmethod
     def from_linear(
@@ -141,7 +151,7 @@ class HashSoftmaxWithLoss(nn.Module):
             ignore_index=ignore_index,
             reduction=reduction,
         )
-        head.linear = HashLinear.from_linear(linear, head.config if config is None else config)
+        head._hold(HashLinear.from_linear(linear, head.config if config is None else config))
         return head
 
     @property
@@ -167,6 +177,7 @@ class HashSoftmaxWithLoss(nn.Module):
     def reset_parameters(self) -> None:
         """Draw weight and bias anew."""
         self.linear.reset_parameters()
+        self.recent_labels.fill_(-1)
         self.rehash()
 
     def rehash(self) -> None:
@@ -219,21 +230,47 @@ class HashSoftmaxWithLoss(nn.Module):
     def _shared_rows(
         self, x: Tensor, labels: Tensor, tables: HashTables
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Classes that all samples score: labels of the batch, at most half, and uniform draws."""
+        """Classes that all samples score, and how many are labels; these stand first.
+
+        Labels of the batch, then those met last, as many as there is room for; and uniform draws.
+        Which labels were met does not depend on the draws: they are there for certain.
+        """
         config = self.config
         if config.shared == 0 or x.shape[0] == 0:
             return None, None
-        count = min(config.shared, self.n_classes)
-        with part("select"):
-            return ops.shared_rows(
-                labels.t().reshape(-1),  # the first label of each sample, then the second, ...
-                count=count,
-                max_labels=count // 2,
+        again = is_recomputed()
+        with part("select"), torch.no_grad():
+            earlier = self._earlier_labels(again)
+            shared, n_labels = ops.shared_rows(
+                # The first label of each sample, then the second, ...
+                torch.cat([labels.t().reshape(-1), earlier]),
+                count=min(config.shared, self.n_classes),
+                max_labels=self._most_shared_labels,
                 n_rows=self.n_classes,
                 seed=config.seed,
                 # Before the tables count this step, unless it is done again.
-                step=tables.step - 1 if is_recomputed() else tables.step,
+                step=tables.step - 1 if again else tables.step,
             )
+            if not again:
+                newest = shared[: self._most_shared_labels]
+                is_label = torch.arange(len(newest), device=newest.device) < n_labels
+                self.recent_labels[1] = earlier
+                self.recent_labels[0] = torch.where(is_label, newest, -1)
+        return shared, n_labels
+
+    @property
+    def _most_shared_labels(self) -> int:
+        count = min(self.config.shared, self.n_classes)
+        return count - -(-count // _SHARED_PER_DRAW)
+
+    def _earlier_labels(self, again: bool) -> Tensor:
+        """Those that were shared before this step, int32, -1 = none."""
+        device = self.linear.weight.device
+        if self.recent_labels.device != device:  # the weight was assigned
+            self.recent_labels = self.recent_labels.to(device)
+        labels = self.recent_labels[int(again)]
+        # Memory that nobody has set, after to_empty, may hold anything.
+        return torch.where((labels >= 0) & (labels < self.n_classes), labels, -1)
 
     def _log_q(
         self,

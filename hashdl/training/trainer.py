@@ -14,6 +14,7 @@ import torch
 from hashdl import optim
 from hashdl.data import Batch, SparseDataset
 from hashdl.files import atomic_path
+from hashdl.nn import HashSoftmaxWithLoss
 from hashdl.profiling import part
 from hashdl.tables import HashTables
 from hashdl.training.evaluation import evaluate
@@ -200,6 +201,7 @@ class Trainer:
             "progress": dataclasses.asdict(self.progress),
             "settings": self._fixed_settings(),
             "tables": {name: table.history() for name, table in tables.items()},
+            "labels": {name: head.recent_labels for name, head in self._heads().items()},
         }
         with atomic_path(path) as temporary:
             torch.save(state, temporary)
@@ -229,6 +231,15 @@ class Trainer:
         self.progress = Progress(**state["progress"])
         for name, table in self._tables().items():
             table.set_history(state["tables"][name])
+        for name, head in self._heads().items():
+            head.recent_labels.copy_(state["labels"][name])
+
+    def _heads(self) -> dict[str, HashSoftmaxWithLoss]:
+        return {
+            name: module
+            for name, module in self.model.named_modules()
+            if isinstance(module, HashSoftmaxWithLoss)
+        }
 
     def _tables(self) -> dict[str, HashTables]:
         return {

@@ -189,9 +189,9 @@ def active_sets(
         count = min(config.shared, head.n_classes)
         before = tables.step - 1  # shared classes are drawn before the step is counted
         shared, n_labels = ops.shared_rows(
-            labels.t().reshape(-1),
+            torch.cat([labels.t().reshape(-1), head.recent_labels[1]]),
             count=count,
-            max_labels=count // 2,
+            max_labels=count - math.ceil(count / 10),
             n_rows=head.n_classes,
             seed=config.seed,
             step=before,
@@ -532,3 +532,44 @@ def test_copies_state_and_reset() -> None:
     empty = HashSoftmaxWithLoss(D, N, config=HEAD, device="meta").to_empty(device="cpu")
     empty.reset_parameters()
     assert torch.isfinite(empty(inputs(4), torch.arange(4)).loss)
+
+
+# ---- shared labels -----------------------------------------------------------------------------
+
+
+def known_labels(head: HashSoftmaxWithLoss) -> list[int]:
+    return [label for label in head.recent_labels[0].tolist() if label >= 0]
+
+
+def test_labels_met_last_are_shared_as_far_as_there_is_room() -> None:
+    head = make_head(shared=10)  # nine labels and a draw
+    for target, wanted in (
+        ([[3, 1], [4, -1]], [3, 4, 1]),
+        ([[5, 4], [9, -1]], [5, 9, 4, 3, 1]),
+        ([[20, 21], [22, 23]], [20, 22, 21, 23, 5, 9, 4, 3, 1]),
+        ([[30, 31], [32, -1]], [30, 32, 31, 20, 22, 21, 23, 5, 9]),
+    ):
+        head(inputs(2), torch.tensor(target))
+        assert known_labels(head) == wanted
+    head.eval()(inputs(2), torch.tensor([7, 8]))
+    assert known_labels(head)[0] == 30
+    head.reset_parameters()
+    assert known_labels(head) == []
+
+
+def test_labels_met_before_are_in_the_softmax_for_certain() -> None:
+    x, earlier, target = inputs(2), torch.tensor([40, 41]), torch.tensor([7, 8])
+    head = make_head(shared=10, active=1, random=0, candidates=1, log_q=1.0)
+    head(x, earlier)
+    head.zero_grad()
+    head(x, target).loss.backward()
+    met = dense_grad(head.weight).abs().sum(1) > 0
+    assert met[[7, 8, 40, 41]].all()
+
+
+def test_labels_in_memory_that_nobody_has_set_are_no_labels() -> None:
+    heads = [make_head(shared=10), make_head(shared=10)]
+    heads[0].recent_labels.fill_(N)
+    losses = [head(inputs(2), torch.tensor([7, 8])).loss for head in heads]
+    assert torch.equal(*losses)
+    assert known_labels(heads[0]) == known_labels(heads[1])
