@@ -25,6 +25,9 @@ NAMES = (
     *("hashed", "hashed_shared"),
 )
 
+#: The same steps with another loss, where accuracy counts: draws corrected for by log q.
+CORRECTED = ("sampled_1000_log_q", "sampled_4000_log_q")
+
 #: How the hashed contenders hash, where steps are timed; see :func:`step_configs`.
 CONFIGS = {
     "hashed": HashConfig(
@@ -195,6 +198,8 @@ def make_factories(
         "adaptive": lambda d, n: AdaptiveHead(d, n, frequencies),
         "sampled_1000": lambda d, n: SampledHead(d, n, negatives=1000),
         "sampled_4000": lambda d, n: SampledHead(d, n, negatives=4000),
+        "sampled_1000_log_q": lambda d, n: SampledHead(d, n, negatives=1000, log_q=1.0),
+        "sampled_4000_log_q": lambda d, n: SampledHead(d, n, negatives=4000, log_q=1.0),
         "hashed": lambda d, n: HashedHead(d, n, configs["hashed"]),
         "hashed_shared": lambda d, n: HashedHead(d, n, configs["hashed_shared"]),
     }
