@@ -41,7 +41,7 @@ CONFIGS = {
 #: And where accuracy counts: as in the demo, and few such rows beside those that a batch shares.
 TRAINING_CONFIGS = {
     "hashed": demo.CONFIG,
-    "hashed_shared": demo.CONFIG.replace(active=16, candidates=100, shared=2000),
+    "hashed_shared": demo.CONFIG.replace(active=16, candidates=100, shared=2000, log_q=0.5),
 }
 
 #: Optimizers by name. Each takes dense and sparse gradients.

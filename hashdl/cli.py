@@ -194,6 +194,9 @@ def _add_config(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--active", type=_rows, default=default.active, help="rows, or a share")
     group.add_argument("--random", type=_rows, default=default.random, help="of them, random")
     group.add_argument("--shared", type=int, default=default.shared, help="rows a batch shares")
+    group.add_argument(
+        "--log-q", type=float, default=default.log_q, help="correction for drawn rows, 0 to 1"
+    )
     group.add_argument("--selection", choices=SELECTIONS, default=default.selection)
     group.add_argument(
         "--rehash-every",

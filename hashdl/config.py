@@ -14,8 +14,6 @@ from hashdl.ops import MAX_BITS, REPLACEMENTS, SELECTIONS
 _SHORTEST_INTERVAL, _ROWS_A_STEP = 50, 4000
 # Features up to which layers are balanced by default: eigenvectors take time of order d^3.
 _MOST_BALANCED = 1024
-# Power of the correction for shared draws: variance, and so time, against bias.
-_CORRECTION = 0.5
 
 
 @dataclass(frozen=True)
@@ -71,12 +69,14 @@ class HashConfig:
             ``True``) a drawn row stands for all that were not, and the softmax is an unbiased
             estimate of that over all rows (sampled softmax, Bengio and Senécal, 2008); but its
             gradient is noisy, which slows training. With 0 (or ``False``) rows that were not drawn
-            are missing: a steadier gradient, of another loss. With ``selection="union"``
+            are missing: a steadier gradient, of another loss, which learns fastest where the rows
+            found and shared hold most of a sample's softmax. Beside shared rows, with several
+            labels a sample, try 0.5. With ``selection="union"``
             retrieved rows are draws too, whose probability (:attr:`inclusion_known`) counts where
             it is known: family ``"simhash"``, one probe, exact buckets. Nothing may be left out
             for want of room then: neither by :attr:`cap` nor by :attr:`candidates` nor by
             :attr:`active`. Elsewhere retrieved rows count as certain.
-            Default: ``None``, 0.5 with :attr:`shared` rows, else 0.
+            Default: 0.0.
         center: hash ``w - mean(W)`` instead of ``w``: shifts all logits of a query alike, and
             fills the buckets more evenly. Default: ``True``.
         balance: hash rows and queries in coordinates in which their second moments are equal:
@@ -146,7 +146,7 @@ class HashConfig:
     threshold: int = 2
     random: float | int = 0.0
     shared: int = 0
-    log_q: float | None = None
+    log_q: float = 0.0
     center: bool = True
     balance: bool | None = None
     rank: int | None = None
@@ -180,9 +180,8 @@ class HashConfig:
             self._check_int(name, 1)
         self._check("sketch_bits", self.sketch_bits % 32 == 0, "a multiple of 32")
         self._check_int("shared", 0)
-        if self.log_q is not None:
-            is_number = isinstance(self.log_q, int | float)
-            self._check("log_q", is_number and 0 <= self.log_q <= 1, "None or a number of 0 to 1")
+        is_number = isinstance(self.log_q, int | float)
+        self._check("log_q", is_number and 0 <= self.log_q <= 1, "a number of 0 to 1")
         self._check("rehash_growth", 1 <= self.rehash_growth < math.inf, "1 or more, and finite")
         if self.rehash_drift is not None:
             self._check("rehash_drift", 0 < self.rehash_drift <= 1, "None or a share above 0 to 1")
@@ -237,18 +236,6 @@ class HashConfig:
             K = FAMILIES[self.family].default_bits(n_rows)
         C = min(4 * A if self.candidates is None else self.candidates, n_rows)
         return Sizes(K=K, L=self.tables, P=min(self.probes, 2**K), C=C, A=A, R=R, E=E)
-
-    @property
-    def correction(self) -> float:
-        """:attr:`log_q` in numbers.
-
-        Examples:
-            >>> HashConfig().correction, HashConfig(shared=100).correction
-            (0.0, 0.5)
-        """
-        if self.log_q is None:
-            return _CORRECTION if self.shared > 0 else 0.0
-        return float(self.log_q)
 
     @property
     def inclusion_known(self) -> bool:

@@ -52,7 +52,7 @@ class HashSoftmaxWithLoss(nn.Module):
     that over all classes (sampled softmax: Bengio and Senécal, *Adaptive Importance Sampling to
     Accelerate Training of a Neural Probabilistic Language Model*, 2008), if there are any such
     draws; its gradient is noisy, since what is drawn stands for many. By default
-    :math:`\gamma = 1/2` with shared classes, else 0. With
+    :math:`\gamma = 0`; see :class:`HashConfig`. With
     ``config.selection="union"``, and where ``config.inclusion_known``, retrieved classes are draws
     as well, and :math:`q_i` is the probability of being retrieved or drawn: unbiased without random
     classes too, at about
@@ -205,7 +205,7 @@ class HashSoftmaxWithLoss(nn.Module):
         weight, bias, config = self.linear.weight, self.linear.bias, self.config
         shared, n_labels = self._shared_rows(x, labels, tables)
         # With log_q, what a sample has by itself has another q than as one of the shared rows.
-        left_out = None if config.correction else shared
+        left_out = None if config.log_q else shared
         rows, known = select_active(
             tables, x, weight, bias, training=True, labels=labels, shared=left_out
         )
@@ -213,7 +213,7 @@ class HashSoftmaxWithLoss(nn.Module):
         if shared is not None:
             tables.mark(shared)
         log_q = shared_log_q = places = None
-        if config.correction:
+        if config.log_q:
             with part("loss"), torch.no_grad():
                 M = labels.shape[1]
                 log_q, shared_log_q, places = self._log_q(x, rows, shared, n_labels, M, tables)
@@ -297,7 +297,7 @@ class HashSoftmaxWithLoss(nn.Module):
             # Of what is never drawn no logarithm is taken in earnest.
             tiny = torch.finfo(torch.float32).tiny
             q = (1 - missed * (1 - found)).clamp_min(tiny)
-            return config.correction * q.log().to(x.dtype)
+            return config.log_q * q.log().to(x.dtype)
 
         own = (torch.arange(rows.shape[1], device=device) >= first).expand_as(rows)
         shared_log_q = places = None

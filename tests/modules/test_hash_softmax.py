@@ -198,7 +198,7 @@ def active_sets(
         )
         shared_labels = set(shared[: int(n_labels)].tolist())
         shared_draws = set(shared[int(n_labels) :].tolist()) - {-1}
-        left_out = None if config.correction else shared
+        left_out = None if config.log_q else shared
     candidates = tables.lookup(x, has_bias=linear.bias is not None)
     logits = all_logits(head, x).gather(1, candidates.clamp_min(0).long()).float()
     sizes = tables.sizes
@@ -232,7 +232,7 @@ def naive_output(head: HashSoftmaxWithLoss, x: Tensor, labels: Tensor) -> Tensor
         own = set(labels[b].tolist()) - {-1}
         certain = own | retrieved[b] | shared_labels
         drawn_only = (drawn[b] | shared_draws) - certain
-        correction = head.config.correction * log_q
+        correction = head.config.log_q * log_q
         terms = torch.cat([z[sorted(certain)], z[sorted(drawn_only)] - correction])
         log_probs = [z[label] - terms.logsumexp(0) for label in own]
         outputs.append(torch.stack(log_probs).mean() if own else 0 * z[0])
@@ -245,9 +245,8 @@ VARIANTS = {
     "draws alone": {"random": 1.0},
     "log_q": {"log_q": True},
     "shared": {"shared": 30},
-    "shared, not corrected": {"shared": 30, "log_q": 0},
-    "shared without draws": {"shared": 30, "random": 0, "log_q": 0},
-    "half of log_q": {"log_q": 0.5},
+    "shared without draws": {"shared": 30, "random": 0},
+    "half of log_q": {"shared": 30, "log_q": 0.5},
     "shared and log_q": {"shared": 30, "log_q": True},
     "shared and log_q without draws": {"shared": 30, "random": 0, "log_q": True},
 }
