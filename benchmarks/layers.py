@@ -25,6 +25,9 @@ NAMES = (
     *("hashed", "hashed_shared"),
 )
 
+#: The same steps with another loss, where accuracy counts: draws corrected for by log q.
+CORRECTED = ("sampled_1000_log_q", "sampled_4000_log_q")
+
 #: How the hashed contenders hash, where steps are timed; see :func:`step_configs`.
 CONFIGS = {
     "hashed": HashConfig(
@@ -35,10 +38,10 @@ CONFIGS = {
     ),
 }
 
-#: And where accuracy counts: as in the demo, and with rows shared by the batch beside.
+#: And where accuracy counts: as in the demo, and few such rows beside those that a batch shares.
 TRAINING_CONFIGS = {
     "hashed": demo.CONFIG,
-    "hashed_shared": demo.CONFIG.replace(shared=512),
+    "hashed_shared": demo.CONFIG.replace(active=16, candidates=100, shared=2000, log_q=0.5),
 }
 
 #: Optimizers by name. Each takes dense and sparse gradients.
@@ -195,6 +198,8 @@ def make_factories(
         "adaptive": lambda d, n: AdaptiveHead(d, n, frequencies),
         "sampled_1000": lambda d, n: SampledHead(d, n, negatives=1000),
         "sampled_4000": lambda d, n: SampledHead(d, n, negatives=4000),
+        "sampled_1000_log_q": lambda d, n: SampledHead(d, n, negatives=1000, log_q=1.0),
+        "sampled_4000_log_q": lambda d, n: SampledHead(d, n, negatives=4000, log_q=1.0),
         "hashed": lambda d, n: HashedHead(d, n, configs["hashed"]),
         "hashed_shared": lambda d, n: HashedHead(d, n, configs["hashed_shared"]),
     }

@@ -45,6 +45,7 @@ from benchmarks.common import (
     spread,
 )
 from benchmarks.layers import (
+    CORRECTED,
     NAMES,
     TRAINING_CONFIGS,
     available,
@@ -73,6 +74,8 @@ EPOCHS = {
     "adaptive": (2.0, 3.0),
     "sampled_1000": (2.0, 3.0),
     "sampled_4000": (2.0, 3.0),
+    "sampled_1000_log_q": (2.0, 3.0),
+    "sampled_4000_log_q": (2.0, 3.0),
     "hashed": (1.0, 1.25),
     "hashed_shared": (1.0, 1.25),
 }
@@ -89,7 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The flags."""
     parser = make_parser(__doc__, repeat=None)
     rates, seeds = [1e-3, 2e-3, 5e-3, 1e-2, 2e-2], [0, 1, 2]
-    runs = add_training_flags(parser, NAMES, rates=rates, seeds=seeds)
+    runs = add_training_flags(parser, (*NAMES, *CORRECTED), rates=rates, seeds=seeds)
     runs.add_argument(
         "--epochs",
         nargs="+",

@@ -225,6 +225,13 @@ def _add_config(group: argparse._ArgumentGroup) -> None:
         help=f"how candidates are ranked (default: {default.selection})",
     )
     group.add_argument(
+        "--log-q",
+        type=float,
+        default=default.log_q,
+        metavar="SHARE",
+        help=f"how far drawn rows are corrected for, 0 to 1 (default: {default.log_q})",
+    )
+    group.add_argument(
         "--rehash-every",
         type=_positive,
         help="steps that a rehash is spread over (default: by size)",

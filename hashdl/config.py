@@ -61,15 +61,23 @@ class HashConfig:
         random: part of the active rows that is drawn uniformly in training: a float is a share
             of ``A``, an int is a number of rows. Default: 0.0.
         shared: rows that all samples of a batch score in one matrix product, beside each
-            sample's own active rows: labels of the batch (at most half of them), the rest drawn
-            uniformly. Used by :class:`HashSoftmaxWithLoss` in training, where they keep a model
-            that begins from nothing from stalling. Default: 0.
-        log_q: subtract the log of their probability of being drawn from the logits of random and
-            shared rows (sampled softmax, Bengio and Senécal, 2008). With ``selection="union"``
+            sample's own active rows: labels of the batch and then those met before it, the last
+            ones first, at most nine tenths of them; the rest is drawn uniformly. Used by
+            :class:`HashSoftmaxWithLoss` in training, where they keep a model that begins from
+            nothing from stalling. Default: 0.
+        log_q: how far random and shared rows are corrected for, 0 to 1: so many times the log of
+            the probability with which a row is drawn is subtracted from its logit. With 1 (or
+            ``True``) a drawn row stands for all that were not, and the softmax is an unbiased
+            estimate of that over all rows (sampled softmax, Bengio and Senécal, 2008); but its
+            gradient is noisy, which slows training. With 0 (or ``False``) rows that were not drawn
+            are missing: a steadier gradient, of another loss, which learns fastest where the rows
+            found and shared hold most of a sample's softmax. Beside shared rows, with several
+            labels a sample, try 0.5. With ``selection="union"``
             retrieved rows are draws too, whose probability (:attr:`inclusion_known`) counts where
             it is known: family ``"simhash"``, one probe, exact buckets. Nothing may be left out
             for want of room then: neither by :attr:`cap` nor by :attr:`candidates` nor by
-            :attr:`active`. Elsewhere retrieved rows count as certain. Default: ``False``.
+            :attr:`active`. Elsewhere retrieved rows count as certain.
+            Default: 0.0.
         center: hash ``w - mean(W)`` instead of ``w``: shifts all logits of a query alike, and
             fills the buckets more evenly. Default: ``True``.
         balance: hash rows and queries in coordinates in which their second moments are equal:
@@ -139,7 +147,7 @@ class HashConfig:
     threshold: int = 2
     random: float | int = 0.0
     shared: int = 0
-    log_q: bool = False
+    log_q: float = 0.0
     center: bool = True
     balance: bool | None = None
     rank: int | None = None
@@ -173,8 +181,10 @@ class HashConfig:
             self._check_int(name, 1)
         self._check("sketch_bits", self.sketch_bits % 32 == 0, "a multiple of 32")
         self._check_int("shared", 0)
-        for name in ("log_q", "center", "background", "sparse_grad", "auto"):
+        for name in ("center", "background", "sparse_grad", "auto"):
             self._check(name, isinstance(getattr(self, name), bool), "True or False")
+        is_share = isinstance(self.log_q, int | float) and 0 <= self.log_q <= 1
+        self._check("log_q", is_share, "a number of 0 to 1")
         known = self.balance is None or isinstance(self.balance, bool)
         self._check("balance", known, "None, True or False")
         self._check("fill", _is_number(self.fill), "a number")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from hashdl.nn import HashSoftmaxWithLoss
 from hashdl.tables import HashTables
 
 
@@ -31,7 +32,7 @@ def keep_tables_local(model: nn.Module) -> nn.Module:
     names = {
         f"{fqn}.{name}" if fqn else name
         for fqn, module in model.named_modules()
-        if isinstance(module, HashTables)
+        if isinstance(module, HashTables | HashSoftmaxWithLoss)
         for name, _ in module.named_buffers()
     }
     others = getattr(model, "_ddp_params_and_buffers_to_ignore", ())

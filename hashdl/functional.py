@@ -498,10 +498,34 @@ def active_log_prob(
 # ---- active_linear_log_prob --------------------------------------------------------------------
 
 
-def _check_log_q(log_q: Tensor | None, x: Tensor, columns: int, argument: str) -> None:
+def _check_corrections(
+    x: Tensor,
+    rows: Tensor,
+    shared: Tensor | None,
+    log_q: Tensor | None,
+    shared_log_q: Tensor | None,
+    places: Tensor | None,
+) -> None:
+    op, T = "active_linear_log_prob", 0 if shared is None else shared.shape[0]
     if log_q is not None:
-        ops._check_dtype(log_q, x.dtype, "active_linear_log_prob", argument)
-        ops._check_shape(log_q, (x.shape[0], columns), "active_linear_log_prob", argument)
+        ops._check_dtype(log_q, x.dtype, op, "log_q")
+        ops._check_shape(log_q, tuple(rows.shape), op, "log_q")
+    if shared_log_q is not None:
+        ops._check_dtype(shared_log_q, x.dtype, op, "shared_log_q")
+        wanted = (T,) if shared_log_q.dim() == 1 else (x.shape[0], T)
+        ops._check_shape(shared_log_q, wanted, op, "shared_log_q")
+    if places is not None:
+        ops._check_dtype(places, torch.int64, op, "places")
+        ops._check_shape(places, tuple(rows.shape), op, "places")
+
+
+def _leave_out(s: Tensor, places: Tensor) -> None:
+    """Make outputs (B, T) of shared rows -inf at ``places`` (B, Q), -1 = nowhere."""
+    if s.shape[1] == 0:
+        return
+    values = torch.where(places >= 0, -torch.inf, torch.inf).to(s.dtype)
+    # The least of what is written to a place, and of what stands there: padding changes nothing.
+    s.scatter_reduce_(1, places.clamp_min(0), values, "amin")
 
 
 def _active_linear_log_prob(
@@ -514,18 +538,21 @@ def _active_linear_log_prob(
     labels: Tensor,
     log_q: Tensor | None,
     shared_log_q: Tensor | None,
+    places: Tensor | None,
     sparse_grad: bool,
 ) -> tuple[Tensor, ...]:
+    _check_corrections(x, rows, shared, log_q, shared_log_q, places)
     with part("forward"):
         z, s = _logits(x, weight, bias, rows, shared, known)
-    _check_log_q(log_q, x, z.shape[1], "log_q")
-    _check_log_q(shared_log_q, x, s.shape[1], "shared_log_q")
     with part("loss"):
         z = z if log_q is None else z - log_q
-        s = s if shared_log_q is None else s - shared_log_q
+        if shared_log_q is not None:
+            s.sub_(shared_log_q)
+        if places is not None:
+            _leave_out(s, places)
         given = (z, None if shared is None else s, rows, shared, labels)
-        log_prob, logsumexp, places = ops.active_log_prob(*given)
-    return log_prob, z.new_empty(0) if z is known else z, s, logsumexp, places
+        log_prob, logsumexp, at_labels = ops.active_log_prob(*given)
+    return log_prob, z.new_empty(0) if z is known else z, s, logsumexp, at_labels
 
 
 def _active_linear_log_prob_fake(
@@ -538,24 +565,24 @@ def _active_linear_log_prob_fake(
     labels: Tensor,
     log_q: Tensor | None,
     shared_log_q: Tensor | None,
+    places: Tensor | None,
     sparse_grad: bool,
 ) -> tuple[Tensor, ...]:
     z, s = _active_linear_fake(x, weight, bias, rows, shared, known, sparse_grad)
-    _check_log_q(log_q, x, z.shape[1], "log_q")
-    _check_log_q(shared_log_q, x, s.shape[1], "shared_log_q")
+    _check_corrections(x, rows, shared, log_q, shared_log_q, places)
     given = (z, None if shared is None else s, rows, shared, labels)
-    log_prob, logsumexp, places = ops.active_log_prob(*given)
+    log_prob, logsumexp, at_labels = ops.active_log_prob(*given)
     z = x.new_empty(0) if log_q is None and known is not None else z
-    return log_prob, z, s, logsumexp, places
+    return log_prob, z, s, logsumexp, at_labels
 
 
 def _save_for_log_prob(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    x, weight, bias, rows, shared, known, _, log_q, _, sparse_grad = inputs
-    _, z, s, logsumexp, places = output
-    ctx.mark_non_differentiable(z, s, logsumexp, places)
+    x, weight, bias, rows, shared, known, _, log_q, _, _, sparse_grad = inputs
+    _, z, s, logsumexp, at_labels = output
+    ctx.mark_non_differentiable(z, s, logsumexp, at_labels)
     z = known if log_q is None and known is not None else z
     s = None if shared is None else s
-    ctx.save_for_backward(x, weight, z, s, rows, shared, logsumexp, places)
+    ctx.save_for_backward(x, weight, z, s, rows, shared, logsumexp, at_labels)
     ctx.has_bias, ctx.sparse_grad = bias is not None, sparse_grad
 
 
@@ -565,12 +592,13 @@ def _active_linear_log_prob_backward(ctx: Any, grad_log_prob: Tensor, *_: Any) -
     rows, shared = logits[2:4]
     grad_z, grad_s = ops.active_log_prob_backward(grad_log_prob, *logits)
     grads = _layer_gradients(ctx, grad_z, grad_s, x, weight, rows, shared)
-    return *grads, None, None, None, None, None, None, None
+    return *grads, None, None, None, None, None, None, None, None
 
 
 ops.define_differentiable(
     "active_linear_log_prob(Tensor x, Tensor weight, Tensor? bias, Tensor rows, Tensor? shared, "
-    "Tensor? known, Tensor labels, Tensor? log_q, Tensor? shared_log_q, bool sparse_grad) "
+    "Tensor? known, Tensor labels, Tensor? log_q, Tensor? shared_log_q, Tensor? places, "
+    "bool sparse_grad) "
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     kernel=_active_linear_log_prob,
     fake=_active_linear_log_prob_fake,
@@ -589,6 +617,7 @@ def active_linear_log_prob(
     known: Tensor | None = None,
     log_q: Tensor | None = None,
     shared_log_q: Tensor | None = None,
+    places: Tensor | None = None,
     *,
     sparse_grad: bool = False,
 ) -> Tensor:
@@ -609,13 +638,15 @@ def active_linear_log_prob(
         shared: int32 rows that every sample has, -1 = padding; None: there are none.
         known: outputs of ``rows``, where they have been computed already, else None.
         log_q: subtracted from the outputs of ``rows``, of x's dtype; has no gradient. None: 0.
-        shared_log_q: likewise of ``shared``; inf leaves a row out.
+        shared_log_q: likewise of ``shared``, for all samples or for each.
+        places: int64, for each of ``rows`` that is one of ``shared``, its place there, which is
+            left out of that sample's softmax; -1 = it is none. None: nothing is left out.
         sparse_grad: as for :func:`active_linear`.
 
     Shape:
         - x: :math:`(B, d)`, weight: :math:`(N, d)`, bias: :math:`(N)`, labels: :math:`(B, M)`
         - rows, known: :math:`(B, A)`, shared: :math:`(T)`
-        - log_q: :math:`(B, A)`, shared_log_q: :math:`(B, T)`
+        - log_q, places: :math:`(B, A)`, shared_log_q: :math:`(T)` or :math:`(B, T)`
         - Output: :math:`(B)`, 0 for a sample without labels
 
     Raises:
@@ -630,6 +661,6 @@ def active_linear_log_prob(
     _check_mode("active_linear_log_prob")
     sparse_grad = sparse_grad and _take_sparse(weight, bias)
     log_prob: Tensor = torch.ops.hashdl.active_linear_log_prob(
-        x, weight, bias, rows, shared, known, labels, log_q, shared_log_q, sparse_grad
+        x, weight, bias, rows, shared, known, labels, log_q, shared_log_q, places, sparse_grad
     )[0]
     return log_prob

@@ -20,6 +20,8 @@ from hashdl.tables import HashTables
 # Samples whose N logits are held at once where all classes are needed.
 _EXACT_CHUNK = 256
 _REDUCTIONS = ("mean", "sum", "none")
+# Of the shared classes, one in so many is drawn; the others are labels, as far as any were met.
+_SHARED_PER_DRAW = 10
 
 
 class SoftmaxOutput(NamedTuple):
@@ -42,15 +44,18 @@ class HashSoftmaxWithLoss(nn.Module):
     (``config.random``), and classes shared by the batch (``config.shared``):
 
     .. math::
-        \ell = -\log \frac{e^{z_y}}{\sum_{i \in \text{active}(x)} e^{z_i - \log q_i}},
+        \ell = -\log \frac{e^{z_y}}{\sum_{i \in \text{active}(x)} e^{z_i - \gamma \log q_i}},
 
-    with :math:`q_i = 1` for labels (those of the batch that are shared as well) and retrieved
-    classes and, with ``config.log_q``, the probability of being drawn for random and shared ones:
-    the sum is then an unbiased estimate of that over all classes (sampled softmax: Bengio and
-    Senécal, *Adaptive Importance Sampling to Accelerate Training of a Neural Probabilistic Language
-    Model*, 2008), if there are any such draws. With ``config.selection="union"``, and where
-    ``config.inclusion_known``, retrieved classes are draws as well, and :math:`q_i` is the
-    probability of being retrieved or drawn: unbiased without random classes too, at about
+    with :math:`q_i = 1` for labels (those shared, of this batch and of earlier ones, as well) and
+    retrieved classes, the probability of being drawn for random and shared ones, and
+    :math:`\gamma` = ``config.log_q``. With :math:`\gamma = 1` the sum is an unbiased estimate of
+    that over all classes (sampled softmax: Bengio and Senécal, *Adaptive Importance Sampling to
+    Accelerate Training of a Neural Probabilistic Language Model*, 2008), if there are any such
+    draws; its gradient is noisy, since what is drawn stands for many. By default
+    :math:`\gamma = 0`; see :class:`HashConfig`. With
+    ``config.selection="union"``, and where ``config.inclusion_known``, retrieved classes are draws
+    as well, and :math:`q_i` is the probability of being retrieved or drawn: unbiased without random
+    classes too, at about
     :math:`B A d^2` multiplications where the layer is balanced. In evaluation, loss and
     probabilities are exact.
 
@@ -123,9 +128,17 @@ class HashSoftmaxWithLoss(nn.Module):
         self.ignore_index, self.reduction = ignore_index, reduction
         if config is None:
             config = HashConfig(active=100, shared=1000)
-        self.linear = HashLinear(
-            in_features, n_classes, bias, config=config, device=device, dtype=dtype
+        self._hold(
+            HashLinear(in_features, n_classes, bias, config=config, device=device, dtype=dtype)
         )
+
+    def _hold(self, linear: HashLinear) -> None:
+        self.linear = linear
+        # Labels that were shared in the last step, the newest first, and those of the step before.
+        shape, device = (2, self._most_shared_labels), linear.weight.device
+        recent = torch.full(shape, -1, dtype=torch.int32, device=device)
+        self.recent_labels: Tensor
+        self.register_buffer("recent_labels", recent, persistent=False)
 
     @classmethod
     def from_linear(
@@ -159,7 +172,7 @@ class HashSoftmaxWithLoss(nn.Module):
             ignore_index=ignore_index,
             reduction=reduction,
         )
-        head.linear = HashLinear.from_linear(linear, head.config if config is None else config)
+        head._hold(HashLinear.from_linear(linear, head.config if config is None else config))
         return head.train(linear.training)
 
     @property
@@ -185,6 +198,7 @@ class HashSoftmaxWithLoss(nn.Module):
     def reset_parameters(self) -> None:
         """Draw weight and bias anew."""
         self.linear.reset_parameters()
+        self.recent_labels.fill_(-1)
         self.rehash()
 
     def rehash(self) -> None:
@@ -219,38 +233,65 @@ class HashSoftmaxWithLoss(nn.Module):
         tables.mark(rows)
         if shared is not None:
             tables.mark(shared)
-        log_q = shared_log_q = None
+        log_q = shared_log_q = places = None
         if config.log_q:
             with part("loss"), torch.no_grad():
                 M = labels.shape[1]
-                log_q, shared_log_q = self._log_q(x, rows, shared, n_labels, M, tables)
+                log_q, shared_log_q, places = self._log_q(x, rows, shared, n_labels, M, tables)
         return active_linear_log_prob(
             *(x, weight, bias, rows, labels),
             shared=shared,
             known=known,
             log_q=log_q,
             shared_log_q=shared_log_q,
+            places=places,
             sparse_grad=config.sparse_grad,
         )
 
     def _shared_rows(
         self, x: Tensor, labels: Tensor, tables: HashTables
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Classes that all samples score: labels of the batch, at most half, and uniform draws."""
+        """Classes that all samples score, and how many are labels; these stand first.
+
+        Labels of the batch, then those met last, as many as there is room for; and uniform draws.
+        Which labels were met does not depend on the draws: they are there for certain.
+        """
         config = self.config
         if config.shared == 0 or x.shape[0] == 0:
             return None, None
-        count = min(config.shared, self.n_classes)
-        with part("select"):
-            return ops.shared_rows(
-                labels.t().reshape(-1),  # the first label of each sample, then the second, ...
-                count=count,
-                max_labels=count // 2,
+        again = is_recomputed()
+        with part("select"), torch.no_grad():
+            earlier = self._earlier_labels(again)
+            shared, n_labels = ops.shared_rows(
+                # The first label of each sample, then the second, ...
+                torch.cat([labels.t().reshape(-1), earlier]),
+                count=min(config.shared, self.n_classes),
+                max_labels=self._most_shared_labels,
                 n_rows=self.n_classes,
                 seed=config.seed,
                 # Before the tables count this step, unless it is done again.
-                step=tables.step - 1 if is_recomputed() else tables.step,
+                step=tables.step - 1 if again else tables.step,
             )
+            if not again:
+                newest = shared[: self._most_shared_labels]
+                is_label = torch.arange(len(newest), device=newest.device) < n_labels
+                self.recent_labels[1] = earlier
+                self.recent_labels[0] = torch.where(is_label, newest, -1)
+        return shared, n_labels
+
+    @property
+    def _most_shared_labels(self) -> int:
+        count = min(self.config.shared, self.n_classes)
+        return count - -(-count // _SHARED_PER_DRAW)
+
+    def _earlier_labels(self, again: bool) -> Tensor:
+        """Those that were shared before this step, int32, -1 = none."""
+        device = self.linear.weight.device
+        if self.recent_labels.device != device:  # the weight was assigned
+            self.recent_labels = self.recent_labels.to(device)
+        labels = self.recent_labels[int(again)]
+        # Memory that nobody has set, after to_empty, may hold anything.
+        return torch.where((labels >= 0) & (labels < self.n_classes), labels, -1)
 
     def _log_q(
         self,
@@ -260,12 +301,14 @@ class HashSoftmaxWithLoss(nn.Module):
         n_labels: Tensor | None,
         M: int,
         tables: HashTables,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Log q of rows (B, M + A) and of shared ones (B, T); inf for what a sample has twice."""
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Log q, as it counts, of rows (B, M + A) and shared ones, (T,) or (B, T); None: all 0.
+
+        And places (B, M + A) in ``shared`` of rows: what a sample has by itself it has but once.
+        """
         config, R, device = self.config, tables.sizes.R, rows.device
         known = config.selection == "union" and config.inclusion_known
         first = M if known else rows.shape[1] - R
-        own = (torch.arange(rows.shape[1], device=device) >= first).expand_as(rows)
         missed = self._missed(shared, n_labels, R)
 
         def log_q(ids: Tensor) -> Tensor:
@@ -274,18 +317,18 @@ class HashSoftmaxWithLoss(nn.Module):
                 found = tables.inclusion(x, ids, self.linear.weight, self.linear.bias)
             # Of what is never drawn no logarithm is taken in earnest.
             tiny = torch.finfo(torch.float32).tiny
-            return (1 - missed * (1 - found)).clamp_min(tiny).log().to(x.dtype)
+            q = (1 - missed * (1 - found)).clamp_min(tiny)
+            return config.log_q * q.log().to(x.dtype)
 
-        if shared is None or n_labels is None:
-            return own * log_q(rows), None
-        T = shared.shape[0]
-        place = reference.find(shared, rows)
-        is_label = (place >= 0) & (place < n_labels)  # of the batch: there whatever is drawn
-        also_own = torch.zeros((rows.shape[0], T + 1), dtype=torch.bool, device=device)
-        also_own = also_own.scatter(1, torch.where(place < 0, T, place), True)[:, :T]
-        drawn = torch.arange(T, device=device) >= n_labels
-        shared_log_q = torch.where(also_own, torch.inf, drawn * log_q(shared))
-        return (own & ~is_label) * log_q(rows), shared_log_q
+        own = (torch.arange(rows.shape[1], device=device) >= first).expand_as(rows)
+        shared_log_q = places = None
+        if shared is not None and n_labels is not None:
+            places = reference.find(shared, rows)
+            own = own & ~((places >= 0) & (places < n_labels))  # labels are there in any case
+            drawn = torch.arange(shared.shape[0], device=device) >= n_labels
+            shared_log_q = drawn * log_q(shared)
+        own_log_q = own * log_q(rows) if first < rows.shape[1] else None
+        return own_log_q, shared_log_q, places
 
     def _missed(self, shared: Tensor | None, n_labels: Tensor | None, R: int) -> Tensor:
         """Probability that a class is not drawn for a sample, neither on its own nor shared."""

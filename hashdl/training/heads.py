@@ -104,11 +104,12 @@ class SampledHead(Head):
         features: d.
         n_classes: N.
         negatives: uniform draws a step.
-        log_q: subtract the log of a negative's probability of being drawn from its logit.
+        log_q: how many times the log of a negative's probability of being drawn is subtracted from
+            its logit: 1 makes the sum under the softmax an unbiased estimate. Default: 0.
     """
 
     def __init__(
-        self, features: int, n_classes: int, negatives: int = 1000, log_q: bool = False
+        self, features: int, n_classes: int, negatives: int = 1000, log_q: float = 0.0
     ) -> None:
         super().__init__(features, n_classes)
         self.negatives, self.log_q = negatives, log_q
@@ -131,7 +132,8 @@ class SampledHead(Head):
             logits = torch.addmm(bias.squeeze(1), hidden, weight.t())
         with part("loss"):
             if self.log_q:
-                correction = torch.full_like(bias.squeeze(1), math.log(self._inclusion()))
+                log_q = self.log_q * math.log(self._inclusion())
+                correction = torch.full_like(bias.squeeze(1), log_q)
                 correction[places[places >= 0]] = 0
                 logits = logits - correction
             if places.dim() == 1:

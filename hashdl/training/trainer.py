@@ -14,6 +14,7 @@ import torch
 from hashdl import optim
 from hashdl.data import Batch, SparseDataset
 from hashdl.files import atomic_path
+from hashdl.nn import HashSoftmaxWithLoss
 from hashdl.profiling import part
 from hashdl.tables import HashTables
 from hashdl.training.evaluation import evaluate
@@ -201,6 +202,7 @@ class Trainer:
             "settings": self._fixed_settings(),
             "hashing": self._hashing(),
             "tables": {name: table.history() for name, table in tables.items()},
+            "labels": {name: head.recent_labels for name, head in self._heads().items()},
         }
         with atomic_path(path) as temporary:
             torch.save(state, temporary)
@@ -228,6 +230,15 @@ class Trainer:
         self.progress = Progress(**state["progress"])
         for name, table in self._tables().items():
             table.set_history(state["tables"][name])
+        for name, head in self._heads().items():
+            head.recent_labels.copy_(state["labels"][name])
+
+    def _heads(self) -> dict[str, HashSoftmaxWithLoss]:
+        return {
+            name: module
+            for name, module in self.model.named_modules()
+            if isinstance(module, HashSoftmaxWithLoss)
+        }
 
     def _tables(self) -> dict[str, HashTables]:
         return {

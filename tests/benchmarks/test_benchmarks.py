@@ -16,6 +16,7 @@ from benchmarks import gpu, kernels, output_layer, plot, scaling, steps, time_to
 from benchmarks.common import exponent, interleave
 from benchmarks.layers import (
     CONFIGS,
+    CORRECTED,
     NAMES,
     AdaptiveHead,
     ChunkedHead,
@@ -395,7 +396,7 @@ def test_adaptive_orders_classes_by_frequency() -> None:
 
 def test_every_contender_has_a_layer_and_an_estimate_of_memory() -> None:
     configs = make_configs(CONFIGS, [])
-    assert set(make_factories(configs, torch.ones(200))) == set(NAMES)
+    assert set(make_factories(configs, torch.ones(200))) == {*NAMES, *CORRECTED}
     for optimizer in ("adam", "rowwise_adagrad"):
         setup = Setup(10_000_000, 128, 128, "zipf", optimizer, 0, configs)
         assert all(1e9 < setup.bytes_needed(name) < 1e11 for name in NAMES)

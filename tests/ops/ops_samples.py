@@ -563,13 +563,14 @@ def active_linear_log_prob_args(
     """The first row of each sample is its label; with ``log_q`` one shared row is left out."""
     *layer, known, sparse_grad = active_linear_args(requires_grad=requires_grad, **parameters)
     x, rows, shared = layer[0], layer[3], layer[4]
-    own = shared_log_q = None
+    own = shared_log_q = places = None
     if log_q:
         own = randn(*rows.shape, dtype=x.dtype, seed=5)
         if shared is not None:
-            shared_log_q = randn(x.shape[0], len(shared), dtype=x.dtype, seed=6)
-            shared_log_q[:1, :1] = torch.inf
-    return *layer, known, rows[:, :1].clone(), own, shared_log_q, sparse_grad
+            shared_log_q = randn(len(shared), dtype=x.dtype, seed=6)
+            places = torch.full(rows.shape, -1)
+            places[:1, -1:] = 0
+    return *layer, known, rows[:, :1].clone(), own, shared_log_q, places, sparse_grad
 
 
 def refresh_tables__args(

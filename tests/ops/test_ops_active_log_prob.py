@@ -172,11 +172,16 @@ COMPOSED = [
 
 def composed(args: samples.Args) -> Tensor:
     """active_log_prob of active_linear, minus log q."""
-    *layer, labels, log_q, shared_log_q, sparse_grad = args
+    *layer, labels, log_q, shared_log_q, places, sparse_grad = args
     rows, shared = layer[3:5]
     z, s = functional.active_linear(*layer, sparse_grad=sparse_grad)
     z = z if log_q is None else z - log_q
     s = s if shared_log_q is None else s - shared_log_q
+    if places is not None:
+        sample, column = (places >= 0).nonzero(as_tuple=True)
+        left_out = torch.zeros_like(s, dtype=torch.bool)
+        left_out[sample, places[sample, column]] = True
+        s = s.masked_fill(left_out, -torch.inf)
     return functional.active_log_prob(z, None if shared is None else s, rows, shared, labels)
 
 
@@ -206,11 +211,9 @@ def test_gradcheck_of_a_layers_log_prob(T: int | None) -> None:
     assert torch.autograd.gradcheck(lambda *layer: fused((*layer, *args[3:])), args[:3])
 
 
-@pytest.mark.parametrize(
-    ("place", "argument"), [(7, "log_q"), (8, "shared_log_q")], ids=["own", "shared"]
-)
-@pytest.mark.parametrize("change", [lambda q: q[:, :-1], Tensor.double], ids=["narrow", "dtype"])
-def test_log_q_that_does_not_fit_is_refused(
+@pytest.mark.parametrize(("place", "argument"), [(7, "log_q"), (8, "shared_log_q"), (9, "places")])
+@pytest.mark.parametrize("change", [lambda q: q[..., :-1], Tensor.double], ids=["narrow", "dtype"])
+def test_corrections_that_do_not_fit_are_refused(
     place: int, argument: str, change: Callable[[Tensor], Tensor]
 ) -> None:
     args = list(samples.active_linear_log_prob_args(log_q=True))

@@ -112,6 +112,9 @@ def test_ctrl_c_saves_and_resume_goes_on_bit_for_bit(
     assert resumed.progress.step == resumed.total_steps
     assert torch.equal(weights(first), weights(resumed))
     assert_same_tables(first, resumed)
+    for one, other in zip(first._heads().values(), resumed._heads().values(), strict=True):
+        assert (one.recent_labels >= 0).any()
+        assert torch.equal(one.recent_labels, other.recent_labels)
 
 
 def test_a_run_does_not_depend_on_the_number_of_threads(single_label: Split) -> None:
