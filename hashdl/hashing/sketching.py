@@ -8,9 +8,9 @@ angles: fewer bits then say the same (Ji et al., *Super-bit locality-sensitive h
 *Sixteen levels*: four bits each of few directions, which span the coordinates in which outputs vary
 most: the leading axes of the second moment that balanced rows and queries share (as balanced
 truncation keeps: Moore, IEEE TAC 1981). Turned at random, their coordinates v are alike, and one
-step serves all of a row: :math:`v_k \approx \gamma (2 l_k - 15)`. The factor that a row is met with is
-not the step but :math:`\gamma = |v|^2 / \sum_k (2 l_k - 15) v_k`, by which estimates have no bias (Gao
-and Long, *RaBitQ*, SIGMOD 2024, section 3.2).
+step serves all of a row: :math:`v_k \approx \gamma (2 l_k - 15)`. The factor that a row is met with
+is not the step but :math:`\gamma = |v|^2 / \sum_k (2 l_k - 15) v_k`, which makes no estimate biased
+(Gao and Long, *RaBitQ*, SIGMOD 2024, section 3.2).
 
 Where balancing is of a low rank (:mod:`hashdl.hashing.lowrank`), its coordinates are the sketch, as
 they are. See :func:`hashdl.ops.sketch_scores`.
@@ -49,8 +49,9 @@ def planes(
     generator = torch.Generator().manual_seed(seed ^ 0x5CE7C4)
     width = D if moment is None else min(count, D)
     with one_thread():
-        blocks = [orthogonal(width, min(width, count - i), generator) for i in range(0, count, width)]
-        drawn = torch.cat(blocks, 1).to(maps.device)
+        sizes = (min(width, count - first) for first in range(0, count, width))
+        drawn = torch.cat([orthogonal(width, size, generator) for size in sizes], 1)
+        drawn = drawn.to(maps.device)
         if moment is not None:
             drawn = _leading_axes(moment, maps[1], width) @ drawn
         if maps.shape[1] == 0:
@@ -63,7 +64,8 @@ def _leading_axes(moment: Tensor, of_queries: Tensor, count: int) -> Tensor:
     balanced = (of_queries.t() @ moment @ of_queries).double()
     axes = torch.linalg.eigh((balanced + balanced.t()) / 2)[1].flip(1)[:, :count]
     signs = axes.sum(0).sign()  # those of eigenvectors are anyone's choice
-    return (axes * signs).to(moment.dtype)
+    leading: Tensor = (axes * signs).to(moment.dtype)
+    return leading
 
 
 def sketch(
