@@ -69,7 +69,7 @@ def _leading_axes(moment: Tensor, of_queries: Tensor, count: int) -> Tensor:
 
 
 def sketch(
-    weight: Tensor, bias: Tensor | None, planes: Tensor, center: Tensor, levels: int
+    weight: Tensor, bias: Tensor | None, planes: Tensor, center: Tensor, levels: int = 2
 ) -> tuple[Tensor, Tensor]:
     """Sketches int32 (M, W) and lengths float32 (M,) of rows, in balanced coordinates.
 

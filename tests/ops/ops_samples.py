@@ -587,6 +587,7 @@ def refresh_tables__args(
     training: bool = True,
     family: str = "simhash",
     rank: int | None = None,
+    levels: int = 2,
 ) -> Args:
     """``queries``: how many have been observed; planes are balanced after d + 1."""
     config = HashConfig(
@@ -596,6 +597,7 @@ def refresh_tables__args(
         balance=None if rank else balance,
         rank=rank,
         selection="sketch" if sketch else "exact",
+        sketch_levels=levels,
     )
     tables = HashTables(N, d, config)
     tables.observe(uneven(queries, d), training=True)
