@@ -120,7 +120,7 @@ def test_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(index, "_VERSION", 99)
     layer.save_index(tmp_path / "index.pt")
     monkeypatch.undo()
-    with pytest.raises(ValueError, match="its version is 99, wanted 1"):
+    with pytest.raises(ValueError, match="its version is 99, wanted 2"):
         layer.load_index(tmp_path / "index.pt")
 
 
