@@ -25,7 +25,8 @@ from hashdl.tuning.timing import measure_ms
 
 # Inputs that everything is tried on, those that the last few are judged by, and a chunk of them.
 _TRIED_ON, _HELD_OUT, _CHUNK = 192, 512, 64
-# Share of the rows that a look-up may find: beyond it, computing every row costs no more.
+# Share of the rows that a look-up may find without a sketch: beyond it, computing every row costs no
+# more.
 _MOST_FOUND = 0.5
 # Bits of a row's sketch, by its levels; and rows that it leaves for the exact outputs, in multiples
 # of k.
@@ -395,14 +396,14 @@ class _Curve:
         """All of them, by ascending number of probes.
 
         More probes find more at a higher cost: none are tried after those that find ``enough``
-        without any ranking, or so many rows that every row would cost no more.
+        without any ranking. Where they find so many rows that every row would cost no more, they
+        are of use to a sketch alone.
         """
         for P in _probe_counts(self.tables.sizes.P):
             found, exact, ranks = self._look(P)
-            if mean(found) > _MOST_FOUND * self.study.n_rows:
-                return
             everything = self._trial(P, found, exact, {})
-            yield everything
+            if mean(found) <= _MOST_FOUND * self.study.n_rows:
+                yield everything
             for (levels, bits), of_true in ranks.items():
                 kind = {"selection": "sketch", "sketch_levels": levels, "sketch_bits": bits}
                 for A in (math.ceil(times * self.study.k) for times in _RANKED):
@@ -415,14 +416,13 @@ class _Curve:
     def _look(self, P: int) -> tuple[list[int], float, dict[_Kind, Tensor]]:
         """Rows found, a query; recall of all; and for each sketch the ranks of the true answers."""
         study, tables = self.study, self.tables
-        C = math.ceil(min(1.0, 1.5 * _MOST_FOUND) * study.n_rows)
         hits, counts = 0, list[int]()
         ranks: dict[_Kind, list[Tensor]] = {kind: [] for kind in self.sketches}
         for x, buckets, truth in self.chunks:
             candidates, _ = ops.lookup(
                 *(buckets[:, :, :P], tables.offsets, tables.rows),
                 cap=study.n_rows,
-                candidates=C,
+                candidates=study.n_rows,
                 seed=0,
                 step=tables.step,
             )
