@@ -68,7 +68,7 @@ HASHDL_INLINE void add_products(const LevelQuery& query, int64_t w, const Load& 
     const __m256i lows = _mm256_and_si256(bytes, low);
     const __m256i highs = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), low);
     narrow[i] = _mm256_add_epi16(narrow[i], _mm256_add_epi16(_mm256_maddubs_epi16(lows, even),
-                                                            _mm256_maddubs_epi16(highs, odd)));
+                                                             _mm256_maddubs_epi16(highs, odd)));
   }
 }
 
@@ -89,7 +89,8 @@ HASHDL_INLINE __m256i products(const int32_t* const (&rows)[kRows], int64_t W,
       add_products(query, w, [&](int64_t i) { return load_bytes(rows[i] + w); }, narrow);
     }
     if (w < end) {
-      const __m256i some = _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(end - w)), lanes());
+      const __m256i some =
+          _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(end - w)), lanes());
       add_products(
           query, w, [&](int64_t i) { return _mm256_maskload_epi32(rows[i] + w, some); }, narrow);
     }

@@ -233,9 +233,8 @@ std::tuple<Tensor, Tensor> find(
   }
   const bool scored = mode != Selection::by_discovery;
   const bool exact = mode == Selection::exact;
-  const Tensor scores = sketch
-                            ? sketch->scores
-                            : empty(lookup.found, {B, scored ? C : 0}, ScalarType::Float);
+  const Tensor scores =
+      sketch ? sketch->scores : empty(lookup.found, {B, scored ? C : 0}, ScalarType::Float);
   SelectCall select(op, lookup.found, scored ? std::optional(scores) : std::nullopt, labels, shared,
                     active, random, N, seed, step);
   const Tensor z = empty(inputs, {B, select.rows.size(1)}, w.scalar_type());

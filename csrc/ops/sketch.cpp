@@ -29,13 +29,8 @@ SketchCall::SketchCall(const char* op, const Tensor& queries, const Tensor& sket
   const int32_t* rows = data<int32_t>(pool_);
   float* out = mutable_data<float>(scores);
   if (norms_) {
-    of_signs_ = {data<float>(queries_),
-                 data<int32_t>(sketches_),
-                 data<float>(*norms_),
-                 rows,
-                 out,
-                 W,
-                 C};
+    of_signs_ = {
+        data<float>(queries_), data<int32_t>(sketches_), data<float>(*norms_), rows, out, W, C};
   } else {
     of_coordinates_ = {data<float>(queries_), data<float>(sketches_), nullptr, rows, out, W, C, C};
   }

@@ -25,8 +25,7 @@ from hashdl.tuning.timing import measure_ms
 
 # Inputs that everything is tried on, those that the last few are judged by, and a chunk of them.
 _TRIED_ON, _HELD_OUT, _CHUNK = 192, 512, 64
-# Share of the rows that a look-up may find without a sketch: beyond it, computing every row costs no
-# more.
+# Share of the rows that a look-up may find without a sketch: beyond it, every row costs no more.
 _MOST_FOUND = 0.5
 # Bits of a row's sketch, by its levels; and rows that it leaves for the exact outputs, in multiples
 # of k.
