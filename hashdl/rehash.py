@@ -594,9 +594,12 @@ class _Rehash:
 
 def weight_key(weight: Tensor, bias: Tensor | None) -> tuple[int, int]:
     """Sums that change when weight or bias is written in place, or replaced."""
-    tensors = [weight] if bias is None else [weight, bias]
-    versions = [0 if tensor.is_inference() else tensor._version for tensor in tensors]
-    return sum(versions), sum(tensor.data_ptr() for tensor in tensors)
+    # In no loop: a single query is asked in the time of some tens of such lines.
+    version = 0 if weight.is_inference() else weight._version
+    if bias is None:
+        return version, weight.data_ptr()
+    version += 0 if bias.is_inference() else bias._version
+    return version, weight.data_ptr() + bias.data_ptr()
 
 
 def enough(seen: int, moment: Tensor, recent: Tensor) -> bool:

@@ -278,7 +278,8 @@ class HashTables(nn.Module):
 
         A look at it costs far less than the op, which matters to a single query.
         """
-        state = self.state
+        buffers: dict[str, Any] = self._buffers  # nn.Module.__getattr__ takes far longer
+        state = buffers["state"]
         if torch.compiler.is_compiling() or state.is_inference() or state.is_meta:
             return ()
         if is_captured(weight) or (self._known_fresh == () and not self._may_stay()):
