@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parent
 SIMD_SOURCES = [
     f"csrc/cpu/{name}.cpp"
     for name in (
-        *("columns", "gather_linear", "hadamard", "projection", "ranking"),
+        *("columns", "gather_linear", "hadamard", "level_scores", "projection", "ranking"),
         *("row_optimizers", "signs", "sketch", "softmax", "sparse_linear"),
     )
 ]

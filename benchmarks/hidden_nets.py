@@ -324,7 +324,7 @@ def _finding_work(
     if config.selection == "exact":  # the others are computed anyway
         ranking = left * active_in
     elif config.selection == "sketch":
-        ranking = found * (config.rank or config.sketch_bits)
+        ranking = found * (config.rank or config.sketch_coordinates)
     # A low rank is met by the inputs that are not zero.
     return ranking + hashing_work(config, N, active_in if config.rank else d)
 

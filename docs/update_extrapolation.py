@@ -49,7 +49,9 @@ def counted(report: Report, neurons: int) -> float:
     sizes = config.sizes(neurons)
     hashing = hashing_work(config, neurons, d)
     found = min(sizes.C, sizes.L * sizes.P * min(config.cap, neurons / 2**sizes.K))
-    ranking = found * ((config.rank or config.sketch_bits) if config.selection == "sketch" else d)
+    ranking = found * (
+        (config.rank or config.sketch_coordinates) if config.selection == "sketch" else d
+    )
     # Chosen by what was ranked, active neurons are computed once more only after a sketch.
     forward = sizes.A * d if config.selection == "sketch" else 0
     gradients = sizes.A * d

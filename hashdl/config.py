@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from hashdl.hashing import FAMILIES
 from hashdl.hashing.transforms import TRANSFORMS
-from hashdl.ops import MAX_BITS, REPLACEMENTS, SELECTIONS
+from hashdl.ops import MAX_BITS, REPLACEMENTS, SELECTIONS, SKETCH_LEVELS
 
 # Of the default schedule: steps from one rehash to the next, and rows hashed in each of them.
 _SHORTEST_INTERVAL, _ROWS_A_STEP = 50, 4000
@@ -50,13 +50,17 @@ class HashConfig:
             as a share of ``N`` or a number of rows, at most :attr:`active`.
             Default: ``None``, as many as :attr:`active`.
         selection: how candidates become active: ``"exact"`` computes their logits and keeps the
-            best, ``"sketch"`` estimates them from :attr:`sketch_bits` sign bits and the length of
+            best, ``"sketch"`` estimates them from :attr:`sketch_bits` bits and the length of
             the row, or from :attr:`rank` coordinates, and computes the best alone (no other row is
             read), ``"frequency"`` keeps
             those in most buckets, ``"threshold"`` those in at least :attr:`threshold` buckets,
             ``"union"`` the first found. Default: ``"exact"``.
         sketch_bits: ``S``, bits of a row's sketch, a multiple of 32, for ``selection="sketch"``.
             Default: 256.
+        sketch_levels: levels that a coordinate of a sketch is rounded to: 2, a sign bit of each of
+            S random directions; or 16, four bits of each of the S / 4 coordinates in which outputs
+            vary most, which rank far better where some vary much more than others.
+            Default: 2.
         threshold: buckets a candidate must stand in, for ``selection="threshold"``. Default: 2.
         random: part of the active rows that is drawn uniformly in training: a float is a share
             of ``A``, an int is a number of rows. Default: 0.0.
@@ -144,6 +148,7 @@ class HashConfig:
     active_eval: float | int | None = None
     selection: str = "exact"
     sketch_bits: int = 256
+    sketch_levels: int = 2
     threshold: int = 2
     random: float | int = 0.0
     shared: int = 0
@@ -159,6 +164,11 @@ class HashConfig:
     sparse_grad: bool = False
     auto: bool = False
     seed: int = 0
+
+    @property
+    def sketch_coordinates(self) -> int:
+        """Directions, or coordinates, that a sketch of :attr:`sketch_bits` tells of."""
+        return self.sketch_bits // SKETCH_LEVELS[self.sketch_levels]
 
     def __post_init__(self) -> None:
         self._check("family", self.family in FAMILIES, f"one of {sorted(FAMILIES)}")
@@ -180,6 +190,7 @@ class HashConfig:
         for name in ("tables", "probes", "cap", "threshold", "sketch_bits"):
             self._check_int(name, 1)
         self._check("sketch_bits", self.sketch_bits % 32 == 0, "a multiple of 32")
+        self._check("sketch_levels", self.sketch_levels in SKETCH_LEVELS, "2 or 16")
         self._check_int("shared", 0)
         for name in ("center", "background", "sparse_grad", "auto"):
             self._check(name, isinstance(getattr(self, name), bool), "True or False")

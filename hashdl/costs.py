@@ -45,7 +45,7 @@ def hashing_work(config: HashConfig, n_rows: int, features: int) -> int:
     if config.balances(features) and (config.transform or not family.linear):
         work += D * D  # does not fold into the functions
     if config.selection == "sketch":
-        work += config.sketch_bits * D
+        work += config.sketch_coordinates * D
     return work
 
 

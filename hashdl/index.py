@@ -15,7 +15,7 @@ from hashdl.rehash import Buffers, State
 from hashdl.tables import HashTables
 
 # Of the file: what it holds, and how. Another version is refused, and another layout of the tables.
-_FORMAT, _VERSION = "hashdl-index", 1
+_FORMAT, _VERSION = "hashdl-index", 2
 _LAYOUT = [*Buffers._fields, *(field.name for field in dataclasses.fields(State))]
 # Bytes hashed at once.
 _CHUNK = 1 << 24

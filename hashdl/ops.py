@@ -27,6 +27,8 @@ MAX_BITS = 24
 REPLACEMENTS = ("fifo", "reservoir")
 #: What candidates are ranked by: see :func:`find_active`.
 SELECTIONS = ("exact", "sketch", "frequency", "threshold", "union")
+#: Bits of a coordinate of a sketch, by its levels: see :func:`sketch_scores`.
+SKETCH_LEVELS = {2: 1, 16: 4}
 #: What projections tell of the buckets to probe: see :func:`search`.
 PROBINGS = ("signs", "columns")
 FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -686,7 +688,8 @@ def _check_sketch(queries: Tensor, sketches: Tensor, norms: Tensor | None, B: in
         _check_ids(sketches, (None, None), op, "sketches")
         _check_dtype(norms, torch.float32, op, "norms")
         _check_shape(norms, (sketches.shape[0],), op, "norms")
-        S = 32 * sketches.shape[1]
+        leveled = queries.dim() == 2 and reference.has_levels(queries, sketches)
+        S = (8 if leveled else 32) * sketches.shape[1]
     _check_dtype(queries, torch.float32, op, "sketch_queries")
     _check_shape(queries, (B, S), op, "sketch_queries")
 
@@ -720,14 +723,22 @@ def sketch_scores(
 
     Its expectation over random directions p is proportional to the inner product of v and q
     (Dong, Charikar and Li, *Asymmetric distance estimation with sketches*, SIGIR 2008, section 4);
-    the query keeps its projections, the row has one bit of each. Or, without ``norms``, from some
-    coordinates as they are: :math:`s_{bc} = \sum_k \langle p_k, v_r \rangle \,
+    the query keeps its projections, the row has one bit of each. Where there are but S = 8 W
+    projections for W words a row, the row has four bits of each: with levels l of 0 to 15,
+
+    .. math:: s_{bc} = |v_r| \sum_{k=1}^{S} (2 l_{rk} - 15) \, \delta_b
+        \operatorname{round}(\langle p_k, q_b \rangle / \delta_b), \qquad
+        \delta_b = \max_k |\langle p_k, q_b \rangle| / 127,
+
+    so that all sums are of integers (:mod:`hashdl.hashing.sketching`). Or, without ``norms``, from
+    some coordinates as they are: :math:`s_{bc} = \sum_k \langle p_k, v_r \rangle \,
     \langle q_k, x_b \rangle`, as of :mod:`hashdl.hashing.lowrank`.
 
     Args:
         sketch_queries: float32 (B, S), projections of the queries.
         sketches: int32 (N, S / 32), sign bits of the rows: :func:`pack_signs` with 32 bits; or
-            float32 (N, S), their projections.
+            int32 (N, S / 8), levels, the first in the lowest bits of a word; or float32 (N, S),
+            their projections.
         norms: float32 (N,), lengths of the rows; None for projections.
         candidates: int32 (B, C), -1 = none.
 
@@ -934,7 +945,7 @@ def find_active(
         offsets: int32 (L, 2^K + 1), of :func:`build_tables`.
         table_rows: int32 (L, N), likewise; or fewer, of :func:`limit_buckets`.
         sketch_queries: float32 (B, S), see :func:`sketch_scores`; for ``"sketch"`` alone.
-        sketches: int32 (N, S / 32), or float32 (N, S), likewise.
+        sketches: int32 (N, S / 32) or (N, S / 8), or float32 (N, S), likewise.
         norms: float32 (N,), or None, likewise.
         x: (B, d) of the weight's dtype.
         weight: (N, d).
@@ -1049,7 +1060,7 @@ def find_best(
         table_rows: int32 (L, N), likewise; or fewer, of :func:`limit_buckets`.
         sketch_queries: float32 (B, S), see :func:`sketch_scores`; None together with ``sketches``:
             all candidates are computed.
-        sketches: int32 (N, S / 32), or float32 (N, S), likewise.
+        sketches: int32 (N, S / 32) or (N, S / 8), or float32 (N, S), likewise.
         norms: float32 (N,), or None, likewise.
         x: (B, d) of the weight's dtype.
         weight: (N, d).
@@ -1202,7 +1213,7 @@ def search(
         table_rows: int32 (L, N), likewise; or fewer, of :func:`limit_buckets`.
         sketch_functions: int32 (d + 1, S), bits of what gives ``sketch_queries``; None together
             with the next two: see :func:`find_best`.
-        sketches: int32 (N, S / 32), see :func:`sketch_scores`.
+        sketches: int32 (N, S / 32) or (N, S / 8), see :func:`sketch_scores`.
         norms: int32 (N,), bits of the rows' lengths.
         ordered: the i-th sketch and length are of row ``table_rows[0, i]``, so that a bucket's
             are read one after the other. Of one table that has all rows, on the CPU; the answer is

@@ -373,13 +373,39 @@ def sketch_scores(
     scores = torch.zeros(candidates.shape, device=candidates.device, dtype=torch.float32)
     if N == 0:
         return scores
-    places = torch.arange(32, device=sketches.device)
+    leveled = has_levels(sketch_queries, sketches)
+    bits = _LEVEL_BITS if leveled else 1
+    places = torch.arange(0, 32, bits, device=sketches.device)
+    most = 2**bits - 1
     for b in range(candidates.shape[0]):  # a sample at a time: (B, C, S) may not fit
         ids = candidates[b].clamp_min(0).long()
-        bits = (sketches[ids].unsqueeze(-1) >> places) & 1
-        signs = (2 * bits - 1).flatten(1).to(sketch_queries.dtype)
-        scores[b] = norms[ids] * (signs * sketch_queries[b]).sum(1)
+        codes = 2 * ((sketches[ids].unsqueeze(-1) >> places) & most).flatten(1) - most
+        if leveled:
+            query, scale = _query_levels(sketch_queries[b])
+            sums = scale * (codes * query).sum(1).to(scores.dtype)
+        else:
+            sums = (codes.to(sketch_queries.dtype) * sketch_queries[b]).sum(1)
+        scores[b] = norms[ids] * sums
     return scores.masked_fill(candidates < 0, 0)
+
+
+# Bits of a level; the largest integer of a query, and the least coordinate that is not taken for 0.
+_LEVEL_BITS, _QUERY_LEVEL, _QUERY_FLOOR = 4, 127, 2.0**-100
+
+
+def has_levels(sketch_queries: Tensor, sketches: Tensor) -> bool:
+    """Whether queries (B, S) are those of sketches (N, W) of sixteen levels, S = 8 W."""
+    return sketch_queries.shape[1] * _LEVEL_BITS == 32 * sketches.shape[1] > 0
+
+
+def _query_levels(query: Tensor) -> tuple[Tensor, Tensor]:
+    """Integers, and their scale; a query that is not finite has one of NaN."""
+    most = query.abs().max()
+    if not bool(query.isfinite().all()):
+        return torch.zeros_like(query, dtype=torch.int64), most * torch.nan
+    if most < _QUERY_FLOOR:
+        return torch.zeros_like(query, dtype=torch.int64), most / _QUERY_LEVEL
+    return (query * (_QUERY_LEVEL / most)).round().long(), most / _QUERY_LEVEL
 
 
 # ---- selection ---------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from hashdl import ops
+from hashdl import ops, reference
 from hashdl.background import background
 from hashdl.hashing import sketching
 from hashdl.hashing.functions import Functions, Scheme, project_rows
@@ -310,8 +310,15 @@ def _sketch_rows(
     rows: _Rows, planes: Tensor, center: Tensor, sketches: Tensor, norms: Tensor
 ) -> None:
     """Write sketches int32 (M, W) and lengths float32 (M,) of M rows."""
+    levels = _levels(planes, sketches)
     for chunk, weight, bias in rows.chunks(planes.shape[1]):
-        sketches[chunk], norms[chunk] = sketching.sketch(weight, bias, planes, center)
+        made = sketching.sketch(weight, bias, planes, center, levels)
+        sketches[chunk], norms[chunk] = made
+
+
+def _levels(planes: Tensor, sketches: Tensor) -> int:
+    """Of sketches (M, W) by planes (D, S)."""
+    return 16 if reference.has_levels(planes, sketches) else 2
 
 
 # ---- the tables of one layer ---------------------------------------------------------------------
@@ -367,7 +374,11 @@ class _Rehash:
             place.copy_(fresh.contiguous().view(torch.int32))
         if self.signed:
             D, S = b.sketch_planes.shape
-            planes, query_planes = sketching.planes(functions.maps, D, S, self.given.seed)
+            known = enough(State.of(b.state).seen, b.moment, b.recent) and len(functions.maps[0])
+            leads = known and _levels(b.sketch_planes, b.sketches) > 2
+            moment = b.moment.view(torch.float32) if leads else None
+            directions = (functions.maps, D, S, self.given.seed, moment)
+            planes, query_planes = sketching.planes(*directions)
             b.sketch_planes.copy_(planes.view(torch.int32))
             b.next_query_sketch_planes.copy_(query_planes.view(torch.int32))
 
@@ -583,9 +594,12 @@ class _Rehash:
 
 def weight_key(weight: Tensor, bias: Tensor | None) -> tuple[int, int]:
     """Sums that change when weight or bias is written in place, or replaced."""
-    tensors = [weight] if bias is None else [weight, bias]
-    versions = [0 if tensor.is_inference() else tensor._version for tensor in tensors]
-    return sum(versions), sum(tensor.data_ptr() for tensor in tensors)
+    # In no loop: a single query is asked in the time of some tens of such lines.
+    version = 0 if weight.is_inference() else weight._version
+    if bias is None:
+        return version, weight.data_ptr()
+    version += 0 if bias.is_inference() else bias._version
+    return version, weight.data_ptr() + bias.data_ptr()
 
 
 def enough(seen: int, moment: Tensor, recent: Tensor) -> bool:

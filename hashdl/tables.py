@@ -117,10 +117,11 @@ class HashTables(nn.Module):
         functions = self.scheme.shape(features)
         D = features + 1
         E = D if config.balances(features) else 0
-        # A row's sketch: words of sign bits, and a length; or coordinates.
+        # A row's sketch: words of bits, and a length; or coordinates.
         M = n_rows if config.selection == "sketch" else 0
-        S = config.sketch_bits if M and not config.rank else 0
-        words, lengths = (config.rank, 0) if config.rank else (S // 32, M)
+        S = config.sketch_coordinates if M and not config.rank else 0
+        words = config.rank or (config.sketch_bits // 32 if M else 0)
+        lengths = 0 if config.rank else M
         # Of the cycle of rehashing in progress, mostly bits of float32: what rows are hashed with,
         # and what queries will meet once the tables are built.
         buffer("functions", functions)
@@ -288,7 +289,8 @@ class HashTables(nn.Module):
 
         A look at it costs far less than the op, which matters to a single query.
         """
-        state = self.state
+        buffers: dict[str, Any] = self._buffers  # nn.Module.__getattr__ takes far longer
+        state = buffers["state"]
         if torch.compiler.is_compiling() or state.is_inference() or state.is_meta:
             return ()
         if is_captured(weight) or (self._known_fresh == () and not self._may_stay()):

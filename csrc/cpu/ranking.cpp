@@ -1,5 +1,9 @@
 #include "cpu/ranking.h"
 
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
 #include "cpu/vec.h"
 
 namespace hashdl::cpu::HASHDL_SIMD_LEVEL {
@@ -7,6 +11,9 @@ namespace {
 
 constexpr int64_t kLanes = VecOf<float>::lanes;
 static_assert(kLanes <= RankingKernels<float>::kRoom);
+
+// Orders that are worth a place of their own while a threshold among them is looked for.
+constexpr int64_t kFew = 512;
 
 HASHDL_INLINE VecU32 load_orders(const uint32_t* p) {
   VecU32 v;
@@ -49,6 +56,17 @@ int64_t order(const int32_t* candidates, const Float* scores, int64_t C, uint32_
   return vectors * kLanes < C ? vectors * kLanes : C;
 }
 
+/// Whether any lane of a comparison holds.
+HASHDL_INLINE bool any(VecI32 mask) {
+#if defined(__AVX512F__)
+  return _mm512_movepi32_mask(bit_copy<__m512i>(mask)) != 0;
+#elif defined(__AVX2__)
+  return _mm256_movemask_epi8(bit_copy<__m256i>(mask)) != 0;
+#else
+  return ((mask[0] | mask[1]) | (mask[2] | mask[3])) != 0;
+#endif
+}
+
 /// How many orders are `most` or less.
 HASHDL_INLINE int64_t count_up_to(const uint32_t* orders, int64_t C, uint32_t most) {
   VecI32 counts{};
@@ -58,10 +76,27 @@ HASHDL_INLINE int64_t count_up_to(const uint32_t* orders, int64_t C, uint32_t mo
   return count;
 }
 
+/// Where the orders that are `most` or less stand, in order; how many.
+template <typename Float>
+int64_t find_up_to(const uint32_t* orders, int64_t C, uint32_t most, int32_t* places) {
+  int64_t count = 0;
+  for (int64_t c = 0; c < C; c += kLanes) {
+    const VecU32 v = load_orders(orders + c);
+    if (!any(v <= most)) continue;
+    const int64_t end = C - c < kLanes ? C - c : kLanes;
+    for (int64_t i = 0; i < end; ++i) {
+      places[count] = static_cast<int32_t>(c + i);
+      count += v[i] <= most;
+    }
+  }
+  return count;
+}
+
 /// By bisection of the orders, which costs a pass over them for each halving.
 template <typename Float>
 RankThreshold threshold(const uint32_t* orders, int64_t C, int64_t budget) {
   if (budget <= 0) return {0, 0};
+  uint32_t few[kFew + kLanes];
   VecU32 least = VecU32{} + kUnranked, most{};
   for (int64_t c = 0; c < C; c += kLanes) {
     const VecU32 v = load_orders(orders + c), ranked = v == kUnranked ? VecU32{} : v;
@@ -80,6 +115,15 @@ RankThreshold threshold(const uint32_t* orders, int64_t C, int64_t budget) {
     if (count == budget) return {middle, C};
     if (count > budget) {
       high = middle;
+      if (count <= kFew && C > kFew) {  // from here on, all that matter
+        int32_t places[kFew + 1];
+        find_up_to<Float>(orders, C, high, places);
+        for (int64_t i = 0; i < kFew + kLanes; ++i) {
+          few[i] = i < count ? orders[places[i]] : kUnranked;
+        }
+        orders = few;
+        C = count;
+      }
     } else {
       low = middle + 1;
     }
@@ -91,7 +135,7 @@ RankThreshold threshold(const uint32_t* orders, int64_t C, int64_t budget) {
 
 template <typename Float>
 const RankingKernels<Float>& ranking_kernels() {
-  static constexpr RankingKernels<Float> kernels{order<Float>, threshold<Float>};
+  static constexpr RankingKernels<Float> kernels{order<Float>, threshold<Float>, find_up_to<Float>};
   return kernels;
 }
 

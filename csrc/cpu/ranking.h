@@ -28,6 +28,10 @@ struct RankingKernels {
 
   /// The threshold of the `budget` smallest orders; all of them, where there are not so many.
   RankThreshold (*threshold)(const uint32_t* orders, int64_t C, int64_t budget);
+
+  /// Where the orders that are `most` or less stand, ascending, which is `places`; how many. There
+  /// is room for one place more than that.
+  int64_t (*find_up_to)(const uint32_t* orders, int64_t C, uint32_t most, int32_t* places);
 };
 
 HASHDL_DECLARE_TABLE(RankingKernels, ranking_kernels)

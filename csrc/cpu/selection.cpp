@@ -11,7 +11,8 @@ Selector::Selector(const Select& args)
     : args_(args),
       shared_(args.T),
       taken_(args.M > 0 || args.R > 0 ? args.M + args.A : 0),
-      orders_(args.C + RankingKernels<float>::kRoom) {
+      orders_(args.C + RankingKernels<float>::kRoom),
+      places_(args.C + 1) {
   for (int64_t t = 0; t < args.T; ++t) {
     if (args.shared[t] >= 0) shared_.insert(args.shared[t]);
   }
@@ -44,13 +45,15 @@ void Selector::place_best(int64_t b, int32_t* out) {
   int32_t* columns = args_.columns == nullptr ? nullptr : args_.columns + b * budget;
   const int64_t ranked = rank(b);
   RankThreshold last = ranking_kernels<float>().threshold(orders_.data(), ranked, budget);
+  const int64_t best =
+      ranking_kernels<float>().find_up_to(orders_.data(), ranked, last.order, places_.data());
   int64_t count = 0;
-  for (int64_t c = 0; c < ranked && count < budget; ++c) {
-    if (orders_[c] > last.order) continue;
+  for (int64_t i = 0; i < best && count < budget; ++i) {
+    const int32_t c = places_[i];
     if (orders_[c] == last.order && last.ties-- <= 0) continue;
     const int32_t row = args_.candidates[b * args_.C + c];
     if (args_.R > 0) taken_.insert(row);
-    if (columns != nullptr) columns[count] = static_cast<int32_t>(c);
+    if (columns != nullptr) columns[count] = c;
     out[count++] = row;
   }
   std::fill(out + count, out + budget, -1);

@@ -42,6 +42,7 @@ class Selector {
   RowSet shared_;
   RowSet taken_;
   std::vector<uint32_t> orders_;  ///< of the candidates, and room
+  std::vector<int32_t> places_;   ///< of the best of them
 };
 
 struct SharedRows {

@@ -214,7 +214,7 @@ std::tuple<Tensor, Tensor> find(
   LookupCall lookup(op, buckets, offsets, table_rows, cap, candidates, counted || is_cuda(buckets),
                     seed, step);
   lookup.args.places = ordered;
-  const int64_t B = buckets.size(0);
+  const int64_t B = buckets.size(0), C = lookup.args.C;
   check_weight_and_input(x, weight, op);
   check_bias(bias, weight, op);
   const int64_t N = weight.size(0), d = weight.size(1);
@@ -233,9 +233,8 @@ std::tuple<Tensor, Tensor> find(
   }
   const bool scored = mode != Selection::by_discovery;
   const bool exact = mode == Selection::exact;
-  const Tensor scores = sketch
-                            ? sketch->scores
-                            : empty(lookup.found, {B, scored ? candidates : 0}, ScalarType::Float);
+  const Tensor scores =
+      sketch ? sketch->scores : empty(lookup.found, {B, scored ? C : 0}, ScalarType::Float);
   SelectCall select(op, lookup.found, scored ? std::optional(scores) : std::nullopt, labels, shared,
                     active, random, N, seed, step);
   const Tensor z = empty(inputs, {B, select.rows.size(1)}, w.scalar_type());
@@ -248,7 +247,7 @@ std::tuple<Tensor, Tensor> find(
   dispatch_floating(w, [&]<typename T>(T) {
     // float32 outputs of candidates are their scores as they stand.
     const bool own = exact && !std::is_same_v<T, float>;
-    const Tensor outputs = empty(inputs, {B, own ? candidates : 0}, w.scalar_type());
+    const Tensor outputs = empty(inputs, {B, own ? C : 0}, w.scalar_type());
     T* of_candidates = mutable_data<T>(outputs);
     if constexpr (std::is_same_v<T, float>) of_candidates = mutable_data<float>(scores);
     const auto gather = [&](const int32_t* rows, T* out, int64_t A) {
@@ -257,7 +256,7 @@ std::tuple<Tensor, Tensor> find(
     };
     const Stages<T> stages{lookup.args,
                            select.args,
-                           gather(lookup.args.candidates, of_candidates, candidates),
+                           gather(lookup.args.candidates, of_candidates, C),
                            gather(select.args.rows, mutable_data<T>(z), select.rows.size(1)),
                            mutable_data<float>(scores),
                            sketch ? &*sketch : nullptr,

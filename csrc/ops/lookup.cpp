@@ -1,9 +1,37 @@
 // lookup.
 #include "ops/lookup.h"
 
+#include <algorithm>
+
 #include "cuda/lookup.h"
 
 namespace hashdl::ops {
+namespace {
+
+/// How many rows any sample can find, at most: where a look-up has room for far more, its arrays
+/// would take longer to fill than a single query to answer. Of buckets (B, L, P) and offsets
+/// (L, width), which a Finder checks.
+int64_t most_found(const Tensor& buckets, const Tensor& offsets, int64_t cap, int64_t candidates) {
+  const int64_t B = buckets.size(0), L = buckets.size(1), P = buckets.size(2);
+  const int64_t width = offsets.size(1);
+  const int32_t* code = data<int32_t>(buckets);
+  int64_t most = 0;
+  for (int64_t b = 0; b < B && most < candidates; ++b) {
+    int64_t found = 0;
+    for (int64_t l = 0; l < L; ++l) {
+      const int32_t* ends = data<int32_t>(offsets) + l * width;
+      for (int64_t p = 0; p < P; ++p, ++code) {
+        if (*code < 0 || *code >= width - 1) continue;
+        const int64_t size = int64_t{ends[*code + 1]} - ends[*code];
+        found += std::clamp(size, int64_t{0}, cap);
+      }
+    }
+    most = std::max(most, found);
+  }
+  return std::min(most, candidates);
+}
+
+}  // namespace
 
 LookupCall::LookupCall(const char* op, const Tensor& buckets, const Tensor& offsets,
                        const Tensor& rows, int64_t cap, int64_t candidates, bool counted,
@@ -26,6 +54,7 @@ LookupCall::LookupCall(const char* op, const Tensor& buckets, const Tensor& offs
   buckets_ = as_contiguous(buckets);
   ends_ = as_contiguous(offsets);
   table_rows_ = as_contiguous(rows);
+  if (!counted) candidates = most_found(buckets_, ends_, cap, candidates);
   found = empty(buckets_, {B, candidates}, ScalarType::Int);
   if (counted) hits = empty(buckets_, {B, candidates}, ScalarType::Int);
   args = {data<int32_t>(buckets_),

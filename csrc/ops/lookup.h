@@ -8,8 +8,9 @@ namespace hashdl::ops {
 
 class LookupCall {
  public:
-  /// Checks everything but values, and makes the outputs; hits where they are `counted`. `op` is
-  /// named in errors.
+  /// Checks everything but values, and makes the outputs; hits where they are `counted`, which they
+  /// are on a GPU. Else there is room for no more candidates (`args.C`) than some sample can find.
+  /// `op` is named in errors.
   LookupCall(const char* op, const Tensor& buckets, const Tensor& offsets, const Tensor& rows,
              int64_t cap, int64_t candidates, bool counted, int64_t seed, const Tensor& step);
 

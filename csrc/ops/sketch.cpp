@@ -16,8 +16,10 @@ SketchCall::SketchCall(const char* op, const Tensor& queries, const Tensor& sket
     check_shape(*norms, {sketches.size(0)}, op, "norms");
   }
   check_dtype(queries, ScalarType::Float, op, "sketch_queries");
-  const int64_t S = norms ? 32 * sketches.size(1) : sketches.size(1);
-  check_shape(queries, {candidates.size(0), S}, op, "sketch_queries");
+  const int64_t W = sketches.size(1);
+  levels_ = norms && W > 0 && queries.dim() == 2 && queries.size(1) == cpu::kLevelsInWord * W;
+  const int64_t in_word = levels_ ? cpu::kLevelsInWord : norms ? 32 : 1;
+  check_shape(queries, {candidates.size(0), in_word * W}, op, "sketch_queries");
   check_one_device(op, {candidates, queries, sketches, norms});
   queries_ = as_contiguous(queries);
   sketches_ = as_contiguous(sketches);
@@ -27,30 +29,37 @@ SketchCall::SketchCall(const char* op, const Tensor& queries, const Tensor& sket
   const int32_t* rows = data<int32_t>(pool_);
   float* out = mutable_data<float>(scores);
   if (norms_) {
-    of_signs_ = {data<float>(queries_),
-                 data<int32_t>(sketches_),
-                 data<float>(*norms_),
-                 rows,
-                 out,
-                 sketches_.size(1),
-                 C};
+    of_signs_ = {
+        data<float>(queries_), data<int32_t>(sketches_), data<float>(*norms_), rows, out, W, C};
   } else {
-    of_coordinates_ = {data<float>(queries_), data<float>(sketches_), nullptr, rows, out, S, C, C};
+    of_coordinates_ = {data<float>(queries_), data<float>(sketches_), nullptr, rows, out, W, C, C};
   }
 }
 
 void SketchCall::run(int64_t begin, int64_t end) const {
-  if (norms_) {
+  if (levels_) {
+    for (int64_t b = begin; b < end; ++b) score_by_levels(b);
+  } else if (norms_) {
     cpu::sketch_kernels<float>().scores(of_signs_, begin, end);
   } else {
     cpu::gather_linear_kernels<float>().forward(of_coordinates_, begin, end);
   }
 }
 
+void SketchCall::score_by_levels(int64_t b) const {
+  const int64_t S = cpu::kLevelsInWord * of_signs_.W, C = of_signs_.C;
+  const cpu::LevelQuery query(of_signs_.queries + b * S, S);
+  cpu::level_kernels<float>().scores({&query, of_signs_.sketches, of_signs_.norms,
+                                      of_signs_.candidates + b * C, of_signs_.scores + b * C,
+                                      of_signs_.W, C});
+}
+
 void SketchCall::run_on_gpu(cuda::Stream stream) const {
   if constexpr (kCuda) {
     const int64_t B = pool_.size(0), N = sketches_.size(0);
-    if (norms_) {
+    if (levels_) {
+      cuda::level_scores(of_signs_, B, N, stream);
+    } else if (norms_) {
       cuda::sketch_scores(of_signs_, B, N, stream);
     } else {
       cuda::gather_forward(of_coordinates_, B, N, stream);

@@ -133,7 +133,7 @@ class Scheme:
         scale = torch.ones(1, device=weight.device, dtype=torch.float32)
         if self.kind.learns or self.transform:
             vectors = _map_rows(rows, some_bias, center, maps)
-            if not bool(vectors.isfinite().all()):
+            if not _are_finite(vectors):
                 raise ValueError("rows are not finite")
             if self.transform:
                 scale.fill_(TRANSFORMS[self.transform].scale(vectors))
@@ -306,6 +306,11 @@ class Scheme:
         if not self.folds:
             return vectors
         return F.pad(vectors[:, :-1], (0, 1))
+
+
+def _are_finite(vectors: Tensor) -> bool:
+    """In one pass: NaN is the least and the largest of all."""
+    return vectors.numel() == 0 or bool(torch.stack(vectors.aminmax()).isfinite().all())
 
 
 def project_queries(x: Tensor, planes: Tensor, nonzero: Nonzero | None = None) -> Tensor:

@@ -20,8 +20,10 @@ from hashdl.hashing.family import Family
 
 # Rows a centroid that centroids are learned from.
 _ROWS_A_CENTROID = 64
-# Rounds of Lloyd's iteration: from drawn centroids, and from those that rows had before.
-_FIRST_ROUNDS, _ROUNDS = 6, 1
+# Rounds of Lloyd's iteration: from drawn centroids, by a part of these rows and then by all of
+# them; and from the centroids that rows had before.
+_FEW_ROUNDS, _FIRST_ROUNDS, _ROUNDS = 4, 2, 1
+_FEW = 4
 # Of the mean load: a bucket with less gives its centroid up, one with more is split.
 _LIGHT, _HEAVY = 0.2, 2.0
 # Half of a split bucket goes to each side: how far the two centroids are turned apart.
@@ -87,13 +89,20 @@ def _fit_table(drawn: Tensor, rows: Tensor, codes: Tensor | None) -> Tensor:
     """Centroids (2^K, D) of one table; ``drawn`` ones where nothing is known."""
     if rows.shape[0] == 0:
         return drawn
-    if codes is None:
-        # The rows that random directions point to are as random as rows drawn by number.
-        centroids = _normalized(rows[_nearest(rows, drawn.t()).unique()])
-        centroids = torch.cat([centroids, drawn[centroids.shape[0] :]])
-        codes, rounds = _assign(rows, centroids), _FIRST_ROUNDS
-    else:
-        centroids, rounds = drawn, _ROUNDS
+    if codes is not None:
+        return _iterate(rows, codes, drawn, _ROUNDS)
+    # A part of the rows finds about where centroids belong, at a part of the cost.
+    few = rows[::_FEW]
+    # The rows that random directions point to are as random as rows drawn by number.
+    centroids = _normalized(few[_nearest(few, drawn.t()).unique()])
+    centroids = torch.cat([centroids, drawn[centroids.shape[0] :]])
+    for some, rounds in ((few, _FEW_ROUNDS), (rows, _FIRST_ROUNDS)):
+        centroids = _iterate(some, _assign(some, centroids), centroids, rounds)
+    return centroids
+
+
+def _iterate(rows: Tensor, codes: Tensor, centroids: Tensor, rounds: int) -> Tensor:
+    """Centroids after some rounds, from those that the codes are of."""
     for left in reversed(range(rounds)):
         centroids = _means(rows, codes.long(), centroids)
         if left > 0:

@@ -25,20 +25,23 @@ from hashdl.tuning.timing import measure_ms
 
 # Inputs that everything is tried on, those that the last few are judged by, and a chunk of them.
 _TRIED_ON, _HELD_OUT, _CHUNK = 192, 512, 64
-# Share of the rows that a look-up may find: beyond it, computing every row costs no more.
+# Share of the rows that a look-up may find without a sketch: beyond it, every row costs no more.
 _MOST_FOUND = 0.5
-# Bits of a row's sketch, and rows that it leaves for the exact outputs, in multiples of k.
-_SKETCH_BITS = (128, 256, 384, 512)
-_RANKED = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+# Bits of a row's sketch, by its levels; and rows that it leaves for the exact outputs, in multiples
+# of k.
+_SKETCH_BITS = {2: (128, 256, 384, 512), 16: (128, 256, 384, 512, 768, 1024)}
+_RANKED = (1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 # Ways to prepare rows and queries: (center, balance).
 _PREPARED = ((False, False), (True, False), (True, True))
 # Families whose sizes are varied: the best of the first look.
 _REFINED = 3
 # Configurations that are timed: the cheapest by estimate.
 _TIMED, _SECONDS = 12, 0.3
-# Nanoseconds, for the estimate alone: a row found and selected from, a word of its sketch, a row
-# read at a random place, a float of it, and one of the hash functions. The clock chooses.
-_FOUND_NS, _WORD_NS, _ROW_NS, _ROW_FLOAT_NS, _FLOAT_NS = 6.0, 0.9, 60.0, 0.2, 0.08
+# Nanoseconds, for the estimate alone: a row found and selected from, a word of its sketch by its
+# levels, a row read at a random place, a float of it, and one of the hash functions. The clock
+# chooses.
+_FOUND_NS, _WORD_NS = 3.0, {2: 0.6, 16: 0.1}
+_ROW_NS, _ROW_FLOAT_NS, _FLOAT_NS = 80.0, 0.35, 0.08
 
 
 @dataclass(frozen=True)
@@ -136,13 +139,19 @@ def _cells(trial: Trial) -> tuple[str, ...]:
     return (
         config.family,
         "+".join(steps) or "-",
-        f"{config.sketch_bits} bits, then {config.active} rows" if sketch else "outputs",
+        f"{_words_for(config)}, then {config.active} rows" if sketch else "outputs",
         *(str(size) for size in (config.bits, config.tables, config.probes)),
         f"{trial.recall:.3f}",
         f"{trial.touched:.2%}",
         f"{trial.found:.2%}",
         "-" if trial.ms is None else figure(trial.ms),
     )
+
+
+def _words_for(config: HashConfig) -> str:
+    if config.sketch_levels == 2:
+        return f"{config.sketch_bits} bits"
+    return f"{config.sketch_coordinates} x {config.sketch_levels} levels"
 
 
 class _Targets(NamedTuple):
@@ -340,6 +349,30 @@ class _Structure(NamedTuple):
         )
 
 
+#: Levels and bits of a sketch.
+_Kind = tuple[int, int]
+
+
+class _Sketch(NamedTuple):
+    """Sketches (N, W) and lengths (N,) of all rows, and the planes (d + 1, S) of queries."""
+
+    words: Tensor
+    norms: Tensor
+    query_planes: Tensor
+
+    def first(self, bits: int) -> _Sketch:
+        """Some of the sign bits."""
+        return _Sketch(
+            self.words[:, : bits // 32].contiguous(), self.norms, self.query_planes[:, :bits]
+        )
+
+    def scores(self, x: Tensor, rows: Tensor) -> Tensor:
+        """Of rows (B, C), for queries x (B, d)."""
+        queries = project_queries(x, self.query_planes)
+        scores = ops.sketch_scores(queries, self.words, self.norms, rows)
+        return scores.masked_fill(rows < 0, -torch.inf)
+
+
 class _Curve:
     """Recall and cost of one structure, for every number of probes and every sketch.
 
@@ -356,16 +389,11 @@ class _Curve:
         layer = study.built(config)
         assert layer.tables is not None
         self.tables = layer.tables
-        sketches, self.norms, query_planes = _sketch(layer, _SKETCH_BITS[-1], base.seed)
-        self.words = {bits: sketches[:, : bits // 32].contiguous() for bits in _SKETCH_BITS}
-        # For each chunk of queries: all buckets, projections for sketches, and the true answers.
+        self.sketches = _sketches(layer, base)
+        # For each chunk of queries: the queries, all buckets, and the true answers.
         tried_on, self.answers = study.held_out[:_TRIED_ON], study.truth[:_TRIED_ON]
         self.chunks = [
-            (
-                self.tables.probe(x, has_bias=layer.bias is not None),
-                project_queries(x, query_planes),
-                truth,
-            )
+            (x, self.tables.probe(x, has_bias=layer.bias is not None), truth)
             for x, truth in zip(tried_on.split(_CHUNK), self.answers.split(_CHUNK), strict=True)
         ]
         self.max_load = int(layer.stats()["max_load"])
@@ -374,34 +402,33 @@ class _Curve:
         """All of them, by ascending number of probes.
 
         More probes find more at a higher cost: none are tried after those that find ``enough``
-        without any ranking, or so many rows that every row would cost no more.
+        without any ranking. Where they find so many rows that every row would cost no more, they
+        are of use to a sketch alone.
         """
         for P in _probe_counts(self.tables.sizes.P):
             found, exact, ranks = self._look(P)
-            if mean(found) > _MOST_FOUND * self.study.n_rows:
-                return
             everything = self._trial(P, found, exact, {})
-            yield everything
-            for bits, of_true in ranks.items():
-                for A in (times * self.study.k for times in _RANKED):
+            if mean(found) <= _MOST_FOUND * self.study.n_rows:
+                yield everything
+            for (levels, bits), of_true in ranks.items():
+                kind = {"selection": "sketch", "sketch_levels": levels, "sketch_bits": bits}
+                for A in (math.ceil(times * self.study.k) for times in _RANKED):
                     if mean(found) > A:
                         recall = float((of_true < A).double().mean())
-                        sketch = {"selection": "sketch", "sketch_bits": bits, "active": A}
-                        yield self._trial(P, found, recall, sketch)
+                        yield self._trial(P, found, recall, kind | {"active": A})
             if enough(everything):
                 return
 
-    def _look(self, P: int) -> tuple[list[int], float, dict[int, Tensor]]:
+    def _look(self, P: int) -> tuple[list[int], float, dict[_Kind, Tensor]]:
         """Rows found, a query; recall of all; and for each sketch the ranks of the true answers."""
         study, tables = self.study, self.tables
-        C = math.ceil(min(1.0, 1.5 * _MOST_FOUND) * study.n_rows)
         hits, counts = 0, list[int]()
-        ranks: dict[int, list[Tensor]] = {bits: [] for bits in _SKETCH_BITS}
-        for buckets, queries, truth in self.chunks:
+        ranks: dict[_Kind, list[Tensor]] = {kind: [] for kind in self.sketches}
+        for x, buckets, truth in self.chunks:
             candidates, _ = ops.lookup(
                 *(buckets[:, :, :P], tables.offsets, tables.rows),
                 cap=study.n_rows,
-                candidates=C,
+                candidates=study.n_rows,
                 seed=0,
                 step=tables.step,
             )
@@ -410,10 +437,11 @@ class _Curve:
             missing = self._missing(candidates, truth)
             counts += (candidates >= 0).sum(1).tolist()
             hits += int((~missing).sum())
-            for bits, parts in ranks.items():
-                scored = self._scores(queries, candidates, bits)
-                parts.append(_ranks(scored, self._scores(queries, truth.int(), bits), missing))
-        of_all = {bits: torch.cat(parts) for bits, parts in ranks.items()}
+            for kind, parts in ranks.items():
+                sketch = self.sketches[kind]
+                of_true = sketch.scores(x, truth.int())
+                parts.append(_ranks(sketch.scores(x, candidates), of_true, missing))
+        of_all = {kind: torch.cat(parts) for kind, parts in ranks.items()}
         return counts, hits / self.answers.numel(), of_all
 
     def _missing(self, candidates: Tensor, truth: Tensor) -> Tensor:
@@ -421,10 +449,6 @@ class _Curve:
         seen = torch.zeros(len(truth), self.study.n_rows + 1, dtype=torch.bool, device=truth.device)
         seen.scatter_(1, candidates.long() + 1, True)
         return ~seen.gather(1, truth + 1)
-
-    def _scores(self, queries: Tensor, rows: Tensor, bits: int) -> Tensor:
-        scores = ops.sketch_scores(queries[:, :bits], self.words[bits], self.norms, rows)
-        return scores.masked_fill(rows < 0, -torch.inf)
 
     def _trial(self, P: int, counts: list[int], recall: float, sketch: dict[str, object]) -> Trial:
         N, found = self.study.n_rows, mean(counts)
@@ -444,8 +468,8 @@ class _Curve:
         F_, columns = self.tables.functions.shape
         nanoseconds = F_ * columns * _FLOAT_NS + found * _FOUND_NS
         if config.selection == "sketch":
-            S = config.sketch_bits
-            nanoseconds += d * S * _FLOAT_NS + found * (S // 32) * _WORD_NS
+            nanoseconds += d * config.sketch_coordinates * _FLOAT_NS
+            nanoseconds += found * (config.sketch_bits // 32) * _WORD_NS[config.sketch_levels]
         return (nanoseconds + read * (_ROW_NS + d * _ROW_FLOAT_NS)) / 1e6
 
 
@@ -455,14 +479,28 @@ def _probe_counts(most: int) -> list[int]:
     return [count for count in counts if count <= most]
 
 
-def _sketch(layer: HashLinear, bits: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Sketches (N, W), lengths (N,), and the planes that queries meet (d + 1, S)."""
+def _sketches(layer: HashLinear, base: HashConfig) -> dict[_Kind, _Sketch]:
+    """All that are tried. Some sign bits are those of a longer sketch; levels are not."""
     tables = layer.tables
     assert tables is not None
-    maps, center = (buffer.view(torch.float32) for buffer in (tables.maps, tables.center))
-    planes, query_planes = sketching.planes(maps, len(center), bits, seed)
-    sketches, norms = sketching.sketch(layer.weight, layer.bias, planes, center)
-    return sketches, norms, query_planes
+    buffers = (tables.maps, tables.center, tables.moment)
+    maps, center, moment = (buffer.view(torch.float32) for buffer in buffers)
+    D = len(center)
+
+    def sketch(count: int, levels: int, leading: Tensor | None) -> _Sketch:
+        planes, query_planes = sketching.planes(maps, D, count, base.seed, leading)
+        of_rows = sketching.sketch(layer.weight, layer.bias, planes, center, levels)
+        return _Sketch(*of_rows, query_planes)
+
+    signs = sketch(_SKETCH_BITS[2][-1], 2, None)
+    made = {(2, bits): signs.first(bits) for bits in _SKETCH_BITS[2]}
+    if len(moment) == 0:  # nothing tells in which coordinates outputs vary most
+        return made
+    for bits in _SKETCH_BITS[16]:
+        count = base.replace(sketch_bits=bits, sketch_levels=16).sketch_coordinates
+        if count <= D:
+            made[16, bits] = sketch(count, 16, moment)
+    return made
 
 
 def _ranks(scores: Tensor, of_true: Tensor, missing: Tensor) -> Tensor:
@@ -516,9 +554,11 @@ class _Search:
         """Try a structure: the best trials of each kind of ranking are kept; the very best."""
         fresh = _Curve(self.study, structure, self.base).trials(self.enough)
         ordered = sorted(fresh, key=self.order)
-        kinds: dict[tuple[str, int], Trial] = {}
+        kinds: dict[tuple[str, int, int], Trial] = {}
         for trial in ordered:
-            kinds.setdefault((trial.config.selection, trial.config.sketch_bits), trial)
+            config = trial.config
+            kind = (config.selection, config.sketch_levels, config.sketch_bits)
+            kinds.setdefault(kind, trial)
         self.trials += kinds.values()
         return ordered[0] if ordered else None
 

@@ -97,3 +97,87 @@ def test_scores_estimate_inner_products() -> None:
     assert correlations == sorted(correlations)
     assert correlations[0] > 0.7
     assert correlations[2] > 0.97
+
+
+# ---- sixteen levels ------------------------------------------------------------------------------
+
+
+def leading(D: int, count: int, seed: int = 0) -> tuple[torch.Tensor, ...]:
+    """Uneven rows and queries, the maps that balance them, and their leading directions."""
+    rows, queries = (helpers.uneven(500, D, seed=seed + i) for i in (1, 2))
+    moment = queries.t() @ queries / len(queries)
+    maps = balancing.maps(moment, rows.t() @ rows / len(rows))
+    return rows, queries, maps, *sketching.planes(maps, D, count, seed, moment)
+
+
+def levels_of(sketches: torch.Tensor) -> torch.Tensor:
+    """Each word's eight."""
+    return ((sketches[:, :, None] >> torch.arange(0, 32, 4)) & 15).flatten(1)
+
+
+def test_all_leading_directions_keep_inner_products() -> None:
+    rows, queries, _, of_rows, of_queries = leading(24, 24)
+    torch.testing.assert_close(
+        (queries @ of_queries) @ (rows @ of_rows).t(), queries @ rows.t(), rtol=1e-3, atol=1e-3
+    )
+
+
+def test_leading_directions_keep_more_of_the_outputs_than_others_do() -> None:
+    rows, queries, maps, of_rows, of_queries = leading(48, 8)
+    others = sketching.planes(maps, 48, 8, 5)
+    outputs = queries @ rows.t()
+    errors = [
+        float(((queries @ q) @ (rows @ r).t() - outputs).norm())
+        for r, q in ((of_rows, of_queries), others)
+    ]
+    assert errors[0] < 0.7 * errors[1]
+
+
+@pytest.mark.parametrize(("D", "count"), [(5, 32), (1, 8), (33, 32)])
+def test_more_directions_than_coordinates_come_in_blocks(D: int, count: int) -> None:
+    _, _, _, of_rows, of_queries = leading(D, count)
+    assert of_rows.shape == of_queries.shape == (D, count)
+    assert of_rows.isfinite().all()
+
+
+def test_levels_are_those_next_to_the_coordinates() -> None:
+    vectors = helpers.randn(30, 32)
+    planes = torch.eye(32)
+    made = sketching.sketch(vectors[:, :-1], vectors[:, -1], planes, torch.zeros(32), 16)
+    levels = levels_of(made[0])
+    assert (levels.min(), levels.max()) == (0, 15)
+    step = 2.4 / 15 * vectors.square().mean(1, keepdim=True).sqrt()
+    nearest = ((vectors / step + 15) / 2).round().clamp(0, 15)
+    assert torch.equal(levels.float(), nearest)
+    # A row that asks for itself hears its own length: the factor makes no estimate biased.
+    again = (2 * levels - 15) * made[1][:, None]
+    torch.testing.assert_close((again * vectors).sum(1), vectors.square().sum(1))
+
+
+def test_rows_of_zeros_score_nothing() -> None:
+    sketches, lengths = sketching.sketch(torch.zeros(3, 7), None, torch.eye(8), torch.zeros(8), 16)
+    assert sketches.shape == (3, 1)
+    assert torch.equal(lengths, torch.zeros(3))
+
+
+def test_sixteen_levels_rank_better_than_as_many_bits() -> None:
+    rows, queries, maps, of_rows, of_queries = leading(64, 32)
+    signs = sketching.planes(maps, 64, 128, 0)
+    truth = (queries @ rows.t()).topk(5).indices
+    every = torch.arange(len(rows)).int().expand(len(queries), -1)
+    found = []
+    for (r, q), levels in (((of_rows, of_queries), 16), (signs, 2)):
+        made = sketching.sketch(rows[:, :-1], rows[:, -1], r, torch.zeros(64), levels)
+        assert made[0].shape == (500, 4)
+        best = ops.sketch_scores(queries @ q, *made, every).topk(10).indices
+        found.append(float((best[:, :, None] == truth[:, None]).any(1).double().mean()))
+    assert found[0] > found[1] + 0.1
+
+
+@pytest.mark.usefixtures("threads")
+def test_leading_directions_do_not_depend_on_threads() -> None:
+    results = []
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        results.append(list(leading(150, 64)))
+    helpers.assert_same_bits(*results)

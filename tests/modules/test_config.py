@@ -22,6 +22,7 @@ from hashdl.tables import HashTables
         ("tables", 0),
         ("tables", True),
         ("probes", 0),
+        ("sketch_levels", 4),
         ("cap", 0),
         ("buckets", "full"),
         ("capacity", 5),  # with exact buckets

@@ -217,8 +217,9 @@ def test_fewer_rows_are_active_in_evaluation(selection: str) -> None:
         make_layer(active=20, active_eval=30)
 
 
-def test_sketch_selection_keeps_the_candidates_of_the_highest_scores() -> None:
-    layer = make_layer(selection="sketch").eval()
+@pytest.mark.parametrize("levels", [2, 16])
+def test_sketch_selection_keeps_the_candidates_of_the_highest_scores(levels: int) -> None:
+    layer = make_layer(selection="sketch", sketch_levels=levels).eval()
     x = inputs(5)
     rows = layer.active(x)
     found = layer.tables.lookup(x)
@@ -230,9 +231,10 @@ def test_sketch_selection_keeps_the_candidates_of_the_highest_scores() -> None:
         assert kept.sum() == 20
 
 
-def test_sketches_in_the_order_of_the_table_follow_the_weight() -> None:
+@pytest.mark.parametrize("levels", [2, 16])
+def test_sketches_in_the_order_of_the_table_follow_the_weight(levels: int) -> None:
     """An evaluation that finds nothing to do asks what was ordered before; a change is seen."""
-    layer = make_layer(selection="sketch", tables=1, active=10).eval()
+    layer = make_layer(selection="sketch", sketch_levels=levels, tables=1, active=10).eval()
     x = inputs(7)
 
     def answers_are_those_of_the_rows_sketches() -> bool:
@@ -263,13 +265,16 @@ def test_sketches_rank_by_length_and_angle() -> None:
     """So that what is kept is better than the first found, and nearly as good as the best."""
     x = inputs(20)
     means = {}
-    for selection in ("union", "sketch", "exact"):
-        layer = make_layer(selection=selection, tables=16, active=10, bias=False).eval()
+    for name in ("union", "sketch", "sixteen levels", "exact"):
+        selection, levels = ("sketch", 16) if name == "sixteen levels" else (name, 2)
+        sizes = {"tables": 16, "active": 10, "bias": False, "sketch_levels": levels}
+        layer = make_layer(selection=selection, **sizes).eval()
         with torch.no_grad():
             layer.weight.mul_(torch.linspace(0.2, 2, N)[:, None])
         rows, values = layer.sparse_forward(x)
-        means[selection] = values[rows >= 0].mean()
-    assert means["sketch"] > means["union"] + 0.5 * (means["exact"] - means["union"])
+        means[name] = values[rows >= 0].mean()
+    for name in ("sketch", "sixteen levels"):
+        assert means[name] > means["union"] + 0.5 * (means["exact"] - means["union"])
 
 
 def test_threshold_drops_candidates_of_few_buckets() -> None:

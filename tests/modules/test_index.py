@@ -36,11 +36,14 @@ def buffers_of(layer: HashLinear) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("family", ["kmeans", "simhash"])
-@pytest.mark.parametrize("selection", ["exact", "sketch"])
+@pytest.mark.parametrize(
+    ("selection", "levels"), [("exact", 2), ("sketch", 2), ("sketch", 16)], ids=str
+)
 def test_a_loaded_index_answers_as_the_one_that_was_saved(
-    tmp_path: Path, selection: str, family: str
+    tmp_path: Path, selection: str, levels: int, family: str
 ) -> None:
-    layer = layer_of(selection=selection, family=family, sketch_bits=32)
+    how = {"selection": selection, "sketch_levels": levels, "sketch_bits": 32}
+    layer = layer_of(family=family, **how)
     layer.save_index(tmp_path / "index.pt")
     twin = twin_of(layer)
     queries = torch.randn(50, D)
@@ -117,7 +120,7 @@ def test_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(index, "_VERSION", 99)
     layer.save_index(tmp_path / "index.pt")
     monkeypatch.undo()
-    with pytest.raises(ValueError, match="its version is 99, wanted 1"):
+    with pytest.raises(ValueError, match="its version is 99, wanted 2"):
         layer.load_index(tmp_path / "index.pt")
 
 

@@ -188,7 +188,13 @@ def test_runs_and_threads_give_the_same_weights_bit_for_bit(kind: str, make: Mak
 
 
 @pytest.mark.parametrize(
-    "changes", [{"family": "kmeans"}, {"family": "kmeans", "selection": "sketch", "balance": None}]
+    "changes",
+    [
+        {"family": "kmeans"},
+        {"family": "kmeans", "selection": "sketch", "balance": None},
+        {"selection": "sketch", "sketch_levels": 16, "sketch_bits": 64, "balance": None},
+    ],
+    ids=str,
 )
 def test_learned_functions_and_sketches_train_alike_on_any_number_of_threads(
     changes: dict[str, Any],
@@ -198,12 +204,16 @@ def test_learned_functions_and_sketches_train_alike_on_any_number_of_threads(
 
 
 @pytest.mark.parametrize("family", ["simhash", "kmeans"])
-@pytest.mark.parametrize("selection", ["exact", "sketch"])
-def test_a_hashed_head_learns_what_a_dense_one_does(family: str, selection: str) -> None:
+@pytest.mark.parametrize(("selection", "levels"), [("exact", 2), ("sketch", 2), ("sketch", 16)])
+def test_a_hashed_head_learns_what_a_dense_one_does(
+    family: str, selection: str, levels: int
+) -> None:
     """400 classes about centres of their own: through rehashes that must follow the weights."""
     torch.manual_seed(0)
     centers, n_classes = torch.randn(400, D), 400
     changes = {"active": 40, "random": 0.2, "tables": 8, "rehash_every": 5, "bits": 4}
+    sketch = {"sketch_levels": levels, "sketch_bits": 64 if levels == 16 else 256}
+    changes |= sketch
     config = CONFIG.replace(family=family, selection=selection, balance=True, **changes)
     head = HashSoftmaxWithLoss(D, n_classes, config=config)
     optimizer = hashdl.optim.Adam(head.parameters(), lr=0.05)

@@ -97,6 +97,7 @@ BOTH: Cases = {
         *({}, {"B": 0}, {"C": 0}, {"C": 1}, {"N": 0}, {"N": 1}, {"padding": 1.0}),
         *({"W": W} for W in (1, 9)),
         *({"coordinates": S} for S in (1, 16, 33)),
+        *({"levels": 16} | more for more in ({}, {"B": 0}, {"C": 0}, {"N": 0}, {"padding": 1.0})),
     ],
     "select": [
         *({}, {"B": 0}, {"C": 0}),
@@ -218,6 +219,8 @@ _CPU: Cases = {
     ],
     "sketch_scores": [
         *({"W": W} for W in (0, 2, 8, 17)),
+        *({"levels": 16, "W": W} for W in (0, 1, 8, 17, 31, 32, 33, 70)),
+        *({"levels": 16, "B": 2, "C": C, "padding": 0.0} for C in (7, 8, 39, 80)),
         *({"coordinates": S} for S in (0, 8)),
         {"padding": 0.0},
         {"B": 30, "C": 90, "W": 9, "N": 500},  # candidates beyond what is fetched ahead
@@ -285,6 +288,7 @@ _CUDA: Cases = {
     ],
     "sketch_scores": [
         {"W": 70, "B": 1},  # more words than are at hand
+        {"W": 70, "B": 1, "levels": 16},
         {"C": 150, "N": 200, "B": 2, "padding": 0.0},  # more than one block's
     ],
     "select": [
@@ -298,6 +302,7 @@ _CUDA: Cases = {
     "find_active": [
         *({"selection": kind} for kind in ("sketch", "frequency", "threshold", "union")),
         {"selection": "sketch", "coordinates": 6},
+        {"selection": "sketch", "levels": 16},
         *({"M": M, "T": T} for M, T in ((2, 5), (0, 0))),
         {"active": 3, "random": 3},
         {"random": 0},
@@ -313,6 +318,7 @@ _CUDA: Cases = {
         *({}, {"sketch": False}, {"B": 0}, {"B": 9}, {"bias": False}),
         {"probing": "columns"},
         {"probing": "columns", "L": 1, "probes": 9, "k": 12},
+        {"probing": "columns", "levels": 16},
     ],
     "gather_linear": [
         {"d": 280},

@@ -193,13 +193,15 @@ def sketch_scores_args(
     N: int = 40,
     padding: float = 0.2,
     coordinates: int | None = None,
+    levels: int = 2,
 ) -> Args:
-    """``W`` words of 32 sign bits a row, or ``coordinates``."""
+    """``W`` words of sign bits or sixteen levels a row, or ``coordinates``."""
     candidates = row_ids(B, C, N, padding=padding, seed=10)
     if coordinates is not None:
         return randn(B, coordinates, seed=9), randn(N, coordinates, seed=12), None, candidates
     sketches = sign_bits(N, W)
-    return randn(B, 32 * W, seed=9), sketches, randn(N, seed=12).abs(), candidates
+    queries = randn(B, (32 if levels == 2 else 8) * W, seed=9)
+    return queries, sketches, randn(N, seed=12).abs(), candidates
 
 
 def sign_bits(N: int, W: int) -> Tensor:
@@ -252,13 +254,14 @@ def find_active_args(
     random: int = 3,
     bias: bool = True,
     coordinates: int | None = None,
+    levels: int = 2,
     dtype: torch.dtype = torch.float32,
 ) -> Args:
     """Small integers as weights and inputs: outputs are exact, and many are equal."""
     lookup = lookup_args(B, N, L, bits, candidates=candidates)
     sketch: Args = (None, None, None)
     if selection == "sketch":
-        queries = randn(B, coordinates or 64, seed=8).mul(2).round()
+        queries = randn(B, coordinates or (64 if levels == 2 else 16), seed=8).mul(2).round()
         sketch = queries, sign_bits(N, 2), randn(N, seed=6).abs()
         if coordinates is not None:
             sketch = queries, randn(N, coordinates, seed=6).mul(2).round(), None
@@ -585,6 +588,7 @@ def refresh_tables__args(
     training: bool = True,
     family: str = "simhash",
     rank: int | None = None,
+    levels: int = 2,
 ) -> Args:
     """``queries``: how many have been observed; planes are balanced after d + 1."""
     config = HashConfig(
@@ -594,6 +598,7 @@ def refresh_tables__args(
         balance=None if rank else balance,
         rank=rank,
         selection="sketch" if sketch else "exact",
+        sketch_levels=levels,
     )
     tables = HashTables(N, d, config)
     tables.observe(uneven(queries, d), training=True)

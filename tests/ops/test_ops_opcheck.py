@@ -34,6 +34,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("sketch_scores", {}),
     ("sketch_scores", {"B": 0, "W": 1}),
     ("sketch_scores", {"coordinates": 5}),
+    ("sketch_scores", {"levels": 16}),
     ("select", {}),
     ("select", {"scores": "none", "M": 0, "T": 0}),
     ("shared_rows", {}),

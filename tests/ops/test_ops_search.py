@@ -19,6 +19,7 @@ SHAPES: list[dict[str, Any]] = [
     {"B": 30, "probing": "columns", "L": 1, "probes": 9},
     {"probing": "columns", "probes": 100},  # more than there are
     {"bias": False},
+    *({"B": B, "levels": 16} for B in (1, 9)),
 ]
 
 
@@ -34,10 +35,20 @@ def test_kernel_is_reference(dtype: torch.dtype, sketch: bool, parameters: dict[
 @pytest.mark.parametrize("probing", ops.PROBINGS)
 @pytest.mark.parametrize("cap", [3, 500])
 @pytest.mark.parametrize("candidates", [20, 400])
+@pytest.mark.parametrize("levels", [2, 16])
 def test_sketches_in_the_order_of_the_table_answer_the_same(
-    B: int, probing: str, cap: int, candidates: int
+    B: int, probing: str, cap: int, candidates: int, levels: int
 ) -> None:
-    sizes = {"B": B, "N": 300, "L": 1, "probing": probing, "probes": 6, "active": 15, "k": 12}
+    sizes = {
+        "levels": levels,
+        "B": B,
+        "N": 300,
+        "L": 1,
+        "probing": probing,
+        "probes": 6,
+        "active": 15,
+        "k": 12,
+    }
     of_rows, in_order = (
         samples.sample_dict("search", **sizes, candidates=candidates, ordered=ordered)
         | {"cap": cap}
