@@ -46,16 +46,23 @@ def _check_known(known: Tensor | None, x: Tensor, rows: Tensor) -> None:
         ops._check_shape(known, tuple(rows.shape), "active_linear", "known")
 
 
-def _shared_weight(weight: Tensor, shared: Tensor) -> Tensor:
-    return weight.index_select(0, shared.clamp_min(0).long())
-
-
-def _without_padding(values: Tensor, shared: Tensor) -> Tensor:
-    """Values (B, T) with 0 in the columns of shared rows that are padding."""
-    # On a CPU a look at T ids is cheaper than a pass over B T values, and there is mostly nothing.
-    if shared.device.type == "cpu" and not bool((shared < 0).any()):
-        return values
-    return values.masked_fill(shared < 0, 0)
+def _shared_logits(
+    x: Tensor, weight: Tensor, bias: Tensor | None, shared: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Outputs (B, T) of shared rows, 0 at padding, and these rows (T, d): backward wants them."""
+    padded = True
+    if shared.device.type == "cpu":
+        # A look at T ids is cheaper than a pass over B T outputs, and there is mostly no padding.
+        lowest = reference._check_ids(shared, -1, weight.shape[0], "active_linear", "shared")
+        padded = lowest < 0
+    ids = shared.clamp_min(0) if padded else shared
+    gathered = weight.index_select(0, ids)
+    with own_dtype(x):
+        if bias is None:
+            s = x @ gathered.t()
+        else:
+            s = torch.addmm(bias.index_select(0, ids), x, gathered.t())
+    return s.masked_fill_(shared < 0, 0) if padded else s, gathered
 
 
 def _active_linear(
@@ -66,9 +73,9 @@ def _active_linear(
     shared: Tensor | None,
     known: Tensor | None,
     sparse_grad: bool,
-) -> tuple[Tensor, Tensor]:
-    z, s = _logits(x, weight, bias, rows, shared, known)
-    return z.clone() if z is known else z, s
+) -> tuple[Tensor, Tensor, Tensor]:
+    z, s, gathered = _logits(x, weight, bias, rows, shared, known)
+    return z.clone() if z is known else z, s, gathered
 
 
 def _logits(
@@ -78,22 +85,14 @@ def _logits(
     rows: Tensor,
     shared: Tensor | None,
     known: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """Outputs of own rows, which may be ``known`` itself, and of shared ones."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Outputs of own rows, which may be ``known`` itself, and of shared ones, and the latter."""
     _check_shared(shared)
     _check_known(known, x, rows)
     z = ops.gather_linear(x, weight, bias, rows) if known is None else known
     if shared is None:
-        return z, x.new_empty((x.shape[0], 0))
-    if shared.device.type == "cpu":  # a GPU's own check of indices does not make the host wait
-        reference._check_ids(shared, -1, weight.shape[0], "active_linear", "shared")
-    columns = _shared_weight(weight, shared).t()
-    with own_dtype(x):
-        if bias is None:
-            s = x @ columns
-        else:
-            s = torch.addmm(bias.index_select(0, shared.clamp_min(0).long()), x, columns)
-    return z, _without_padding(s, shared)
+        return z, x.new_empty((x.shape[0], 0)), x.new_empty((0, x.shape[1]))
+    return z, *_shared_logits(x, weight, bias, shared)
 
 
 def _active_linear_fake(
@@ -104,16 +103,18 @@ def _active_linear_fake(
     shared: Tensor | None,
     known: Tensor | None,
     sparse_grad: bool,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     _check_shared(shared)
     _check_known(known, x, rows)
     T = 0 if shared is None else shared.shape[0]
-    return x.new_empty(rows.shape), x.new_empty((x.shape[0], T))
+    return x.new_empty(rows.shape), x.new_empty((x.shape[0], T)), x.new_empty((T, x.shape[1]))
 
 
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     x, weight, bias, rows, shared, _, sparse_grad = inputs
-    ctx.save_for_backward(x, weight, rows, shared)
+    gathered = output[2]
+    ctx.mark_non_differentiable(gathered)
+    ctx.save_for_backward(x, weight, rows, shared, gathered)
     ctx.has_bias, ctx.sparse_grad = bias is not None, sparse_grad
 
 
@@ -135,11 +136,11 @@ def _row_gradient(rows: Tensor, grad: Tensor, shape: torch.Size, sparse: bool) -
 
 
 @once_differentiable
-def _active_linear_backward(ctx: Any, grad_z: Tensor, grad_s: Tensor) -> tuple[Any, ...]:
-    x, weight, rows, shared = ctx.saved_tensors
+def _active_linear_backward(ctx: Any, grad_z: Tensor, grad_s: Tensor, _: Any) -> tuple[Any, ...]:
+    x, weight, rows, shared, gathered = ctx.saved_tensors
     if shared is not None:
         grad_s = grad_s.masked_fill(shared < 0, 0)  # without a look: this may be traced
-    grads = _layer_gradients(ctx, grad_z, grad_s, x, weight, rows, shared)
+    grads = _layer_gradients(ctx, grad_z, grad_s, x, weight, rows, shared, gathered)
     return *grads, None, None, None, None
 
 
@@ -151,6 +152,7 @@ def _layer_gradients(
     weight: Tensor,
     rows: Tensor,
     shared: Tensor | None,
+    gathered: Tensor,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """The gradients of x, weight and bias; ``grad_s`` is 0 at padding."""
     extra: tuple[Tensor | None, ...] = (None, None, None)
@@ -162,7 +164,7 @@ def _layer_gradients(
     )
     if shared is not None:
         with own_dtype(x):
-            grad_x.addmm_(grad_s, _shared_weight(weight, shared))
+            grad_x.addmm_(grad_s, gathered)
     weight_grad = bias_grad = None
     if ctx.needs_input_grad[1]:
         weight_grad = _row_gradient(touched, grad_weight, weight.shape, ctx.sparse_grad)
@@ -173,7 +175,7 @@ def _layer_gradients(
 
 ops.define_differentiable(
     "active_linear(Tensor x, Tensor weight, Tensor? bias, Tensor rows, Tensor? shared, "
-    "Tensor? known, bool sparse_grad) -> (Tensor, Tensor)",
+    "Tensor? known, bool sparse_grad) -> (Tensor, Tensor, Tensor)",
     kernel=_active_linear,
     fake=_active_linear_fake,
     backward=_active_linear_backward,
@@ -225,7 +227,7 @@ def active_linear(
     """
     _check_mode("active_linear")
     sparse_grad = sparse_grad and _take_sparse(weight, bias)
-    z, s = torch.ops.hashdl.active_linear(x, weight, bias, rows, shared, known, sparse_grad)
+    z, s, _ = torch.ops.hashdl.active_linear(x, weight, bias, rows, shared, known, sparse_grad)
     return z, s
 
 
@@ -510,7 +512,7 @@ def _active_linear_log_prob(
     sparse_grad: bool,
 ) -> tuple[Tensor, ...]:
     with part("forward"):
-        z, s = _logits(x, weight, bias, rows, shared, known)
+        z, s, gathered = _logits(x, weight, bias, rows, shared, known)
     _check_log_q(log_q, x, z.shape[1], "log_q")
     _check_log_q(shared_log_q, x, s.shape[1], "shared_log_q")
     with part("loss"):
@@ -518,7 +520,7 @@ def _active_linear_log_prob(
         s = s if shared_log_q is None else s - shared_log_q
         given = (z, None if shared is None else s, rows, shared, labels)
         log_prob, logsumexp, places = ops.active_log_prob(*given)
-    return log_prob, z.new_empty(0) if z is known else z, s, logsumexp, places
+    return log_prob, z.new_empty(0) if z is known else z, s, gathered, logsumexp, places
 
 
 def _active_linear_log_prob_fake(
@@ -533,38 +535,38 @@ def _active_linear_log_prob_fake(
     shared_log_q: Tensor | None,
     sparse_grad: bool,
 ) -> tuple[Tensor, ...]:
-    z, s = _active_linear_fake(x, weight, bias, rows, shared, known, sparse_grad)
+    z, s, gathered = _active_linear_fake(x, weight, bias, rows, shared, known, sparse_grad)
     _check_log_q(log_q, x, z.shape[1], "log_q")
     _check_log_q(shared_log_q, x, s.shape[1], "shared_log_q")
     given = (z, None if shared is None else s, rows, shared, labels)
     log_prob, logsumexp, places = ops.active_log_prob(*given)
     z = x.new_empty(0) if log_q is None and known is not None else z
-    return log_prob, z, s, logsumexp, places
+    return log_prob, z, s, gathered, logsumexp, places
 
 
 def _save_for_log_prob(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     x, weight, bias, rows, shared, known, _, log_q, _, sparse_grad = inputs
-    _, z, s, logsumexp, places = output
-    ctx.mark_non_differentiable(z, s, logsumexp, places)
+    _, z, s, gathered, logsumexp, places = output
+    ctx.mark_non_differentiable(z, s, gathered, logsumexp, places)
     z = known if log_q is None and known is not None else z
     s = None if shared is None else s
-    ctx.save_for_backward(x, weight, z, s, rows, shared, logsumexp, places)
+    ctx.save_for_backward(x, weight, gathered, z, s, rows, shared, logsumexp, places)
     ctx.has_bias, ctx.sparse_grad = bias is not None, sparse_grad
 
 
 @once_differentiable
 def _active_linear_log_prob_backward(ctx: Any, grad_log_prob: Tensor, *_: Any) -> tuple[Any, ...]:
-    x, weight, *logits = ctx.saved_tensors
+    x, weight, gathered, *logits = ctx.saved_tensors
     rows, shared = logits[2:4]
     grad_z, grad_s = ops.active_log_prob_backward(grad_log_prob, *logits)
-    grads = _layer_gradients(ctx, grad_z, grad_s, x, weight, rows, shared)
+    grads = _layer_gradients(ctx, grad_z, grad_s, x, weight, rows, shared, gathered)
     return *grads, None, None, None, None, None, None, None
 
 
 ops.define_differentiable(
     "active_linear_log_prob(Tensor x, Tensor weight, Tensor? bias, Tensor rows, Tensor? shared, "
     "Tensor? known, Tensor labels, Tensor? log_q, Tensor? shared_log_q, bool sparse_grad) "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     kernel=_active_linear_log_prob,
     fake=_active_linear_log_prob_fake,
     backward=_active_linear_log_prob_backward,

@@ -20,12 +20,14 @@ def _check(ok: bool | Tensor, op: str, argument: str, what: str) -> None:
         raise RuntimeError(f"hashdl::{op}: {argument}: {what}")
 
 
-def _check_ids(ids: Tensor, lowest: int, n_rows: int, op: str, argument: str) -> None:
+def _check_ids(ids: Tensor, lowest: int, n_rows: int, op: str, argument: str) -> int:
+    """The lowest id; 0 where there are none."""
     if ids.numel() == 0:
-        return
-    low, high = int(ids.min()), int(ids.max())
+        return 0
+    low, high = (int(end) for end in ids.aminmax())
     what = f"got ids from {low} to {high}, wanted {lowest} to {n_rows - 1}"
     _check(low >= lowest and high < n_rows, op, argument, what)
+    return low
 
 
 def _check_finite(values: Tensor, op: str, argument: str = "projections", hint: str = "") -> None:
