@@ -114,6 +114,7 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     x, weight, bias, rows, shared, _, sparse_grad = inputs
     gathered = output[2]
     ctx.mark_non_differentiable(gathered)
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(x, weight, rows, shared, gathered)
     ctx.has_bias, ctx.sparse_grad = bias is not None, sparse_grad
 
@@ -136,8 +137,14 @@ def _row_gradient(rows: Tensor, grad: Tensor, shape: torch.Size, sparse: bool) -
 
 
 @once_differentiable
-def _active_linear_backward(ctx: Any, grad_z: Tensor, grad_s: Tensor, _: Any) -> tuple[Any, ...]:
+def _active_linear_backward(
+    ctx: Any, grad_z: Tensor | None, grad_s: Tensor | None, _: Any
+) -> tuple[Any, ...]:
     x, weight, rows, shared, gathered = ctx.saved_tensors
+    if grad_z is None:
+        grad_z = x.new_zeros(rows.shape)
+    if grad_s is None:
+        grad_s = x.new_zeros((x.shape[0], gathered.shape[0]))
     if shared is not None:
         grad_s = grad_s.masked_fill(shared < 0, 0)  # without a look: this may be traced
     grads = _layer_gradients(ctx, grad_z, grad_s, x, weight, rows, shared, gathered)
@@ -471,11 +478,14 @@ def _save_logits(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     z, s, rows, shared, _ = inputs
     _, logsumexp, places = output
     ctx.mark_non_differentiable(logsumexp, places)
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(z, s, rows, shared, logsumexp, places)
 
 
 @once_differentiable
-def _active_log_prob_backward(ctx: Any, grad_log_prob: Tensor, *_: Any) -> tuple[Any, ...]:
+def _active_log_prob_backward(ctx: Any, grad_log_prob: Tensor | None, *_: Any) -> tuple[Any, ...]:
+    if grad_log_prob is None:
+        return (None,) * 5
     grad_z, grad_s = ops.active_log_prob_backward(grad_log_prob, *ctx.saved_tensors)
     return grad_z, grad_s if ctx.needs_input_grad[1] else None, None, None, None
 
@@ -548,6 +558,7 @@ def _save_for_log_prob(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     x, weight, bias, rows, shared, known, _, log_q, _, sparse_grad = inputs
     _, z, s, gathered, logsumexp, places = output
     ctx.mark_non_differentiable(z, s, gathered, logsumexp, places)
+    ctx.set_materialize_grads(False)  # zeros for what has no gradient: as large as the outputs
     z = known if log_q is None and known is not None else z
     s = None if shared is None else s
     ctx.save_for_backward(x, weight, gathered, z, s, rows, shared, logsumexp, places)
@@ -555,7 +566,11 @@ def _save_for_log_prob(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 
 @once_differentiable
-def _active_linear_log_prob_backward(ctx: Any, grad_log_prob: Tensor, *_: Any) -> tuple[Any, ...]:
+def _active_linear_log_prob_backward(
+    ctx: Any, grad_log_prob: Tensor | None, *_: Any
+) -> tuple[Any, ...]:
+    if grad_log_prob is None:
+        return (None,) * 10
     x, weight, gathered, *logits = ctx.saved_tensors
     rows, shared = logits[2:4]
     grad_z, grad_s = ops.active_log_prob_backward(grad_log_prob, *logits)
