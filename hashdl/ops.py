@@ -81,16 +81,40 @@ def _count_versions(name: str) -> None:
     _LIBRARY.impl(name, counting, "ADInplaceOrView", with_keyset=True)
 
 
-def define_stateful(schema: str, kernel: Callable[..., None]) -> None:
+def define_stateful(schema: str, kernel: Callable[..., None]) -> Callable[..., None]:
     """Define an op that only mutates its arguments, implemented in Python by its owner.
 
     A compiled graph then holds it as one opaque node, whatever it decides as it runs.
+
+    Returns:
+        What calls it. To plain tensors the kernel is applied as it stands: a step in which it finds
+        nothing to do would spend most of its time on the way there.
     """
     name = schema.partition("(")[0]
     _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     _LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")
     _count_versions(name)
     torch.library.register_fake(f"hashdl::{name}", lambda *args: None, lib=_LIBRARY)
+    op = getattr(_ops, name)
+
+    def call(*args: Any) -> None:
+        if _is_plain(args[0]):
+            with torch.no_grad():
+                kernel(*args)
+        else:
+            op(*args)
+
+    return call
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether nothing but torch's own eager mode has to see what is done with a tensor."""
+    return (
+        not torch.compiler.is_compiling()
+        and type(tensor) is Tensor
+        and torch._C._len_torch_dispatch_stack() == 0
+        and not torch._C._functorch.peek_interpreter_stack()
+    )
 
 
 def define_differentiable(

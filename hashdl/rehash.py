@@ -704,4 +704,4 @@ def _schema() -> str:
     return f"refresh_tables_({', '.join(arguments)}) -> ()"
 
 
-ops.define_stateful(_schema(), _refresh_tables_)
+refresh_tables_ = ops.define_stateful(_schema(), _refresh_tables_)

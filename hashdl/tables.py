@@ -28,6 +28,7 @@ from hashdl.rehash import (
     fit_functions,
     is_captured,
     is_recomputed,
+    refresh_tables_,
     steps_so_far,
     weight_key,
 )
@@ -172,7 +173,7 @@ class HashTables(nn.Module):
             return
         # Asked here too: the op takes longer to call than to see that there is nothing to do.
         if torch.compiler.is_compiling() or is_captured(x) or self._observes(training):
-            torch.ops.hashdl.observe_queries_(
+            observe_queries_(
                 x.detach(), self.moment, self.recent, self.state, self.step, training
             )
 
@@ -205,7 +206,7 @@ class HashTables(nn.Module):
         self._follow(weight.device)
         self._ordered = None
         with part("rehash"):
-            torch.ops.hashdl.refresh_tables_(
+            refresh_tables_(
                 weight.detach(),
                 None if bias is None else bias.detach(),
                 *self._buffers_of_op(),
@@ -624,7 +625,7 @@ def _observe_queries_(
                     state[_SEEN] = renew(what.view(torch.float32), x, known.seen)
 
 
-ops.define_stateful(
+observe_queries_ = ops.define_stateful(
     "observe_queries_(Tensor x, Tensor(a!) moment, Tensor(b!) recent, Tensor(c!) state, "
     "Tensor step, bool training) -> ()",
     _observe_queries_,

@@ -384,7 +384,7 @@ def reduced(output: Tensor, labels: Tensor, reduction: str) -> Tensor:
         return -output
     if reduction == "sum":
         return -output.sum()
-    return -output.sum() / (labels >= 0).any(1).sum().clamp_min(1)
+    return output.sum() / -(labels >= 0).any(1).sum().clamp_min(1)
 
 
 def _padded(offsets: Tensor, values: Tensor) -> Tensor:
