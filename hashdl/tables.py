@@ -204,7 +204,7 @@ class HashTables(nn.Module):
         if queries is not None:
             self.observe(queries, training=training)
         self._follow(weight.device)
-        self._ordered = None
+        self._forget()
         with part("rehash"):
             refresh_tables_(
                 weight.detach(),
@@ -212,7 +212,13 @@ class HashTables(nn.Module):
                 *self._buffers_of_op(),
                 *self._settings(training),
             )
-        self._known_fresh = () if training else self._freshness(weight, bias)
+        if not training:
+            self._known_fresh = self._freshness(weight, bias)
+
+    def _forget(self) -> None:
+        """What evaluations have kept, if there is anything: nn.Module.__setattr__ takes long."""
+        if self._known_fresh or self._ordered:
+            self._known_fresh, self._ordered = (), None
 
     def up_to_date(
         self, weight: Tensor, bias: Tensor | None, *, training: bool, queries: Tensor
