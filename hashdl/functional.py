@@ -527,7 +527,8 @@ def _active_linear_log_prob(
     _check_log_q(shared_log_q, x, s.shape[1], "shared_log_q")
     with part("loss"):
         z = z if log_q is None else z - log_q
-        s = s if shared_log_q is None else s - shared_log_q
+        if shared_log_q is not None:
+            s.sub_(shared_log_q)  # it is new
         given = (z, None if shared is None else s, rows, shared, labels)
         log_prob, logsumexp, places = ops.active_log_prob(*given)
     return log_prob, z.new_empty(0) if z is known else z, s, gathered, logsumexp, places
