@@ -1634,6 +1634,38 @@ def gather_sparse_linear_backward(
     return gradients
 
 
+# ---- find_shared -------------------------------------------------------------------------------
+
+
+def _check_find_shared(rows: Tensor, shared: Tensor) -> None:
+    _check_ids(rows, (None, None), "find_shared", "rows")
+    _check_ids(shared, (None,), "find_shared", "shared")
+
+
+@_op("find_shared(Tensor rows, Tensor shared) -> Tensor", _check_find_shared)
+def _(rows: Tensor, shared: Tensor) -> Tensor:
+    return rows.new_empty(rows.shape)
+
+
+def find_shared(rows: Tensor, shared: Tensor) -> Tensor:
+    """Where rows stand among those that a batch shares.
+
+    Args:
+        rows: int32 (B, A), -1 = padding.
+        shared: int32 (T,), distinct, -1 = padding.
+
+    Returns:
+        places: int32 (B, A), 0 to T - 1; -1 for padding and for a row that is not shared.
+
+    Examples:
+        >>> shared = torch.tensor([7, 2, -1], dtype=torch.int32)
+        >>> find_shared(torch.tensor([[2, 5, -1]], dtype=torch.int32), shared)
+        tensor([[ 1, -1, -1]], dtype=torch.int32)
+    """
+    places: Tensor = _ops.find_shared(rows, shared)
+    return places
+
+
 # ---- active_log_prob ---------------------------------------------------------------------------
 
 

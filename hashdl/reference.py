@@ -726,13 +726,13 @@ def gather_sparse_linear_backward(
 # ---- log probabilities of labels ---------------------------------------------------------------
 
 
-def find(shared: Tensor, rows: Tensor) -> Tensor:
-    """Place of each row in ``shared``, int64; -1 where it is not there or is padding."""
+def find_shared(rows: Tensor, shared: Tensor) -> Tensor:
+    """Oracle of :func:`hashdl.ops.find_shared`."""
     if shared.shape[0] == 0:
-        return torch.full_like(rows, -1, dtype=torch.int64)
+        return torch.full_like(rows, -1)
     ordered, order = shared.sort(stable=True)
     at = torch.searchsorted(ordered, rows).clamp_max(shared.shape[0] - 1)
-    return torch.where((ordered[at] == rows) & (rows >= 0), order[at], -1)
+    return torch.where((ordered[at] == rows) & (rows >= 0), order[at].to(torch.int32), -1)
 
 
 def _active_logits(z: Tensor, s: Tensor | None, rows: Tensor, shared: Tensor | None) -> Tensor:
@@ -752,7 +752,7 @@ def active_log_prob(
     (B, M), Q, absent = labels.shape, rows.shape[1], logits.shape[1] - 1
     places = torch.full((B, M), absent, device=z.device)
     if shared is not None:
-        at = find(shared, labels)
+        at = find_shared(labels, shared)
         places = torch.where(at >= 0, Q + at, places)
     places = torch.where(rows[:, :M] == labels, torch.arange(M, device=z.device), places)
     counted = labels >= 0

@@ -173,9 +173,7 @@ class HashTables(nn.Module):
             return
         # Asked here too: the op takes longer to call than to see that there is nothing to do.
         if torch.compiler.is_compiling() or is_captured(x) or self._observes(training):
-            observe_queries_(
-                x.detach(), self.moment, self.recent, self.state, self.step, training
-            )
+            observe_queries_(x.detach(), self.moment, self.recent, self.state, self.step, training)
 
     def _observes(self, training: bool) -> bool:
         if self.state.is_meta:

@@ -257,13 +257,13 @@ class HashSoftmaxWithLoss(nn.Module):
 
         if shared is None or n_labels is None:
             return own * log_q(rows), None
-        place = reference.find(shared, rows)
+        place = ops.find_shared(rows, shared)
         is_label = (place >= 0) & (place < n_labels)  # of the batch: there whatever is drawn
         drawn = torch.arange(shared.shape[0], device=device) >= n_labels
         # What a sample has of its own is left out of what it shares.
         also_own = torch.where(place < 0, -torch.inf, torch.inf).to(x.dtype)
         shared_log_q = (drawn * log_q(shared)).expand(rows.shape[0], -1)
-        shared_log_q = shared_log_q.scatter_reduce(1, place.clamp_min(0), also_own, "amax")
+        shared_log_q = shared_log_q.scatter_reduce(1, place.clamp_min(0).long(), also_own, "amax")
         return (own & ~is_label) * log_q(rows), shared_log_q
 
     def _missed(self, shared: Tensor | None, n_labels: Tensor | None, R: int) -> Tensor:
