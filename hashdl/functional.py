@@ -14,7 +14,7 @@ from hashdl.precision import own_dtype
 from hashdl.profiling import part
 
 
-def _check_mode(op: str) -> None:
+def check_mode(op: str) -> None:
     """Forward-mode differentiation would take outputs for constants; functorch knows no rule."""
     if torch.compiler.is_compiling():
         return
@@ -53,16 +53,23 @@ def _check_known(known: Tensor | None, x: Tensor, rows: Tensor) -> None:
         ops._check_shape(known, tuple(rows.shape), "active_linear", "known")
 
 
-def _shared_weight(weight: Tensor, shared: Tensor) -> Tensor:
-    return weight.index_select(0, shared.clamp_min(0).long())
-
-
-def _without_padding(values: Tensor, shared: Tensor) -> Tensor:
-    """Values (B, T) with 0 in the columns of shared rows that are padding."""
-    # On a CPU a look at T ids is cheaper than a pass over B T values, and there is mostly nothing.
-    if shared.device.type == "cpu" and not bool((shared < 0).any()):
-        return values
-    return values.masked_fill(shared < 0, 0)
+def _shared_logits(
+    x: Tensor, weight: Tensor, bias: Tensor | None, shared: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Outputs (B, T) of shared rows, 0 at padding, and these rows (T, d): backward wants them."""
+    padded = True
+    if shared.device.type == "cpu":
+        # A look at T ids is cheaper than a pass over B T outputs, and there is mostly no padding.
+        lowest = reference._check_ids(shared, -1, weight.shape[0], "active_linear", "shared")
+        padded = lowest < 0
+    ids = shared.clamp_min(0) if padded else shared
+    gathered = weight.index_select(0, ids)
+    with own_dtype(x):
+        if bias is None:
+            s = x @ gathered.t()
+        else:
+            s = torch.addmm(bias.index_select(0, ids), x, gathered.t())
+    return s.masked_fill_(shared < 0, 0) if padded else s, gathered
 
 
 def _active_linear(
@@ -73,9 +80,9 @@ def _active_linear(
     shared: Tensor | None,
     known: Tensor | None,
     sparse_grad: bool,
-) -> tuple[Tensor, Tensor]:
-    z, s = _logits(x, weight, bias, rows, shared, known)
-    return z.clone() if z is known else z, s
+) -> tuple[Tensor, Tensor, Tensor]:
+    z, s, gathered = _logits(x, weight, bias, rows, shared, known)
+    return z.clone() if z is known else z, s, gathered
 
 
 def _logits(
@@ -85,22 +92,14 @@ def _logits(
     rows: Tensor,
     shared: Tensor | None,
     known: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """Outputs of own rows, which may be ``known`` itself, and of shared ones."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Outputs of own rows, which may be ``known`` itself, and of shared ones, and the latter."""
     _check_shared(shared)
     _check_known(known, x, rows)
     z = ops.gather_linear(x, weight, bias, rows) if known is None else known
     if shared is None:
-        return z, x.new_empty((x.shape[0], 0))
-    if shared.device.type == "cpu":  # a GPU's own check of indices does not make the host wait
-        reference._check_ids(shared, -1, weight.shape[0], "active_linear", "shared")
-    columns = _shared_weight(weight, shared).t()
-    with own_dtype(x):
-        if bias is None:
-            s = x @ columns
-        else:
-            s = torch.addmm(bias.index_select(0, shared.clamp_min(0).long()), x, columns)
-    return z, _without_padding(s, shared)
+        return z, x.new_empty((x.shape[0], 0)), x.new_empty((0, x.shape[1]))
+    return z, *_shared_logits(x, weight, bias, shared)
 
 
 def _active_linear_fake(
@@ -111,16 +110,19 @@ def _active_linear_fake(
     shared: Tensor | None,
     known: Tensor | None,
     sparse_grad: bool,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     _check_shared(shared)
     _check_known(known, x, rows)
     T = 0 if shared is None else shared.shape[0]
-    return x.new_empty(rows.shape), x.new_empty((x.shape[0], T))
+    return x.new_empty(rows.shape), x.new_empty((x.shape[0], T)), x.new_empty((T, x.shape[1]))
 
 
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     x, weight, bias, rows, shared, _, sparse_grad = inputs
-    ctx.save_for_backward(x, weight, rows, shared)
+    gathered = output[2]
+    ctx.mark_non_differentiable(gathered)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(x, weight, rows, shared, gathered)
     ctx.has_bias, ctx.sparse_grad = bias is not None, sparse_grad
 
 
@@ -142,11 +144,17 @@ def _row_gradient(rows: Tensor, grad: Tensor, shape: torch.Size, sparse: bool) -
 
 
 @once_differentiable
-def _active_linear_backward(ctx: Any, grad_z: Tensor, grad_s: Tensor) -> tuple[Any, ...]:
-    x, weight, rows, shared = ctx.saved_tensors
+def _active_linear_backward(
+    ctx: Any, grad_z: Tensor | None, grad_s: Tensor | None, _: Any
+) -> tuple[Any, ...]:
+    x, weight, rows, shared, gathered = ctx.saved_tensors
+    if grad_z is None:
+        grad_z = x.new_zeros(rows.shape)
+    if grad_s is None:
+        grad_s = x.new_zeros((x.shape[0], gathered.shape[0]))
     if shared is not None:
         grad_s = grad_s.masked_fill(shared < 0, 0)  # without a look: this may be traced
-    grads = _layer_gradients(ctx, grad_z, grad_s, x, weight, rows, shared)
+    grads = _layer_gradients(ctx, grad_z, grad_s, x, weight, rows, shared, gathered)
     return *grads, None, None, None, None
 
 
@@ -158,6 +166,7 @@ def _layer_gradients(
     weight: Tensor,
     rows: Tensor,
     shared: Tensor | None,
+    gathered: Tensor,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """The gradients of x, weight and bias; ``grad_s`` is 0 at padding."""
     extra: tuple[Tensor | None, ...] = (None, None, None)
@@ -169,7 +178,7 @@ def _layer_gradients(
     )
     if shared is not None:
         with own_dtype(x):
-            grad_x.addmm_(grad_s, _shared_weight(weight, shared))
+            grad_x.addmm_(grad_s, gathered)
     weight_grad = bias_grad = None
     if ctx.needs_input_grad[1]:
         weight_grad = _row_gradient(touched, grad_weight, weight.shape, ctx.sparse_grad)
@@ -180,7 +189,7 @@ def _layer_gradients(
 
 ops.define_differentiable(
     "active_linear(Tensor x, Tensor weight, Tensor? bias, Tensor rows, Tensor? shared, "
-    "Tensor? known, bool sparse_grad) -> (Tensor, Tensor)",
+    "Tensor? known, bool sparse_grad) -> (Tensor, Tensor, Tensor)",
     kernel=_active_linear,
     fake=_active_linear_fake,
     backward=_active_linear_backward,
@@ -230,9 +239,9 @@ def active_linear(
         >>> active_linear(x, weight, None, torch.tensor([[2, -1]], dtype=torch.int32))[0]
         tensor([[9., 0.]])
     """
-    _check_mode("active_linear")
+    check_mode("active_linear")
     sparse_grad = sparse_grad and _take_sparse(weight, bias)
-    z, s = torch.ops.hashdl.active_linear(x, weight, bias, rows, shared, known, sparse_grad)
+    z, s, _ = torch.ops.hashdl.active_linear(x, weight, bias, rows, shared, known, sparse_grad)
     return z, s
 
 
@@ -350,7 +359,7 @@ def active_sparse_linear(
         >>> weight.grad
         tensor([[0., 3.]])
     """
-    _check_mode("active_sparse_linear")
+    check_mode("active_sparse_linear")
     sparse_grad = sparse_grad and _take_sparse(weight, bias)
     z: Tensor = torch.ops.hashdl.active_sparse_linear(
         values, columns, weight, bias, rows, sparse_grad
@@ -442,7 +451,7 @@ def active_columns(
         >>> active_columns(values, columns, torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
         tensor([[ 6., 12.]])
     """
-    _check_mode("active_columns")
+    check_mode("active_columns")
     sparse_grad = sparse_grad and _take_sparse(weight)
     y: Tensor = torch.ops.hashdl.active_columns(values, columns, weight, sparse_grad)
     return y
@@ -476,11 +485,14 @@ def _save_logits(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     z, s, rows, shared, _ = inputs
     _, logsumexp, places = output
     ctx.mark_non_differentiable(logsumexp, places)
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(z, s, rows, shared, logsumexp, places)
 
 
 @once_differentiable
-def _active_log_prob_backward(ctx: Any, grad_log_prob: Tensor, *_: Any) -> tuple[Any, ...]:
+def _active_log_prob_backward(ctx: Any, grad_log_prob: Tensor | None, *_: Any) -> tuple[Any, ...]:
+    if grad_log_prob is None:
+        return (None,) * 5
     grad_z, grad_s = ops.active_log_prob_backward(grad_log_prob, *ctx.saved_tensors)
     return grad_z, grad_s if ctx.needs_input_grad[1] else None, None, None, None
 
@@ -515,7 +527,7 @@ def _check_corrections(
         wanted = (T,) if shared_log_q.dim() == 1 else (x.shape[0], T)
         ops._check_shape(shared_log_q, wanted, op, "shared_log_q")
     if places is not None:
-        ops._check_dtype(places, torch.int64, op, "places")
+        ops._check_dtype(places, torch.int32, op, "places")
         ops._check_shape(places, tuple(rows.shape), op, "places")
 
 
@@ -525,7 +537,7 @@ def _leave_out(s: Tensor, places: Tensor) -> None:
         return
     values = torch.where(places >= 0, -torch.inf, torch.inf).to(s.dtype)
     # The least of what is written to a place, and of what stands there: padding changes nothing.
-    s.scatter_reduce_(1, places.clamp_min(0), values, "amin")
+    s.scatter_reduce_(1, places.clamp_min(0).long(), values, "amin")
 
 
 def _active_linear_log_prob(
@@ -543,7 +555,7 @@ def _active_linear_log_prob(
 ) -> tuple[Tensor, ...]:
     _check_corrections(x, rows, shared, log_q, shared_log_q, places)
     with part("forward"):
-        z, s = _logits(x, weight, bias, rows, shared, known)
+        z, s, gathered = _logits(x, weight, bias, rows, shared, known)
     with part("loss"):
         z = z if log_q is None else z - log_q
         if shared_log_q is not None:
@@ -552,7 +564,7 @@ def _active_linear_log_prob(
             _leave_out(s, places)
         given = (z, None if shared is None else s, rows, shared, labels)
         log_prob, logsumexp, at_labels = ops.active_log_prob(*given)
-    return log_prob, z.new_empty(0) if z is known else z, s, logsumexp, at_labels
+    return log_prob, z.new_empty(0) if z is known else z, s, gathered, logsumexp, at_labels
 
 
 def _active_linear_log_prob_fake(
@@ -568,30 +580,35 @@ def _active_linear_log_prob_fake(
     places: Tensor | None,
     sparse_grad: bool,
 ) -> tuple[Tensor, ...]:
-    z, s = _active_linear_fake(x, weight, bias, rows, shared, known, sparse_grad)
+    z, s, gathered = _active_linear_fake(x, weight, bias, rows, shared, known, sparse_grad)
     _check_corrections(x, rows, shared, log_q, shared_log_q, places)
     given = (z, None if shared is None else s, rows, shared, labels)
     log_prob, logsumexp, at_labels = ops.active_log_prob(*given)
     z = x.new_empty(0) if log_q is None and known is not None else z
-    return log_prob, z, s, logsumexp, at_labels
+    return log_prob, z, s, gathered, logsumexp, at_labels
 
 
 def _save_for_log_prob(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     x, weight, bias, rows, shared, known, _, log_q, _, _, sparse_grad = inputs
-    _, z, s, logsumexp, at_labels = output
-    ctx.mark_non_differentiable(z, s, logsumexp, at_labels)
+    _, z, s, gathered, logsumexp, at_labels = output
+    ctx.mark_non_differentiable(z, s, gathered, logsumexp, at_labels)
+    ctx.set_materialize_grads(False)  # zeros for what has no gradient: as large as the outputs
     z = known if log_q is None and known is not None else z
     s = None if shared is None else s
-    ctx.save_for_backward(x, weight, z, s, rows, shared, logsumexp, at_labels)
+    ctx.save_for_backward(x, weight, gathered, z, s, rows, shared, logsumexp, at_labels)
     ctx.has_bias, ctx.sparse_grad = bias is not None, sparse_grad
 
 
 @once_differentiable
-def _active_linear_log_prob_backward(ctx: Any, grad_log_prob: Tensor, *_: Any) -> tuple[Any, ...]:
-    x, weight, *logits = ctx.saved_tensors
+def _active_linear_log_prob_backward(
+    ctx: Any, grad_log_prob: Tensor | None, *_: Any
+) -> tuple[Any, ...]:
+    if grad_log_prob is None:
+        return (None,) * 11
+    x, weight, gathered, *logits = ctx.saved_tensors
     rows, shared = logits[2:4]
     grad_z, grad_s = ops.active_log_prob_backward(grad_log_prob, *logits)
-    grads = _layer_gradients(ctx, grad_z, grad_s, x, weight, rows, shared)
+    grads = _layer_gradients(ctx, grad_z, grad_s, x, weight, rows, shared, gathered)
     return *grads, None, None, None, None, None, None, None, None
 
 
@@ -599,7 +616,7 @@ ops.define_differentiable(
     "active_linear_log_prob(Tensor x, Tensor weight, Tensor? bias, Tensor rows, Tensor? shared, "
     "Tensor? known, Tensor labels, Tensor? log_q, Tensor? shared_log_q, Tensor? places, "
     "bool sparse_grad) "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     kernel=_active_linear_log_prob,
     fake=_active_linear_log_prob_fake,
     backward=_active_linear_log_prob_backward,
@@ -639,7 +656,7 @@ def active_linear_log_prob(
         known: outputs of ``rows``, where they have been computed already, else None.
         log_q: subtracted from the outputs of ``rows``, of x's dtype; has no gradient. None: 0.
         shared_log_q: likewise of ``shared``, for all samples or for each.
-        places: int64, for each of ``rows`` that is one of ``shared``, its place there, which is
+        places: int32, for each of ``rows`` that is one of ``shared``, its place there, which is
             left out of that sample's softmax; -1 = it is none. None: nothing is left out.
         sparse_grad: as for :func:`active_linear`.
 
@@ -658,7 +675,7 @@ def active_linear_log_prob(
         >>> active_linear_log_prob(x, weight, None, rows, rows[:, :1]).exp()
         tensor([0.5000])
     """
-    _check_mode("active_linear_log_prob")
+    check_mode("active_linear_log_prob")
     sparse_grad = sparse_grad and _take_sparse(weight, bias)
     log_prob: Tensor = torch.ops.hashdl.active_linear_log_prob(
         x, weight, bias, rows, shared, known, labels, log_q, shared_log_q, places, sparse_grad

@@ -83,16 +83,40 @@ def _count_versions(name: str) -> None:
     _LIBRARY.impl(name, counting, "ADInplaceOrView", with_keyset=True)
 
 
-def define_stateful(schema: str, kernel: Callable[..., None]) -> None:
+def define_stateful(schema: str, kernel: Callable[..., None]) -> Callable[..., None]:
     """Define an op that only mutates its arguments, implemented in Python by its owner.
 
     A compiled graph then holds it as one opaque node, whatever it decides as it runs.
+
+    Returns:
+        What calls it. To plain tensors the kernel is applied as it stands: a step in which it finds
+        nothing to do would spend most of its time on the way there.
     """
     name = schema.partition("(")[0]
     _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     _LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")
     _count_versions(name)
     torch.library.register_fake(f"hashdl::{name}", lambda *args: None, lib=_LIBRARY)
+    op = getattr(_ops, name)
+
+    def call(*args: Any) -> None:
+        if _is_plain(args[0]):
+            with torch.no_grad():
+                kernel(*args)
+        else:
+            op(*args)
+
+    return call
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether nothing but torch's own eager mode has to see what is done with a tensor."""
+    return (
+        not torch.compiler.is_compiling()
+        and type(tensor) is Tensor
+        and torch._C._len_torch_dispatch_stack() == 0
+        and not torch._C._functorch.peek_interpreter_stack()
+    )
 
 
 def define_differentiable(
@@ -1619,6 +1643,38 @@ def gather_sparse_linear_backward(
         _ops.gather_sparse_linear_backward(grad_z, values, columns, weight, rows)
     )
     return gradients
+
+
+# ---- find_shared -------------------------------------------------------------------------------
+
+
+def _check_find_shared(rows: Tensor, shared: Tensor) -> None:
+    _check_ids(rows, (None, None), "find_shared", "rows")
+    _check_ids(shared, (None,), "find_shared", "shared")
+
+
+@_op("find_shared(Tensor rows, Tensor shared) -> Tensor", _check_find_shared)
+def _(rows: Tensor, shared: Tensor) -> Tensor:
+    return rows.new_empty(rows.shape)
+
+
+def find_shared(rows: Tensor, shared: Tensor) -> Tensor:
+    """Where rows stand among those that a batch shares.
+
+    Args:
+        rows: int32 (B, A), -1 = padding.
+        shared: int32 (T,), distinct, -1 = padding.
+
+    Returns:
+        places: int32 (B, A), 0 to T - 1; -1 for padding and for a row that is not shared.
+
+    Examples:
+        >>> shared = torch.tensor([7, 2, -1], dtype=torch.int32)
+        >>> find_shared(torch.tensor([[2, 5, -1]], dtype=torch.int32), shared)
+        tensor([[ 1, -1, -1]], dtype=torch.int32)
+    """
+    places: Tensor = _ops.find_shared(rows, shared)
+    return places
 
 
 # ---- active_log_prob ---------------------------------------------------------------------------

@@ -20,12 +20,14 @@ def _check(ok: bool | Tensor, op: str, argument: str, what: str) -> None:
         raise RuntimeError(f"hashdl::{op}: {argument}: {what}")
 
 
-def _check_ids(ids: Tensor, lowest: int, n_rows: int, op: str, argument: str) -> None:
+def _check_ids(ids: Tensor, lowest: int, n_rows: int, op: str, argument: str) -> int:
+    """The lowest id; 0 where there are none."""
     if ids.numel() == 0:
-        return
-    low, high = int(ids.min()), int(ids.max())
+        return 0
+    low, high = (int(end) for end in ids.aminmax())
     what = f"got ids from {low} to {high}, wanted {lowest} to {n_rows - 1}"
     _check(low >= lowest and high < n_rows, op, argument, what)
+    return low
 
 
 def _check_finite(values: Tensor, op: str, argument: str = "projections", hint: str = "") -> None:
@@ -750,13 +752,13 @@ def gather_sparse_linear_backward(
 # ---- log probabilities of labels ---------------------------------------------------------------
 
 
-def find(shared: Tensor, rows: Tensor) -> Tensor:
-    """Place of each row in ``shared``, int64; -1 where it is not there or is padding."""
+def find_shared(rows: Tensor, shared: Tensor) -> Tensor:
+    """Oracle of :func:`hashdl.ops.find_shared`."""
     if shared.shape[0] == 0:
-        return torch.full_like(rows, -1, dtype=torch.int64)
+        return torch.full_like(rows, -1)
     ordered, order = shared.sort(stable=True)
     at = torch.searchsorted(ordered, rows).clamp_max(shared.shape[0] - 1)
-    return torch.where((ordered[at] == rows) & (rows >= 0), order[at], -1)
+    return torch.where((ordered[at] == rows) & (rows >= 0), order[at].to(torch.int32), -1)
 
 
 def _active_logits(z: Tensor, s: Tensor | None, rows: Tensor, shared: Tensor | None) -> Tensor:
@@ -776,7 +778,7 @@ def active_log_prob(
     (B, M), Q, absent = labels.shape, rows.shape[1], logits.shape[1] - 1
     places = torch.full((B, M), absent, device=z.device)
     if shared is not None:
-        at = find(shared, labels)
+        at = find_shared(labels, shared)
         places = torch.where(at >= 0, Q + at, places)
     places = torch.where(rows[:, :M] == labels, torch.arange(M, device=z.device), places)
     counted = labels >= 0

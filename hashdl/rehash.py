@@ -33,6 +33,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -61,15 +62,16 @@ _DRIFT_ROWS = 128
 _FEW_QUERIES = 32
 
 
-def groups_of(tables: int) -> list[range]:
+@lru_cache
+def groups_of(tables: int) -> tuple[range, ...]:
     """Which tables are hashed together; at most 8 groups.
 
     Examples:
         >>> groups_of(20)
-        [range(0, 8), range(8, 16), range(16, 20)]
+        (range(0, 8), range(8, 16), range(16, 20))
     """
     size = max(_GROUP, -(-tables // _MOST_GROUPS))
-    return [range(first, min(first + size, tables)) for first in range(0, tables, size)]
+    return tuple(range(first, min(first + size, tables)) for first in range(0, tables, size))
 
 
 def dirty_bits(tables: int) -> int:
@@ -340,20 +342,24 @@ class _Rehash:
         self.weight, self.bias, self.buffers, self.given = weight, bias, buffers, given
         L, N = buffers.codes.shape
         self.groups, self.cycle = groups_of(L), _Cycle(N, L)
-        self.scheme = Scheme(
-            *(given.family, given.transform, given.bits, L),
-            *(given.center_rows, given.seed, given.rank),
-        )
-        self.dtype = self.scheme.kind.dtype
         # By sign bits, or by the coordinates of a low rank, which hashing makes in any case.
         self.signed = buffers.norms.numel() > 0
         self.mapped = buffers.sketches.numel() > 0 and not self.signed
 
+    @cached_property
+    def scheme(self) -> Scheme:
+        """How the functions are made and met."""
+        given = self.given
+        return Scheme(
+            *(given.family, given.transform, given.bits, len(self.buffers.codes)),
+            *(given.center_rows, given.seed, given.rank),
+        )
+
     @property
     def functions(self) -> Functions:
         """Those of the cycle."""
-        b = self.buffers
-        made = (b.functions.view(self.dtype), b.next_query_functions.view(self.dtype))
+        b, dtype = self.buffers, self.scheme.kind.dtype
+        made = (b.functions.view(dtype), b.next_query_functions.view(dtype))
         return Functions(*made, *(t.view(torch.float32) for t in (b.center, b.maps, b.scale)))
 
     def new_functions(self, balance: bool, codes: Tensor | None) -> Functions:
@@ -718,4 +724,4 @@ def _schema() -> str:
     return f"refresh_tables_({', '.join(arguments)}) -> ()"
 
 
-ops.define_stateful(_schema(), _refresh_tables_)
+refresh_tables_ = ops.define_stateful(_schema(), _refresh_tables_)

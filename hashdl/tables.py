@@ -28,6 +28,7 @@ from hashdl.rehash import (
     fit_functions,
     is_captured,
     is_recomputed,
+    refresh_tables_,
     steps_so_far,
     weight_key,
 )
@@ -173,9 +174,7 @@ class HashTables(nn.Module):
             return
         # Asked here too: the op takes longer to call than to see that there is nothing to do.
         if torch.compiler.is_compiling() or is_captured(x) or self._observes(training):
-            torch.ops.hashdl.observe_queries_(
-                x.detach(), self.moment, self.recent, self.state, self.step, training
-            )
+            observe_queries_(x.detach(), self.moment, self.recent, self.state, self.step, training)
 
     def _observes(self, training: bool) -> bool:
         if self.state.is_meta:
@@ -204,15 +203,21 @@ class HashTables(nn.Module):
         if queries is not None:
             self.observe(queries, training=training)
         self._follow(weight.device)
-        self._ordered = None
+        self._forget()
         with part("rehash"):
-            torch.ops.hashdl.refresh_tables_(
+            refresh_tables_(
                 weight.detach(),
                 None if bias is None else bias.detach(),
                 *self._buffers_of_op(),
                 *self._settings(training),
             )
-        self._known_fresh = () if training else self._freshness(weight, bias)
+        if not training:
+            self._known_fresh = self._freshness(weight, bias)
+
+    def _forget(self) -> None:
+        """What evaluations have kept, if there is anything: nn.Module.__setattr__ takes long."""
+        if self._known_fresh or self._ordered:
+            self._known_fresh, self._ordered = (), None
 
     def up_to_date(
         self, weight: Tensor, bias: Tensor | None, *, training: bool, queries: Tensor
@@ -637,7 +642,7 @@ def _observe_queries_(
                     state[_SEEN] = renew(what.view(torch.float32), x, known.seen)
 
 
-ops.define_stateful(
+observe_queries_ = ops.define_stateful(
     "observe_queries_(Tensor x, Tensor(a!) moment, Tensor(b!) recent, Tensor(c!) state, "
     "Tensor step, bool training) -> ()",
     _observe_queries_,

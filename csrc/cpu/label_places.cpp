@@ -1,12 +1,21 @@
 #include "cpu/label_places.h"
 
 namespace hashdl::cpu {
+namespace {
 
-LabelFinder::LabelFinder(const LabelPlaces& args) : args_(args), shared_(args.S) {
-  for (int64_t t = 0; t < args.S; ++t) {
-    if (args.shared[t] >= 0) shared_.number(args.shared[t], static_cast<int32_t>(t));
+/// Rows by their column.
+RowMap columns_of(const int32_t* shared, int64_t S) {
+  RowMap columns(S);
+  for (int64_t t = 0; t < S; ++t) {
+    if (shared[t] >= 0) columns.number(shared[t], static_cast<int32_t>(t));
   }
+  return columns;
 }
+
+}  // namespace
+
+LabelFinder::LabelFinder(const LabelPlaces& args)
+    : args_(args), shared_(columns_of(args.shared, args.S)) {}
 
 int64_t LabelFinder::place(int32_t label, int32_t row, int64_t column) const {
   if (label < 0) return -1;
@@ -22,6 +31,15 @@ void LabelFinder::run(int64_t begin, int64_t end) const {
       const int64_t at = b * args_.M + m;
       args_.places[at] = static_cast<int32_t>(place(args_.labels[at], rows[m], m));
     }
+  }
+}
+
+SharedFinder::SharedFinder(const SharedPlaces& args)
+    : args_(args), shared_(columns_of(args.shared, args.S)) {}
+
+void SharedFinder::run(int64_t begin, int64_t end) const {
+  for (int64_t i = begin; i < end; ++i) {
+    args_.places[i] = args_.rows[i] < 0 ? -1 : shared_.find(args_.rows[i]);
   }
 }
 

@@ -47,6 +47,12 @@ __global__ void find_labels_kernel(cpu::LabelPlaces args, SharedRowMap shared, i
   args.places[i] = static_cast<int32_t>(place);
 }
 
+__global__ void find_shared_kernel(cpu::SharedPlaces args, SharedRowMap shared) {
+  const int64_t i = thread_index();
+  if (i >= args.count) return;
+  args.places[i] = args.rows[i] < 0 ? -1 : static_cast<int32_t>(shared.find(args.rows[i]));
+}
+
 template <typename T>
 __device__ Accumulate<T> logsumexp(const cpu::ActiveLogits<T>& logits, int64_t b) {
   using A = Accumulate<T>;
@@ -125,6 +131,13 @@ void find_labels(const cpu::LabelPlaces& args, int64_t B, Scratch& scratch, Stre
   shared.fill(args.shared, stream);
   launch(find_labels_kernel, blocks_for(B * args.M, kThreads), kThreads, 0, stream, args, shared,
          B * args.M);
+}
+
+void find_shared(const cpu::SharedPlaces& args, Scratch& scratch, Stream stream) {
+  const SharedRowMap shared = SharedRowMap::make(args.S, scratch);
+  if (scratch.measuring()) return;
+  shared.fill(args.shared, stream);
+  launch(find_shared_kernel, blocks_for(args.count, kThreads), kThreads, 0, stream, args, shared);
 }
 
 template <typename T>

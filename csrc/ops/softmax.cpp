@@ -1,4 +1,4 @@
-// active_log_prob and its backward.
+// active_log_prob and its backward, and find_shared.
 #include "cpu/softmax.h"
 
 #include "cpu/label_places.h"
@@ -141,10 +141,39 @@ std::tuple<Tensor, Tensor> active_log_prob_backward(const Tensor& grad_log_prob,
   return {grad_z, grad_s};
 }
 
+/// Rows that are looked for sooner than a second thread is woken.
+constexpr int64_t kFindGrain = 1 << 12;
+
+Tensor find_shared(const Tensor& rows, const Tensor& shared) {
+  constexpr auto op = "find_shared";
+  check_dtype(rows, ScalarType::Int, op, "rows");
+  check_shape(rows, {-1, -1}, op, "rows");
+  check_dtype(shared, ScalarType::Int, op, "shared");
+  check_shape(shared, {-1}, op, "shared");
+  check_one_device(op, {rows, shared});
+  const Tensor ids = as_contiguous(rows), among = as_contiguous(shared);
+  const Tensor places = empty(ids, {rows.size(0), rows.size(1)}, ScalarType::Int);
+  const cpu::SharedPlaces args{data<int32_t>(ids), data<int32_t>(among),
+                               mutable_data<int32_t>(places), ids.numel(), among.size(0)};
+  if constexpr (kCuda) {
+    if (is_cuda(ids)) {
+      run_with_scratch(ids, [&](cuda::Scratch& scratch, cuda::Stream stream) {
+        cuda::find_shared(args, scratch, stream);
+      });
+      return places;
+    }
+  }
+  const cpu::SharedFinder finder(args);
+  torch::stable::parallel_for(0, args.count, kFindGrain,
+                              [&](int64_t begin, int64_t end) { finder.run(begin, end); });
+  return places;
+}
+
 }  // namespace
 }  // namespace hashdl::ops
 
 HASHDL_KERNELS(m) {
   m.impl("active_log_prob", TORCH_BOX(&hashdl::ops::active_log_prob));
   m.impl("active_log_prob_backward", TORCH_BOX(&hashdl::ops::active_log_prob_backward));
+  m.impl("find_shared", TORCH_BOX(&hashdl::ops::find_shared));
 }

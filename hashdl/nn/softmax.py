@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hashdl import ops, reference
 from hashdl.config import HashConfig
-from hashdl.functional import active_linear_log_prob
+from hashdl.functional import active_linear_log_prob, check_mode
 from hashdl.nn.linear import HashLinear
 from hashdl.profiling import part
 from hashdl.rehash import is_recomputed
@@ -223,6 +223,7 @@ class HashSoftmaxWithLoss(nn.Module):
 
     def _sampled_log_prob(self, x: Tensor, labels: Tensor, tables: HashTables) -> Tensor:
         """Mean log probability (B,) of each sample's labels, over its active set."""
+        check_mode("active_linear_log_prob")  # before the labels met lately change
         weight, bias, config = self.linear.weight, self.linear.bias, self.config
         shared, n_labels = self._shared_rows(x, labels, tables)
         # With log_q, what a sample has by itself has another q than as one of the shared rows.
@@ -323,7 +324,7 @@ class HashSoftmaxWithLoss(nn.Module):
         own = (torch.arange(rows.shape[1], device=device) >= first).expand_as(rows)
         shared_log_q = places = None
         if shared is not None and n_labels is not None:
-            places = reference.find(shared, rows)
+            places = ops.find_shared(rows, shared)
             own = own & ~((places >= 0) & (places < n_labels))  # labels are there in any case
             drawn = torch.arange(shared.shape[0], device=device) >= n_labels
             shared_log_q = drawn * log_q(shared)
@@ -470,7 +471,7 @@ def reduced(output: Tensor, labels: Tensor, reduction: str) -> Tensor:
         return -output
     if reduction == "sum":
         return -output.sum()
-    return -output.sum() / (labels >= 0).any(1).sum().clamp_min(1)
+    return output.sum() / -(labels >= 0).any(1).sum().clamp_min(1)
 
 
 def _padded(offsets: Tensor, values: Tensor) -> Tensor:

@@ -92,7 +92,7 @@ def refresh_arguments(layer: hashdl.HashLinear, monkeypatch: pytest.MonkeyPatch)
     """Of refresh_tables_ in a training step."""
     given: list[Any] = []
     with monkeypatch.context() as patch:
-        patch.setattr(torch.ops.hashdl, "refresh_tables_", lambda *args: given.extend(args))
+        patch.setattr(tables, "refresh_tables_", lambda *args: given.extend(args))
         layer.tables.refresh(layer.weight, layer.bias, training=True)
     return given
 

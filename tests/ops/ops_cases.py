@@ -120,6 +120,7 @@ BOTH: Cases = {
         {"N": 12, "count": 12},  # near N, draws give out
         {"N": 12, "count": 30},
     ],
+    "find_shared": [{}, {"B": 0}, {"A": 0}, {"T": 0}, {"T": 1}, {"T": 20}, {"N": 5000}],
     "gather_linear": [
         *({}, {"bias": False}, {"B": 0}, {"A": 0}, {"A": 1}, {"N": 1}, {"padding": 1.0}),
         {"N": 0, "A": 3},  # all padding
@@ -227,6 +228,7 @@ _CPU: Cases = {
     ],
     "select": [{"B": 60, "C": 200, "N": 500, "active": 50, "random": 10, "scores": "ties"}],
     "shared_rows": [{"B": 300, "count": 100, "N": 10_000, "seed": -1, "step": 7}],
+    "find_shared": [{"B": 300, "A": 40, "T": 500, "N": 3000}],
     "gather_linear": [{"B": 40, "A": 50, "N": 200, "d": 130}],
     "gather_linear_backward": [
         {"B": 40, "A": 30, "N": 200, "d": 130},

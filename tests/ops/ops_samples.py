@@ -437,6 +437,11 @@ def active_columns_args(
     return values, columns, weight, sparse_grad
 
 
+def find_shared_args(B: int = 5, A: int = 6, T: int = 9, N: int = 20) -> Args:
+    shared = row_ids(1, T, N, padding=0.2, seed=17)[0]
+    return row_ids(B, A, N, seed=18), shared
+
+
 def active_log_prob_args(
     B: int = 4,
     M: int = 2,
@@ -571,7 +576,7 @@ def active_linear_log_prob_args(
         own = randn(*rows.shape, dtype=x.dtype, seed=5)
         if shared is not None:
             shared_log_q = randn(len(shared), dtype=x.dtype, seed=6)
-            places = torch.full(rows.shape, -1)
+            places = torch.full(rows.shape, -1, dtype=torch.int32)
             places[:1, -1:] = 0
     return *layer, known, rows[:, :1].clone(), own, shared_log_q, places, sparse_grad
 
@@ -658,6 +663,7 @@ OPS = (
     "gather_sparse_linear",
     "gather_sparse_linear_backward",
     "scatter_rows",
+    "find_shared",
     "active_log_prob",
     "active_log_prob_backward",
     "row_ids",

@@ -180,7 +180,7 @@ def composed(args: samples.Args) -> Tensor:
     if places is not None:
         sample, column = (places >= 0).nonzero(as_tuple=True)
         left_out = torch.zeros_like(s, dtype=torch.bool)
-        left_out[sample, places[sample, column]] = True
+        left_out[sample, places[sample, column].long()] = True
         s = s.masked_fill(left_out, -torch.inf)
     return functional.active_log_prob(z, None if shared is None else s, rows, shared, labels)
 

@@ -330,6 +330,8 @@ CASES = [
     *ids("scatter_rows", "rows", 20),
     *numbers("scatter_rows", "n_rows", -1),
     Bad("scatter_rows", "n_rows", "too-few", value(5), blamed="rows", needs_values=True),
+    *any_ids("find_shared", "rows"),
+    *any_ids("find_shared", "shared"),
     *active_logits("active_log_prob"),
     *any_ids("active_log_prob", "labels"),
     *wrong_size("active_log_prob", "labels", 0),
