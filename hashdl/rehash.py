@@ -42,7 +42,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from hashdl import ops
 from hashdl.background import background
 from hashdl.hashing import sketching
-from hashdl.hashing.functions import Functions, Scheme, project_rows
+from hashdl.hashing.functions import Functions, Sample, Scheme, project_rows
 from hashdl.precision import own_dtype
 from hashdl.readback import Readback
 from hashdl.schedule import earliest_rehash, looks_for_drift, next_rehash
@@ -230,9 +230,21 @@ class _Cycle(NamedTuple):
                     yield done, index, table
 
 
-# Counts of touched rows on their way from a GPU, by the `state` of the tables. A copy of the tables
-# counts anew.
+class _Asked(NamedTuple):
+    """What the next training step needs to know of a GPU, on its way to the host.
+
+    Attributes:
+        drift: of touched rows, if it looks for that.
+        touched: their number, and what a sample of the rows tells; if it begins a cycle's work.
+    """
+
+    drift: Readback | None
+    touched: Readback | None
+
+
+# By the `state` of the tables. A copy of the tables asks anew, and waits.
 _asked: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+_NOTHING_ASKED = _Asked(None, None)
 
 
 # ---- codes and sketches --------------------------------------------------------------------------
@@ -349,14 +361,24 @@ class _Rehash:
         made = (b.functions.view(self.dtype), b.next_query_functions.view(self.dtype))
         return Functions(*made, *(t.view(torch.float32) for t in (b.center, b.maps, b.scale)))
 
-    def new_functions(self, balance: bool, codes: Tensor | None) -> Functions:
+    def sample(self, balance: bool) -> Sample:
+        """What new functions follow from."""
+        b = self.buffers
+        known = b.recent[: State.of(b.state).seen] if self.given.rank else b.moment
+        queries = known.view(torch.float32) if balance and len(b.maps[0]) else None
+        return self.scheme.sample(self.weight, self.bias, queries, b.maps.view(torch.float32))
+
+    def new_functions(
+        self, sample: Sample, codes: Tensor | None, *, looks: bool = True
+    ) -> Functions:
+        """See :meth:`Scheme.of_sample`."""
         b, seen = self.buffers, State.of(self.buffers.state).seen
-        recent, moment = (known.view(torch.float32) for known in (b.recent[:seen], b.moment))
-        queries = (recent if self.given.rank else moment) if balance and len(b.maps[0]) else None
+        recent = b.recent[:seen].view(torch.float32)
         watched = (recent if enough(seen, b.moment, b.recent) else None, self.functions.rows)
-        layer = (self.weight, self.bias)
         try:
-            return self.scheme.new(*layer, queries, b.maps.view(torch.float32), codes, *watched)
+            return self.scheme.of_sample(
+                sample, self.weight, self.bias, codes, *watched, looks=looks
+            )
         except ValueError as error:
             raise _not_finite() from error
 
@@ -410,32 +432,41 @@ class _Rehash:
         if state.begun < state.begun_end:
             self.begin_to_build(range(state.begun, state.begun_end))
 
-    def has_drifted(self, state: State, now: int) -> bool:
-        """Whether so many codes of touched rows have changed that the cycle is to end early."""
-        threshold, every = self.given.drift, self.given.every
-        if threshold is None or not looks_for_drift(now, state.start, every):
+    def looks_for_drift(self, state: State, now: int) -> bool:
+        """Whether drift of the rows may end the cycle early."""
+        every = self.given.every
+        if self.given.drift is None or not looks_for_drift(now, state.start, every):
             return False
         # While functions are renewed, codes of the old ones tell nothing.
-        if state.renewed or state.due <= max(now, earliest_rehash(state.start, every)):
-            return False
-        return self.drift() >= threshold
+        return not state.renewed and state.due > max(now, earliest_rehash(state.start, every))
 
-    def drift(self) -> float:
+    def has_drifted(self, state: State, now: int) -> bool:
+        """Whether so many codes of touched rows have changed that the cycle is to end early."""
+        if not self.looks_for_drift(state, now):
+            return False
+        asked = _asked.get(self.buffers.state, _NOTHING_ASKED).drift
+        drift = self.drift() if asked is None else asked.arrived()[0]
+        return float(drift) >= float(self.given.drift or 0)
+
+    def drift(self) -> Tensor:
         """Share of changed codes among touched rows, of a sample of both.
 
         In the last group of tables: its rows are hashed at the end of a cycle.
         """
-        index = len(self.groups) - 1
+        index, n_rows = len(self.groups) - 1, self.cycle.n_rows
         group = self.groups[index]
-        touched = (self.buffers.dirty & (1 << index)).nonzero().squeeze(1)
-        some = touched[:: max(1, -(-touched.numel() // _DRIFT_ROWS))]
-        if some.numel() == 0:
-            return 0.0
+        # Every so many-th of the touched rows; where they are fewer, the last row stands in.
+        counts = (self.buffers.dirty & (1 << index)).bool().cumsum(0, dtype=torch.int32)
+        touched = counts[-1]
+        every = (touched + _DRIFT_ROWS - 1).div(_DRIFT_ROWS, rounding_mode="floor").clamp_min(1)
+        wanted = torch.arange(_DRIFT_ROWS, device=counts.device) * every + 1
+        some = torch.searchsorted(counts, wanted.int()).clamp_max(n_rows - 1)
         codes = self.buffers.codes[group.start : group.stop, some]
         fresh = torch.empty_like(codes)
-        rows = _Rows(self.weight, self.bias, some)
-        _hash_rows(rows, self.scheme, self.functions, group, fresh)
-        return float((fresh != codes).double().mean())
+        _hash_rows(_Rows(self.weight, self.bias, some), self.scheme, self.functions, group, fresh)
+        there = wanted <= touched
+        changed = ((fresh != codes) & there).sum()
+        return changed.double() / (there.sum() * len(group)).clamp_min(1)
 
     def begin(self, state: State, balance: bool) -> None:
         """Choose the functions of a cycle."""
@@ -443,12 +474,17 @@ class _Rehash:
         # rows have moved, as they do early in training.
         if state.fitted:
             return
+        asked = _asked.get(self.buffers.state, _NOTHING_ASKED).touched
+        touched, *parts = (self.touched(),) if asked is None else asked.arrived()
         doubling = state.rehashes & (state.rehashes - 1) == 0
-        moved = 2 * self.touched() > self.cycle.n_rows
+        moved = 2 * int(touched) > self.cycle.n_rows
         balance = balance and (doubling or moved)
         if not (balance or moved or self.scheme.kind.learns):
             return
-        functions = self.new_functions(balance, self.buffers.codes)
+        sample = Sample(*parts) if parts else self.sample(balance)
+        if not balance:
+            sample = sample._replace(queries=sample.queries.new_empty(0))
+        functions = self.new_functions(sample, self.buffers.codes, looks=not parts)
         if not self.scheme.folds:
             self.everything(functions)
             state.done = self.cycle.total
@@ -493,17 +529,24 @@ class _Rehash:
         # A gathered row costs more than one in its place.
         return None if 2 * rows.numel() > touched.numel() else rows
 
-    def ask_for_touched(self, state: State) -> None:
-        """Where the next training step begins a cycle's work: count for it, not waiting."""
-        if not self.buffers.dirty.is_cuda or state.done or state.fitted:
+    def ask(self, state: State) -> None:
+        """For what the next training step decides by, where that is on a GPU: it need not wait."""
+        _asked.pop(self.buffers.state, None)
+        if not self.buffers.dirty.is_cuda:
             return
-        if self.cycle.due(state, state.step) > 0:
-            _asked[self.buffers.state] = Readback(self.buffers.dirty.count_nonzero())
+        drift = touched = None
+        if self.looks_for_drift(state, state.step):
+            drift = Readback(self.drift())
+        due = drift is not None or self.cycle.due(state, state.step) > 0
+        if due and not (state.done or state.fitted):
+            balance = enough(state.seen, self.buffers.moment, self.buffers.recent)
+            touched = Readback(self.touched(), *self.sample(balance))
+        if drift is not None or touched is not None:
+            _asked[self.buffers.state] = _Asked(drift, touched)
 
-    def touched(self) -> int:
-        """Rows touched since some group hashed them; on a GPU, before the last step."""
-        count = _asked.pop(self.buffers.state, None)
-        return int(self.buffers.dirty.count_nonzero() if count is None else count)
+    def touched(self) -> Tensor:
+        """Number of the rows touched since some group hashed them."""
+        return self.buffers.dirty.count_nonzero()
 
     def sketch(self, rows: _Rows, some: slice) -> None:
         """Make the sketches of some of the layer's rows."""
@@ -664,8 +707,8 @@ def _refresh_tables_(weight: Tensor, bias: Tensor | None, *rest: Any) -> None:
     with own_dtype(weight):
         if stale:
             codes = buffers.codes if state.built else None
-            kept = rehash.functions if state.fitted else rehash.new_functions(balance, codes)
-            rehash.everything(kept)
+            fresh = None if state.fitted else rehash.new_functions(rehash.sample(balance), codes)
+            rehash.everything(rehash.functions if fresh is None else fresh)
             state.built, (state.version, state.pointer) = 1, key
             state.balanced = int(balance)
             state.begun = state.begun_end = 0
@@ -682,7 +725,8 @@ def _refresh_tables_(weight: Tensor, bias: Tensor | None, *rest: Any) -> None:
         state.due = next_rehash(now, state.rehashes - 1, given.every, given.growth)
     state.step = now + int(training)
     if training:
-        rehash.ask_for_touched(state)
+        with own_dtype(weight):
+            rehash.ask(state)
     if state.values() != before:
         state.write(buffers.state)
     if training:

@@ -16,6 +16,7 @@ from hashdl import ops
 from hashdl.hashing.balancing import one_thread
 from hashdl.hashing.functions import project_rows
 from hashdl.hashing.lowrank import orthogonal
+from hashdl.readback import send
 
 
 def planes(maps: Tensor, D: int, bits: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -31,7 +32,7 @@ def planes(maps: Tensor, D: int, bits: int, seed: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed ^ 0x5CE7C4)
     with one_thread():
         blocks = [orthogonal(D, min(D, bits - i), generator) for i in range(0, bits, D)]
-    drawn = torch.cat(blocks, 1).to(maps.device)
+    drawn = send(torch.cat(blocks, 1), maps)
     if maps.shape[1] == 0:
         return drawn, drawn
     return maps[0] @ drawn, maps[1] @ drawn
