@@ -53,8 +53,9 @@ _GROUP, _MOST_GROUPS = 8, 8  # a byte of `dirty` has 8 bits
 _SLICE = 1 << 12
 # Building a table takes about as long as hashing this share of its rows.
 _BUILD_SHARE = 32
-# Projections made at once, of float32: they stay in cache until they are codes.
-_PROJECTIONS = 1 << 18
+# Projections made at once, of float32: they stay in cache until they are codes. On a GPU so many
+# that what is launched for them has work to do.
+_PROJECTIONS, _PROJECTIONS_ON_GPU = 1 << 18, 1 << 24
 # Touched rows that are hashed again to see whether they have drifted.
 _DRIFT_ROWS = 128
 # Queries by which a low rank is balanced at first.
@@ -276,7 +277,8 @@ class _Rows(NamedTuple):
 
     def chunks(self, columns: int) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
         """So many at a time that projections of so many columns stay in cache."""
-        step = max(_PROJECTIONS // max(columns, 1), 1)
+        most = _PROJECTIONS_ON_GPU if self.weight.is_cuda else _PROJECTIONS
+        step = max(most // max(columns, 1), 1)
         for first in range(0, self.size, step):
             chunk = slice(first, first + step)
             yield chunk, self._take(self.weight, chunk), self._take_bias(chunk)
@@ -676,7 +678,8 @@ def is_recomputed() -> bool:
 
 
 def _capture_step(buffers: Buffers) -> None:
-    """Let each replay count a training step."""
+    """Let each replay count a training step; what was asked for is of a time before them."""
+    _asked.pop(buffers.state, None)
     buffers.step.add_(1)
     buffers.state[_CAPTURED] = 1
 
