@@ -21,8 +21,9 @@ All at once and in full is hashed what has no tables or a changed weight: the fi
 move or a load, and in evaluation after training. That begins a new cycle.
 
 What the schedule needs is in ``state``, in the host's memory, so that a step with nothing due reads
-nothing from a GPU. Nor does a step that hashes rows by functions that stay: on a GPU all rows of a
-slice are hashed, and the number of touched rows is asked for a step before it decides.
+nothing from a GPU. Nor does any other, but where tables are stale as a whole: on a GPU all rows of
+a slice are hashed, and what the host decides by, and makes new functions of, is asked for a step
+before: see :class:`_Asked`.
 ``step`` is where the tables are: random numbers of look-ups depend on it. While a CUDA graph is
 captured nothing is done but to count ``step``, as each replay then does.
 

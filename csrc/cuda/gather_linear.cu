@@ -255,7 +255,7 @@ void gather_forward_by_row(const cpu::GatherForward<T>& args, int64_t B, int64_t
       group_rows({args.rows, nullptr, touched, pairs, 0, G, N}, scratch, stream);
   if (scratch.measuring()) return;
   // Of padding: no group has it.
-  check(cudaMemsetAsync(args.z, 0, static_cast<size_t>(pairs) * sizeof(T), stream));
+  fill_bytes(args.z, 0, pairs, stream);
   with_width<T>(
       args.d,
       [&]<int V>() {

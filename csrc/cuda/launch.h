@@ -18,6 +18,13 @@ inline void check(cudaError_t error) {
   }
 }
 
+/// Sets all of `count` numbers' bytes; nothing where there are none, which no graph would take.
+template <typename T>
+void fill_bytes(T* numbers, int byte, int64_t count, Stream stream) {
+  if (count == 0) return;
+  check(cudaMemsetAsync(numbers, byte, static_cast<size_t>(count) * sizeof(T), stream));
+}
+
 /// Dynamic shared memory of a block: what every GPU since sm_80 lets it have (99 KB), without the
 /// kernels' static arrays.
 constexpr int64_t kMostDynamic = 88 * 1024;

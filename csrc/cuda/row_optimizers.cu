@@ -166,7 +166,7 @@ int64_t warp_blocks(int64_t U) { return blocks_for(U, kThreads / kWarp); }
 }  // namespace
 
 void row_ids(const RowIds& args, Stream stream) {
-  check(cudaMemsetAsync(args.ascending, 1, sizeof(bool), stream));
+  fill_bytes(args.ascending, 1, 1, stream);
   launch(row_ids_kernel, blocks_for(args.U, kThreads), kThreads, 0, stream, args);
 }
 
