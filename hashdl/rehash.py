@@ -533,10 +533,8 @@ class _Rehash:
         return None if 2 * rows.numel() > touched.numel() else rows
 
     def ask(self, state: State) -> None:
-        """For what the next training step decides by, where that is on a GPU: it need not wait."""
+        """A GPU for what the next training step decides by, so that it need not wait."""
         _asked.pop(self.buffers.state, None)
-        if not self.buffers.dirty.is_cuda:
-            return
         drift = touched = None
         if self.looks_for_drift(state, state.step):
             drift = Readback(self.drift())
@@ -728,7 +726,7 @@ def _refresh_tables_(weight: Tensor, bias: Tensor | None, *rest: Any) -> None:
         state.start, state.done, state.renewed = now, 0, 0
         state.due = next_rehash(now, state.rehashes - 1, given.every, given.growth)
     state.step = now + int(training)
-    if training:
+    if training and weight.is_cuda:
         with own_dtype(weight):
             rehash.ask(state)
     if state.values() != before:
