@@ -6,7 +6,8 @@ Environment variables read here:
     HASHDL_FORCE_CUDA=1  fail loudly when CUDA kernels cannot be built.
     TORCH_CUDA_ARCH_LIST  the GPUs to build for, as torch's own extensions take it: "8.0;9.0+PTX".
     HASHDL_NO_EXTENSION=1  install the Python package alone; every op then runs on its reference.
-    CXX                  the C++ compiler (default: c++).
+    CXX                  the C++ compiler (default: c++), of the CUDA compiler's host code too.
+    MAX_JOBS             how many sources are compiled at once (default: ninja's, by processors).
 """
 
 from __future__ import annotations
@@ -149,6 +150,8 @@ class BuildWithNinja(build_ext):  # type: ignore[misc]
         plan = self.plan(ext, build, output, cuda_compiler())
         (build / "build.ninja").write_text(plan)
         command = [Path(ninja.BIN_DIR) / "ninja", "-C", build]
+        if jobs := os.environ.get("MAX_JOBS"):
+            command += ["-j", jobs]
         if not self.verbose:
             command.append("--quiet")
         subprocess.run(command, check=True)
@@ -169,7 +172,7 @@ class BuildWithNinja(build_ext):  # type: ignore[misc]
         common = CXX_FLAGS + self.include_flags() + [f"-DTORCH_TARGET_VERSION={TORCH_TARGET}"]
         if nvcc is not None:
             common += ["-DHASHDL_CUDA=1", "-DUSE_CUDA"]
-            self.plan_cuda(ninja, nvcc, build)
+            self.plan_cuda(ninja, nvcc, cxx, build)
         levels = simd_levels()
         common += [f"-DHASHDL_HAS_{level.upper()}=1" for level in levels]
         for source in ext.sources:
@@ -184,10 +187,10 @@ class BuildWithNinja(build_ext):  # type: ignore[misc]
         ninja.link(output)
         return "\n".join(ninja.lines) + "\n"
 
-    def plan_cuda(self, ninja: Ninja, nvcc: Path, build: Path) -> None:
+    def plan_cuda(self, ninja: Ninja, nvcc: Path, cxx: str, build: Path) -> None:
         ninja.rule(
             "nvcc",
-            f"{nvcc} -MD -MF $out.d $flags -c $in -o $out",
+            f"{nvcc} -ccbin {cxx} -MD -MF $out.d $flags -c $in -o $out",
             depfile="$out.d",
             deps="gcc",
             description="compile $out",

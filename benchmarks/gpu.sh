@@ -14,6 +14,8 @@ if ! capability=$("$python" -c \
 fi
 mkdir -p "$out"
 parts=()
+# compute-sanitizer comes with the toolkit, whose folder is often not in the path.
+export PATH="$PATH:${CUDA_HOME:-${CUDA_PATH:-/usr/local/cuda}}/bin"
 
 # part NAME SECONDS COMMAND...: runs it under a time limit, and goes on whatever comes of it. Python
 # ends at an interrupt with what it has.
@@ -21,6 +23,12 @@ part() {
   local name=$1 seconds=$2 began=$SECONDS
   shift 2
   echo "==== $name" | tee -a "$out/gpu.txt"
+  if ! command -v "$1" > /dev/null; then
+    echo "gpu.sh: $1 was not found: it is part of the CUDA toolkit (set CUDA_HOME)" |
+      tee -a "$out/gpu.txt"
+    parts+=("$name" 127 0)
+    return
+  fi
   timeout --signal=INT --kill-after=10 "$seconds" "$@" 2>&1 | tail -n 60 | tee -a "$out/gpu.txt"
   parts+=("$name" "${PIPESTATUS[0]}" "$((SECONDS - began))")
 }
@@ -43,13 +51,16 @@ tests=("$python" -m pytest -q -p no:cacheprovider)
 part tests 120 "${tests[@]}" --maxfail 10 tests/ops/test_ops_cuda.py tests/modules/test_gpu.py \
   -k "not host and not bad_values"
 
-# A small case of each op; the context of a racecheck is slow.
+# A small case of each op; the context of a racecheck is slow. Each tensor has memory of its own then:
+# within a block of torch's allocator memcheck sees no access out of bounds.
+export PYTORCH_NO_CUDA_MEMORY_CACHING=1
 for tool in memcheck racecheck; do
   part "compute-sanitizer $tool" 80 compute-sanitizer --tool "$tool" --error-exitcode 9 \
     --target-processes all "${tests[@]}" tests/ops/test_ops_cuda.py \
     -k "equal_the_reference and default and not host"
 done
 
+unset PYTORCH_NO_CUDA_MEMORY_CACHING
 part benchmarks 160 "$python" -m benchmarks.gpu --json "$out/gpu.json"
 
 # How the parts went, beside the figures.

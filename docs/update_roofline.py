@@ -129,11 +129,21 @@ def other_kernels(s: Layer) -> list[Work]:
         Work("best_outputs of find_best and search, 10 best", s.pairs * 6 + s.B * 10 * 10),
         Work("scatter_rows, without the fill", s.pairs * (6 + SECTOR)),
         Work("combine_rows", s.pairs * (row + 6) + s.B * row, 2 * s.pairs * s.d),
+        Work("row_ids", s.U * (8 + 4)),
         Work("sgd_rows_, with momentum", s.U * s.d * (2 + 2 * 2 + 2 * 4), 4 * s.U * s.d),
         Work("adagrad_rows_", s.U * s.d * (2 + 2 * 2 + 2 * 4), 6 * s.U * s.d),
         Work("mark_rows_", s.pairs * 4 + s.U * SECTOR),
         Work("limit_buckets, one table in a while", s.N * 4 * 2 + (16 << s.K), launches=5),
     ]
+
+
+def gathers_of_reused_rows(s: Layer) -> list[tuple[str, list[Work]]]:
+    """The two ways of gather_linear where most rows have many samples, by title."""
+    B, row, product = s.B, 2 * s.d, 2 * s.pairs * s.d
+    # A weight of this size stays in no cache; inputs do, and are read by each pair from there.
+    by_sample = Work("gather_forward", s.pairs * (row + 4 + 2) + B * row, product)
+    by_row = Work("gather_forward_by_row", s.pairs * (4 + 2 + 2) + (s.U + B) * row, product)
+    return [("a sample at a time", [by_sample]), ("a row at a time", [group_rows(s), by_row])]
 
 
 def sparse_kernels(s: Layer) -> list[Work]:
@@ -219,6 +229,10 @@ def section() -> str:
         dense, hashed = (sum(w.seconds for w in step(layer)) for step in (dense_step, hashed_step))
         parts.append(f"Ratio of the sums at N = {name}: {dense / hashed:.0f}.")
     parts.append(table("other families and choices, N = 10⁶", other_kernels(small)))
+    reused = Layer(N=10**5, A=2000)
+    for way, works in gathers_of_reused_rows(reused):
+        title = f"gather_linear, {way}, N = {reused.N:,}, A = {reused.A:,}"
+        parts.append(summed_table(title, works))
     hidden = Layer(N=10**5, d=10**5)
     title = f"active × active, N = d = {hidden.N:,}, I = A = {hidden.A}"
     parts.append(summed_table(title, sparse_kernels(hidden)))

@@ -21,8 +21,9 @@ All at once and in full is hashed what has no tables or a changed weight: the fi
 move or a load, and in evaluation after training. That begins a new cycle.
 
 What the schedule needs is in ``state``, in the host's memory, so that a step with nothing due reads
-nothing from a GPU. Nor does a step that hashes rows by functions that stay: on a GPU all rows of a
-slice are hashed, and the number of touched rows is asked for a step before it decides.
+nothing from a GPU. Nor does any other, but where tables are stale as a whole: on a GPU all rows of
+a slice are hashed, and what the host decides by, and makes new functions of, is asked for a step
+before: see :class:`_Asked`.
 ``step`` is where the tables are: random numbers of look-ups depend on it. While a CUDA graph is
 captured nothing is done but to count ``step``, as each replay then does.
 
@@ -43,7 +44,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from hashdl import ops, reference
 from hashdl.background import background
 from hashdl.hashing import sketching
-from hashdl.hashing.functions import Functions, Scheme, project_rows
+from hashdl.hashing.functions import Functions, Sample, Scheme, project_rows
 from hashdl.precision import own_dtype
 from hashdl.readback import Readback
 from hashdl.schedule import earliest_rehash, looks_for_drift, next_rehash
@@ -54,8 +55,9 @@ _GROUP, _MOST_GROUPS = 8, 8  # a byte of `dirty` has 8 bits
 _SLICE = 1 << 12
 # Building a table takes about as long as hashing this share of its rows.
 _BUILD_SHARE = 32
-# Projections made at once, of float32: they stay in cache until they are codes.
-_PROJECTIONS = 1 << 18
+# Projections made at once, of float32: they stay in cache until they are codes. On a GPU so many
+# that what is launched for them has work to do.
+_PROJECTIONS, _PROJECTIONS_ON_GPU = 1 << 18, 1 << 24
 # Touched rows that are hashed again to see whether they have drifted.
 _DRIFT_ROWS = 128
 # Queries by which a low rank is balanced at first.
@@ -232,9 +234,21 @@ class _Cycle(NamedTuple):
                     yield done, index, table
 
 
-# Counts of touched rows on their way from a GPU, by the `state` of the tables. A copy of the tables
-# counts anew.
+class _Asked(NamedTuple):
+    """What the next training step needs to know of a GPU, on its way to the host.
+
+    Attributes:
+        drift: of touched rows, if it looks for that.
+        touched: their number, and what a sample of the rows tells; if it begins a cycle's work.
+    """
+
+    drift: Readback | None
+    touched: Readback | None
+
+
+# By the `state` of the tables. A copy of the tables asks anew, and waits.
 _asked: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+_NOTHING_ASKED = _Asked(None, None)
 
 
 # ---- codes and sketches --------------------------------------------------------------------------
@@ -266,7 +280,8 @@ class _Rows(NamedTuple):
 
     def chunks(self, columns: int) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
         """So many at a time that projections of so many columns stay in cache."""
-        step = max(_PROJECTIONS // max(columns, 1), 1)
+        most = _PROJECTIONS_ON_GPU if self.weight.is_cuda else _PROJECTIONS
+        step = max(most // max(columns, 1), 1)
         for first in range(0, self.size, step):
             chunk = slice(first, first + step)
             yield chunk, self._take(self.weight, chunk), self._take_bias(chunk)
@@ -362,14 +377,24 @@ class _Rehash:
         made = (b.functions.view(dtype), b.next_query_functions.view(dtype))
         return Functions(*made, *(t.view(torch.float32) for t in (b.center, b.maps, b.scale)))
 
-    def new_functions(self, balance: bool, codes: Tensor | None) -> Functions:
+    def sample(self, balance: bool) -> Sample:
+        """What new functions follow from."""
+        b = self.buffers
+        known = b.recent[: State.of(b.state).seen] if self.given.rank else b.moment
+        queries = known.view(torch.float32) if balance and len(b.maps[0]) else None
+        return self.scheme.sample(self.weight, self.bias, queries, b.maps.view(torch.float32))
+
+    def new_functions(
+        self, sample: Sample, codes: Tensor | None, *, looks: bool = True
+    ) -> Functions:
+        """See :meth:`Scheme.of_sample`."""
         b, seen = self.buffers, State.of(self.buffers.state).seen
-        recent, moment = (known.view(torch.float32) for known in (b.recent[:seen], b.moment))
-        queries = (recent if self.given.rank else moment) if balance and len(b.maps[0]) else None
+        recent = b.recent[:seen].view(torch.float32)
         watched = (recent if enough(seen, b.moment, b.recent) else None, self.functions.rows)
-        layer = (self.weight, self.bias)
         try:
-            return self.scheme.new(*layer, queries, b.maps.view(torch.float32), codes, *watched)
+            return self.scheme.of_sample(
+                sample, self.weight, self.bias, codes, *watched, looks=looks
+            )
         except ValueError as error:
             raise _not_finite() from error
 
@@ -427,32 +452,41 @@ class _Rehash:
         if state.begun < state.begun_end:
             self.begin_to_build(range(state.begun, state.begun_end))
 
-    def has_drifted(self, state: State, now: int) -> bool:
-        """Whether so many codes of touched rows have changed that the cycle is to end early."""
-        threshold, every = self.given.drift, self.given.every
-        if threshold is None or not looks_for_drift(now, state.start, every):
+    def looks_for_drift(self, state: State, now: int) -> bool:
+        """Whether drift of the rows may end the cycle early."""
+        every = self.given.every
+        if self.given.drift is None or not looks_for_drift(now, state.start, every):
             return False
         # While functions are renewed, codes of the old ones tell nothing.
-        if state.renewed or state.due <= max(now, earliest_rehash(state.start, every)):
-            return False
-        return self.drift() >= threshold
+        return not state.renewed and state.due > max(now, earliest_rehash(state.start, every))
 
-    def drift(self) -> float:
+    def has_drifted(self, state: State, now: int) -> bool:
+        """Whether so many codes of touched rows have changed that the cycle is to end early."""
+        if not self.looks_for_drift(state, now):
+            return False
+        asked = _asked.get(self.buffers.state, _NOTHING_ASKED).drift
+        drift = self.drift() if asked is None else asked.arrived()[0]
+        return float(drift) >= float(self.given.drift or 0)
+
+    def drift(self) -> Tensor:
         """Share of changed codes among touched rows, of a sample of both.
 
         In the last group of tables: its rows are hashed at the end of a cycle.
         """
-        index = len(self.groups) - 1
+        index, n_rows = len(self.groups) - 1, self.cycle.n_rows
         group = self.groups[index]
-        touched = (self.buffers.dirty & (1 << index)).nonzero().squeeze(1)
-        some = touched[:: max(1, -(-touched.numel() // _DRIFT_ROWS))]
-        if some.numel() == 0:
-            return 0.0
+        # Every so many-th of the touched rows; where they are fewer, the last row stands in.
+        counts = (self.buffers.dirty & (1 << index)).bool().cumsum(0, dtype=torch.int32)
+        touched = counts[-1]
+        every = (touched + _DRIFT_ROWS - 1).div(_DRIFT_ROWS, rounding_mode="floor").clamp_min(1)
+        wanted = torch.arange(_DRIFT_ROWS, device=counts.device) * every + 1
+        some = torch.searchsorted(counts, wanted.int()).clamp_max(n_rows - 1)
         codes = self.buffers.codes[group.start : group.stop, some]
         fresh = torch.empty_like(codes)
-        rows = _Rows(self.weight, self.bias, some)
-        _hash_rows(rows, self.scheme, self.functions, group, fresh)
-        return float((fresh != codes).double().mean())
+        _hash_rows(_Rows(self.weight, self.bias, some), self.scheme, self.functions, group, fresh)
+        there = wanted <= touched
+        changed = ((fresh != codes) & there).sum()
+        return changed.double() / (there.sum() * len(group)).clamp_min(1)
 
     def begin(self, state: State, balance: bool) -> None:
         """Choose the functions of a cycle."""
@@ -460,12 +494,17 @@ class _Rehash:
         # rows have moved, as they do early in training.
         if state.fitted:
             return
+        asked = _asked.get(self.buffers.state, _NOTHING_ASKED).touched
+        touched, *parts = (self.touched(),) if asked is None else asked.arrived()
         doubling = state.rehashes & (state.rehashes - 1) == 0
-        moved = 2 * self.touched() > self.cycle.n_rows
+        moved = 2 * int(touched) > self.cycle.n_rows
         balance = balance and (doubling or moved)
         if not (balance or moved or self.scheme.kind.learns):
             return
-        functions = self.new_functions(balance, self.buffers.codes)
+        sample = Sample(*parts) if parts else self.sample(balance)
+        if not balance:
+            sample = sample._replace(queries=sample.queries.new_empty(0))
+        functions = self.new_functions(sample, self.buffers.codes, looks=not parts)
         if not self.scheme.folds:
             self.everything(functions)
             state.done = self.cycle.total
@@ -510,17 +549,22 @@ class _Rehash:
         # A gathered row costs more than one in its place.
         return None if 2 * rows.numel() > touched.numel() else rows
 
-    def ask_for_touched(self, state: State) -> None:
-        """Where the next training step begins a cycle's work: count for it, not waiting."""
-        if not self.buffers.dirty.is_cuda or state.done or state.fitted:
-            return
-        if self.cycle.due(state, state.step) > 0:
-            _asked[self.buffers.state] = Readback(self.buffers.dirty.count_nonzero())
+    def ask(self, state: State) -> None:
+        """A GPU for what the next training step decides by, so that it need not wait."""
+        _asked.pop(self.buffers.state, None)
+        drift = touched = None
+        if self.looks_for_drift(state, state.step):
+            drift = Readback(self.drift())
+        due = drift is not None or self.cycle.due(state, state.step) > 0
+        if due and not (state.done or state.fitted):
+            balance = enough(state.seen, self.buffers.moment, self.buffers.recent)
+            touched = Readback(self.touched(), *self.sample(balance))
+        if drift is not None or touched is not None:
+            _asked[self.buffers.state] = _Asked(drift, touched)
 
-    def touched(self) -> int:
-        """Rows touched since some group hashed them; on a GPU, before the last step."""
-        count = _asked.pop(self.buffers.state, None)
-        return int(self.buffers.dirty.count_nonzero() if count is None else count)
+    def touched(self) -> Tensor:
+        """Number of the rows touched since some group hashed them."""
+        return self.buffers.dirty.count_nonzero()
 
     def sketch(self, rows: _Rows, some: slice) -> None:
         """Make the sketches of some of the layer's rows."""
@@ -653,7 +697,8 @@ def is_recomputed() -> bool:
 
 
 def _capture_step(buffers: Buffers) -> None:
-    """Let each replay count a training step."""
+    """Let each replay count a training step; what was asked for is of a time before them."""
+    _asked.pop(buffers.state, None)
     buffers.step.add_(1)
     buffers.state[_CAPTURED] = 1
 
@@ -684,8 +729,8 @@ def _refresh_tables_(weight: Tensor, bias: Tensor | None, *rest: Any) -> None:
     with own_dtype(weight):
         if stale:
             codes = buffers.codes if state.built else None
-            kept = rehash.functions if state.fitted else rehash.new_functions(balance, codes)
-            rehash.everything(kept)
+            fresh = None if state.fitted else rehash.new_functions(rehash.sample(balance), codes)
+            rehash.everything(rehash.functions if fresh is None else fresh)
             state.built, (state.version, state.pointer) = 1, key
             state.balanced = int(balance)
             state.begun = state.begun_end = 0
@@ -701,8 +746,9 @@ def _refresh_tables_(weight: Tensor, bias: Tensor | None, *rest: Any) -> None:
         state.start, state.done, state.renewed = now, 0, 0
         state.due = next_rehash(now, state.rehashes - 1, given.every, given.growth)
     state.step = now + int(training)
-    if training:
-        rehash.ask_for_touched(state)
+    if training and weight.is_cuda:
+        with own_dtype(weight):
+            rehash.ask(state)
     if state.values() != before:
         state.write(buffers.state)
     if training:

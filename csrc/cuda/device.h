@@ -5,6 +5,7 @@
 
 #include <cassert>
 #include <cstdint>
+#include <type_traits>
 
 #include "cpu/score_order.h"
 #include "cuda/scratch.h"
@@ -119,21 +120,22 @@ __device__ void add_warps(A (&sums)[V]) {
 }
 
 /// What the threads before this one of a block of Threads add up to, and what all do.
+template <typename T = int32_t>
 struct Scanned {
-  int32_t before, total;
+  T before, total;
 };
 
-template <int Threads>
-__device__ Scanned block_scan(int32_t value) {
-  static __shared__ int32_t ends[Threads / kWarp];
-  int32_t end = value;
+template <int Threads, typename T = int32_t>
+__device__ Scanned<T> block_scan(std::type_identity_t<T> value) {
+  static __shared__ T ends[Threads / kWarp];
+  T end = value;
   for (int offset = 1; offset < kWarp; offset *= 2) {
-    const int32_t other = __shfl_up_sync(kAllLanes, end, offset);
+    const T other = __shfl_up_sync(kAllLanes, end, offset);
     if (lane() >= offset) end += other;
   }
   if (lane() == kWarp - 1) ends[warp()] = end;
   __syncthreads();
-  int32_t before = end - value, total = 0;
+  T before = end - value, total = 0;
   for (int w = 0; w < Threads / kWarp; ++w) {
     before += w < warp() ? ends[w] : 0;
     total += ends[w];

@@ -14,6 +14,12 @@ constexpr int kWarps = kThreads / kWarp;
 constexpr int kRows = 4;
 constexpr const char* kBadRow = "hashdl::gather_linear: rows: got an id outside -1 to N - 1";
 
+/// The sample of a pair, of A a sample: by a division of 32 bits, for each lane has one to do for
+/// each pair, and one of 64 bits takes several times as long.
+__device__ inline int64_t sample_of(uint32_t pair, int64_t A) {
+  return pair / static_cast<uint32_t>(A);
+}
+
 /// Columns of a row that a warp covers at once.
 template <int V>
 constexpr int kSpan = kWarp * V;
@@ -64,7 +70,7 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t end = groups.start[g + 1];
   for (int64_t i = groups.start[g]; i < end; i += kRows) {
     const int64_t row = args.rows[groups.pair[i]];
-    int64_t pair[kRows];
+    uint32_t pair[kRows];
     A sums[kRows] = {};
 #pragma unroll
     for (int r = 0; r < kRows; ++r) pair[r] = groups.pair[i + r < end ? i + r : i];
@@ -72,7 +78,9 @@ __global__ void __launch_bounds__(kThreads)
       A w[V], values[kRows][V];
       load<V>(args.weight + row * args.d + k, w);
 #pragma unroll
-      for (int r = 0; r < kRows; ++r) load<V>(args.x + pair[r] / args.A * args.d + k, values[r]);
+      for (int r = 0; r < kRows; ++r) {
+        load<V>(args.x + sample_of(pair[r], args.A) * args.d + k, values[r]);
+      }
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
 #pragma unroll
@@ -142,7 +150,7 @@ template <typename T>
 __device__ PairSource<T> source_of(const cpu::GatherBackwardWeight<T>& args, uint32_t pair) {
   using A = Accumulate<T>;
   if (pair >= args.pairs) return {args.extra_grad + (pair - args.pairs) * args.d, A(1)};
-  return {args.x + pair / args.A * args.d, widen(args.grad_z[pair])};
+  return {args.x + sample_of(pair, args.A) * args.d, widen(args.grad_z[pair])};
 }
 
 /// sums += what the pairs from `i` on, `step` apart, give to the V columns from `k` on.
@@ -247,7 +255,7 @@ void gather_forward_by_row(const cpu::GatherForward<T>& args, int64_t B, int64_t
       group_rows({args.rows, nullptr, touched, pairs, 0, G, N}, scratch, stream);
   if (scratch.measuring()) return;
   // Of padding: no group has it.
-  check(cudaMemsetAsync(args.z, 0, static_cast<size_t>(pairs) * sizeof(T), stream));
+  fill_bytes(args.z, 0, pairs, stream);
   with_width<T>(
       args.d,
       [&]<int V>() {

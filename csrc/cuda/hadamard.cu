@@ -27,7 +27,7 @@ __device__ float flipped(float value, int32_t key, int64_t round, int64_t i) {
 __device__ void far_stages(float* x, int64_t n) {
   for (int64_t half = n / 2; half >= kWarp; half /= 2) {
     for (int64_t p = threadIdx.x; p < n / 2; p += kThreads) {
-      const int64_t i = p / half * 2 * half + p % half;
+      const int64_t i = 2 * p - (p & (half - 1));  // p / half * 2 * half + p % half
       const float a = x[i], b = x[i + half];
       x[i] = a + b;
       x[i + half] = a - b;

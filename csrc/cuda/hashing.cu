@@ -124,9 +124,8 @@ void limit_buckets(const cpu::LimitBuckets& args, int64_t width, Scratch& scratc
   sum(nullptr);
   void* const memory = scratch.take<char>(static_cast<int64_t>(bytes));
   if (scratch.measuring()) return;
-  const auto row_bytes = static_cast<size_t>(width) * sizeof(int32_t);
-  check(cudaMemsetAsync(args.limited_offsets, 0, sizeof(int32_t), stream));
-  check(cudaMemsetAsync(args.limited_rows, 0xff, row_bytes, stream));
+  fill_bytes(args.limited_offsets, 0, 1, stream);
+  fill_bytes(args.limited_rows, 0xff, width, stream);
   if (args.buckets == 0) return;
   launch(count_kept, blocks, kThreads, 0, stream, args, kept);
   sum(memory);

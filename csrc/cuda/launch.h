@@ -18,6 +18,17 @@ inline void check(cudaError_t error) {
   }
 }
 
+/// Sets all of `count` numbers' bytes; nothing where there are none, which no graph would take.
+template <typename T>
+void fill_bytes(T* numbers, int byte, int64_t count, Stream stream) {
+  if (count == 0) return;
+  check(cudaMemsetAsync(numbers, byte, static_cast<size_t>(count) * sizeof(T), stream));
+}
+
+/// Dynamic shared memory of a block: what every GPU since sm_80 lets it have (99 KB), without the
+/// kernels' static arrays.
+constexpr int64_t kMostDynamic = 88 * 1024;
+
 /// Blocks for `count` items, `each` of them a block.
 inline int64_t blocks_for(int64_t count, int64_t each) { return (count + each - 1) / each; }
 
@@ -30,8 +41,8 @@ void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, size_t s
   if (blocks == 0) return;
   if (blocks >= int64_t{1} << 31) throw std::runtime_error("hashdl: CUDA: 2^31 blocks or more");
   if (shared > kWithoutAsking) {
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               static_cast<int>(shared)));
+    // The same for all launches: another thread may be about to launch the kernel with more.
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kMostDynamic));
   }
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(blocks));

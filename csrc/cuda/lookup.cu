@@ -35,7 +35,7 @@ __device__ Bucket locate(const Lookup& args, int64_t b, int64_t i, uint64_t key)
 }
 
 /// The last of the kThreads buckets that starts at `read` or before.
-__device__ int bucket_of(const int32_t* starts, int32_t read) {
+__device__ int bucket_of(const int64_t* starts, int64_t read) {
   int low = 0, high = kThreads;
   while (high - low > 1) {
     const int middle = (low + high) / 2;
@@ -48,24 +48,24 @@ __device__ int bucket_of(const int32_t* starts, int32_t read) {
 __device__ void look_up(const Lookup& args, const Step& step, int64_t b, Numbering<kThreads>& found,
                         int32_t* hits) {
   static __shared__ Bucket buckets[kThreads];
-  static __shared__ int32_t starts[kThreads];
+  static __shared__ int64_t starts[kThreads];  // buckets of a whole block may have 2^31 rows
   const uint64_t key = cpu::stream_key(args.seed, value_of(step), b);
   found.start(static_cast<int32_t>(args.C));
   for (int64_t c = threadIdx.x; c < args.C; c += kThreads) hits[c] = 0;
   for (int64_t first = 0; first < args.P * args.L; first += kThreads) {
     const int64_t i = first + threadIdx.x;
     const Bucket mine = i < args.P * args.L ? locate(args, b, i, key) : Bucket{};
-    const Scanned reads = block_scan<kThreads>(mine.read);
+    const auto reads = block_scan<kThreads, int64_t>(mine.read);
     buckets[threadIdx.x] = mine;
     starts[threadIdx.x] = reads.before;
     __syncthreads();
-    for (int32_t tile = 0; tile < reads.total; tile += kThreads) {
-      const int32_t read = tile + static_cast<int32_t>(threadIdx.x);
+    for (int64_t tile = 0; tile < reads.total; tile += kThreads) {
+      const int64_t read = tile + threadIdx.x;
       int32_t row = -1;
       if (read < reads.total) {
         const int k = bucket_of(starts, read);
         const Bucket bucket = buckets[k];
-        const int32_t at = bucket.start + read - starts[k];
+        const int64_t at = bucket.start + read - starts[k];
         row = args.rows[bucket.first + (at < bucket.size ? at : at - bucket.size)];
         require(row >= 0, "hashdl::lookup: rows: got a negative id");
       }

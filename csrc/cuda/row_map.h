@@ -71,8 +71,6 @@ class RowMap {
 /// Memory of one block's maps: dynamic shared memory, or where that is too little global memory,
 /// for which fewer blocks then take several samples each.
 struct BlockMemory {
-  /// What every GPU since sm_80 lets a block have (99 KB), without the kernels' static arrays.
-  static constexpr int64_t kMostShared = 88 * 1024;
   /// Blocks that take turns where memory is global.
   static constexpr int64_t kMostBlocks = 512;
 
@@ -86,7 +84,7 @@ struct BlockMemory {
     return memory;
   }
 
-  bool fits() const { return words * 4 <= kMostShared; }
+  bool fits() const { return words * 4 <= kMostDynamic; }
   size_t shared_bytes() const { return fits() ? static_cast<size_t>(words * 4) : 0; }
   int64_t blocks(int64_t wanted) const {
     return fits() || wanted < kMostBlocks ? wanted : kMostBlocks;

@@ -10,6 +10,16 @@ namespace {
 
 constexpr int kThreads = 256;
 
+__global__ void row_ids_kernel(RowIds args) {
+  const int64_t u = thread_index();
+  if (u >= args.U) return;
+  const int64_t id = args.ids[u];
+  require(id >> 31 == 0, "hashdl::row_ids: ids: got one outside 0 to 2^31 - 1");
+  args.rows[u] = static_cast<int32_t>(id);
+  volatile bool* const ascending = args.ascending;  // others store it too
+  if (u > 0 && id <= args.ids[u - 1]) *ascending = false;
+}
+
 __device__ float root(float x) { return sqrtf(x); }
 __device__ double root(double x) { return sqrt(x); }
 
@@ -154,6 +164,11 @@ __global__ void __launch_bounds__(kThreads)
 int64_t warp_blocks(int64_t U) { return blocks_for(U, kThreads / kWarp); }
 
 }  // namespace
+
+void row_ids(const RowIds& args, Stream stream) {
+  fill_bytes(args.ascending, 1, 1, stream);
+  launch(row_ids_kernel, blocks_for(args.U, kThreads), kThreads, 0, stream, args);
+}
 
 template <typename T>
 void sgd_rows(const cpu::SgdRows<T>& args, int64_t U, int64_t N, Stream stream) {

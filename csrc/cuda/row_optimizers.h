@@ -8,6 +8,14 @@
 
 namespace hashdl::cuda {
 
+struct RowIds {
+  const int64_t* ids;  ///< (U)
+  int32_t* rows;       ///< (U), written: the same
+  bool* ascending;     ///< (1), written: whether each is larger than the one before it
+  int64_t U;
+};
+void row_ids(const RowIds& args, Stream stream);
+
 /// Of U rows and N in all.
 template <typename T>
 void sgd_rows(const cpu::SgdRows<T>& args, int64_t U, int64_t N, Stream stream);

@@ -22,8 +22,7 @@ SharedRowMap SharedRowMap::make(int64_t T, Scratch& scratch) {
 
 void SharedRowMap::fill(const int32_t* rows, Stream stream) const {
   if (T == 0) return;
-  const size_t bytes = static_cast<size_t>(map_words(slots)) * sizeof(int32_t);
-  check(cudaMemsetAsync(words, 0xff, bytes, stream));  // rows -1, numbers kNoNumber
+  fill_bytes(words, 0xff, map_words(slots), stream);  // rows -1, numbers kNoNumber
   launch(fill_kernel, blocks_for(T, kThreads), kThreads, 0, stream, *this, rows);
 }
 

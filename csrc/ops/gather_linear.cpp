@@ -27,6 +27,9 @@ namespace {
 /// Samples a row, on average over all rows, from which on a GPU sorts the pairs by row.
 constexpr int64_t kReuse = 2;
 
+/// What has that many is not sorted: pairs are numbered by 32 bits.
+constexpr int64_t kMostPairs = int64_t{1} << 32;
+
 /// Bytes of a gradient that do not stay in a core's own cache until an optimizer reads them.
 constexpr int64_t kStreamed = 1 << 20;
 
@@ -61,7 +64,7 @@ Tensor gather_linear(const Tensor& x, const Tensor& weight, const std::optional<
     if constexpr (kCuda) {
       if (is_cuda(w)) {
         const int64_t N = w.size(0);
-        if (N > 0 && B * A >= kReuse * N) {
+        if (N > 0 && B * A >= kReuse * N && B * A < kMostPairs) {
           run_with_scratch(w, [&](cuda::Scratch& scratch, cuda::Stream stream) {
             cuda::gather_forward_by_row(args, B, N, scratch, stream);
           });
@@ -214,7 +217,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> gather_linear_backward(
     check_dtype(*more_bias, dtype, op, "extra_bias");
     check_shape(*more_bias, {E}, op, "extra_bias");
   }
-  check(B * A + E < int64_t{1} << 32, op, "rows", "got 2^32 pairs or more");
+  check(B * A + E < kMostPairs, op, "rows", "got 2^32 pairs or more");
 
   check_one_device(op, {weight, grad_z, extra_rows, extra_grad, extra_bias});
 

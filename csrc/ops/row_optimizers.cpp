@@ -87,6 +87,14 @@ std::tuple<Tensor, Tensor> row_ids(const Tensor& ids) {
   const int64_t U = source.size(0);
   const Tensor rows = empty(source, {U}, ScalarType::Int);
   const Tensor ascending = empty(source, {}, ScalarType::Bool);
+  if constexpr (kCuda) {
+    if (is_cuda(source)) {
+      const cuda::RowIds args{data<int64_t>(source), mutable_data<int32_t>(rows),
+                              mutable_data<bool>(ascending), U};
+      run_on_gpu(source, [&](cuda::Stream stream) { cuda::row_ids(args, stream); });
+      return {rows, ascending};
+    }
+  }
   const auto* id = data<int64_t>(source);
   auto* row = mutable_data<int32_t>(rows);
   std::atomic<bool> ascend{true};
@@ -196,10 +204,8 @@ void adam_rows_(const Tensor& weight, const Tensor& exp_avg, const Tensor& exp_a
 }  // namespace
 }  // namespace hashdl::ops
 
-// On a GPU the host would wait for the answer: optim merges rows there, by gather_linear_backward.
-STABLE_TORCH_LIBRARY_IMPL(hashdl, CPU, m) { m.impl("row_ids", TORCH_BOX(&hashdl::ops::row_ids)); }
-
 HASHDL_KERNELS(m) {
+  m.impl("row_ids", TORCH_BOX(&hashdl::ops::row_ids));
   m.impl("sgd_rows_", TORCH_BOX(&hashdl::ops::sgd_rows_));
   m.impl("adagrad_rows_", TORCH_BOX(&hashdl::ops::adagrad_rows_));
   m.impl("adam_rows_", TORCH_BOX(&hashdl::ops::adam_rows_));

@@ -25,6 +25,7 @@ from hashdl.hashing.families import FAMILIES
 from hashdl.hashing.family import Family
 from hashdl.hashing.learned import LearnedSimHash
 from hashdl.hashing.transforms import TRANSFORMS
+from hashdl.readback import send
 
 # Rows that centre, moments and learned functions follow from: so many tell them well enough.
 _SAMPLE = 1 << 14
@@ -52,6 +53,24 @@ class Functions(NamedTuple):
     center: Tensor
     maps: Tensor
     scale: Tensor
+
+
+class Sample(NamedTuple):
+    """What centre and balancing follow from, gathered where the layer is.
+
+    Attributes:
+        center: of the rows, float32 (D,).
+        rows: their second moment (D, D) about it, up to a factor; for a low rank some of them
+            (M, D), less the centre; empty, where there are no queries to balance them with.
+        queries: what to balance by: their second moment (D, D), or some of them (Q, D) for a low
+            rank; empty: keep ``maps``.
+        maps: what balances now.
+    """
+
+    center: Tensor
+    rows: Tensor
+    queries: Tensor
+    maps: Tensor
 
 
 @dataclass(frozen=True)
@@ -120,69 +139,107 @@ class Scheme:
         Raises:
             ValueError: rows, centre or moment are not finite.
         """
-        every = max(1, weight.shape[0] // max(_SAMPLE, self.kind.sample(self.bits)))
-        rows, some_bias = weight[::every], None if bias is None else bias[::every]
-        D, coordinates = weight.shape[1] + 1, self._coordinates(weight.shape[1])
-        center = torch.zeros(D, device=weight.device, dtype=torch.float32)
+        sample = self.sample(weight, bias, queries, maps)
+        return self.of_sample(sample, weight, bias, codes, recent, before)
+
+    def sample(
+        self, weight: Tensor, bias: Tensor | None, queries: Tensor | None, maps: Tensor
+    ) -> Sample:
+        """Of the rows as they are now, for :meth:`of_sample`; the arguments are :meth:`new`'s."""
+        some = self._some(weight)
+        rows, some_bias = weight[some], None if bias is None else bias[some]
+        center = weight.new_zeros(weight.shape[1] + 1, dtype=torch.float32)
         if self.center_rows:
             center = centering.row_mean(rows, some_bias)
-        maps = self._maps(rows, some_bias, center, queries, maps)
-        if not bool(center.isfinite().all()):
+        nothing = center.new_empty(0)
+        if queries is None:
+            return Sample(center, nothing, nothing, maps)
+        if not self.rank:
+            return Sample(center, balancing.row_moment(rows, some_bias, center), queries, maps)
+        fewer = slice(None, None, max(1, -(-rows.shape[0] // lowrank.ROWS)))
+        fewer_bias = None if some_bias is None else some_bias[fewer]
+        vectors = _vectors(rows[fewer], fewer_bias, center)
+        return Sample(center, vectors, queries, maps)
+
+    def _some(self, weight: Tensor) -> slice:
+        """Which rows functions follow from."""
+        return slice(
+            None, None, max(1, weight.shape[0] // max(_SAMPLE, self.kind.sample(self.bits)))
+        )
+
+    def of_sample(
+        self,
+        sample: Sample,
+        weight: Tensor,
+        bias: Tensor | None,
+        codes: Tensor | None,
+        recent: Tensor | None = None,
+        before: Tensor | None = None,
+        *,
+        looks: bool = True,
+    ) -> Functions:
+        """:meth:`new` functions, where the weight is.
+
+        Args:
+            sample: of a :meth:`sample`; it may have been copied to the host's memory.
+            weight: (N, d).
+            bias: (N,), or None.
+            codes: as for :meth:`new`, as are the others.
+            recent: likewise.
+            before: likewise.
+            looks: see whether mapped rows are finite; else the ops that hash them do. On a GPU the
+                host would wait.
+        """
+        if not all(bool(part.isfinite().all()) for part in (sample.rows, sample.center)):
             raise ValueError("rows are not finite")
-        made = self._drawn(coordinates, weight.device, has_bias=bias is not None)
-        scale = torch.ones(1, device=weight.device, dtype=torch.float32)
-        if self.kind.learns or self.transform:
-            vectors = _map_rows(rows, some_bias, center, maps)
-            if not _are_finite(vectors):
-                raise ValueError("rows are not finite")
-            if self.transform:
-                scale.fill_(TRANSFORMS[self.transform].scale(vectors))
-                vectors = TRANSFORMS[self.transform].rows(vectors, float(scale))
+        maps = self._maps(sample, has_bias=bias is not None)
+        coordinates = self._coordinates(weight.shape[1])
+        made = self._drawn(coordinates, maps, has_bias=bias is not None)
+        scale = weight.new_ones(1, dtype=torch.float32)
+        if not (self.kind.learns or self.transform):
+            parts = (*self._folded(made, maps), sample.center, maps, scale)
+            return Functions(*(send(part, weight) for part in parts))
+        center, made, maps = (send(part, weight) for part in (sample.center, made, maps))
+        some = self._some(weight)
+        vectors = _map_rows(weight[some], None if bias is None else bias[some], center, maps)
+        if looks and not _are_finite(vectors):
+            raise ValueError("rows are not finite")
+        if self.transform:
+            scale = TRANSFORMS[self.transform].scale(vectors)
+            vectors = TRANSFORMS[self.transform].rows(vectors, scale)
         if self.kind.learns:
-            some_codes = None if codes is None else codes[:, ::every].t()
+            some_codes = None if codes is None else codes[:, some].t()
             if not self.kind.watches:
                 with balancing.one_thread():
                     made = self.kind.fit(made, vectors, some_codes, self.bits)
             else:
-                if before is None or not (self.folds or queries is None):
+                if before is None or not (self.folds or sample.queries.numel() == 0):
                     some_codes = None  # functions of other coordinates tell nothing
                 elif some_codes is not None:
                     made = self._unfolded(before, maps)
                 made = self._fit(made, vectors, some_codes, recent, maps, has_bias=bias is not None)
         return Functions(*self._folded(made, maps), center, maps, scale)
 
-    def _maps(
-        self, rows: Tensor, bias: Tensor | None, center: Tensor, queries: Tensor | None, now: Tensor
-    ) -> Tensor:
-        """Coordinates of rows and queries: see :class:`Functions`.
-
-        Raises:
-            ValueError: rows are not finite.
-        """
+    def _maps(self, sample: Sample, *, has_bias: bool) -> Tensor:
+        """Coordinates of rows and queries: see :class:`Functions`."""
+        now, balances = sample.maps, sample.queries.numel() > 0
         D, known = now.shape[1], bool(now.any())
-        if queries is None and known:
+        if not balances and known:
             return now
         if not self.rank:
-            if queries is None:
+            if not balances:
                 return balancing.unit_maps(D, now.device)
-            of_rows = balancing.row_moment(rows, bias, center)
-            if not bool(of_rows.isfinite().all()):
-                raise ValueError("rows are not finite")
-            return balancing.maps(queries, of_rows)
+            return balancing.maps(sample.queries, sample.rows)
         maps = now if known else lowrank.drawn(D, self.rank, self.seed).to(now.device)
-        if queries is not None:
-            some = slice(None, None, max(1, -(-rows.shape[0] // lowrank.ROWS)))
-            vectors = _vectors(rows[some], None if bias is None else bias[some], center)
-            if not bool(vectors.isfinite().all()):
-                raise ValueError("rows are not finite")
-            maps = lowrank.maps(vectors, queries, maps[0], warm=known)
-        if bias is None:
+        if balances:
+            maps = lowrank.maps(sample.rows, sample.queries, maps[0], warm=known)
+        if not has_bias:
             maps[:, -1] = 0  # (x, 1) against (w, 0): the 1 would turn queries off their rows
         return maps
 
-    def _drawn(self, coordinates: int, device: torch.device, *, has_bias: bool) -> Tensor:
-        """The family's functions as drawn."""
-        made = self.kind.make(coordinates, self.tables, self.bits, self.seed).to(device)
+    def _drawn(self, coordinates: int, beside: Tensor, *, has_bias: bool) -> Tensor:
+        """The family's functions as drawn, where another tensor is."""
+        made = send(self.kind.make(coordinates, self.tables, self.bits, self.seed), beside)
         if self.folds and not has_bias:
             made[-1] = 0  # (x, 1) against (w, 0): the 1 would turn queries off their rows
         return made
@@ -243,7 +300,7 @@ class Scheme:
         rows = self.row_vectors(weight[picked], picked_bias, *where)
         queries = self.query_vectors(x, functions.maps, has_bias=bias is not None)
         places = torch.where(labels < 0, -1, torch.searchsorted(picked, labels.clamp_min(0)))
-        made = self._drawn(queries.shape[1], x.device, has_bias=bias is not None)
+        made = self._drawn(queries.shape[1], x, has_bias=bias is not None)
         with balancing.one_thread():
             made = kind.fit(made, rows, None, self.bits, queries, places)
         of_rows, of_queries = self._folded(made, functions.maps)
@@ -267,7 +324,7 @@ class Scheme:
     def project_mapped_rows(self, mapped: Tensor, functions: Functions, tables: range) -> Tensor:
         """Projections (M, columns) of rows in balanced coordinates, in some tables."""
         if self.transform:
-            mapped = TRANSFORMS[self.transform].rows(mapped, float(functions.scale))
+            mapped = TRANSFORMS[self.transform].rows(mapped, functions.scale)
         return self.kind.project(mapped, self.columns(functions.rows, tables))
 
     def project_queries(
@@ -290,7 +347,7 @@ class Scheme:
         """Rows as the family meets them, float32 (M, coordinates); see :class:`Functions`."""
         vectors = _map_rows(weight, bias, center, maps)
         if self.transform:
-            vectors = TRANSFORMS[self.transform].rows(vectors, float(scale))
+            vectors = TRANSFORMS[self.transform].rows(vectors, scale)
         return vectors if bias is not None else self._without_last(vectors)
 
     def query_vectors(self, x: Tensor, maps: Tensor, *, has_bias: bool) -> Tensor:

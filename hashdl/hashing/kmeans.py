@@ -133,16 +133,21 @@ def _at_once(others: int) -> int:
 def _means(rows: Tensor, codes: Tensor, before: Tensor) -> Tensor:
     """Mean directions of the rows of each centroid; light centroids split heavy ones."""
     sums = torch.zeros_like(before).index_add_(0, codes, _normalized(rows))
-    loads = codes.bincount(minlength=before.shape[0])
+    # Not by bincount, for which the host waits for the largest code.
+    loads = codes.new_zeros(before.shape[0]).scatter_add_(0, codes, torch.ones_like(codes))
     means = torch.where(loads[:, None] > 0, _normalized(sums), before)
     mean_load = rows.shape[0] / before.shape[0]
-    light = (loads < _LIGHT * mean_load).nonzero().squeeze(1)
-    order = loads.argsort(descending=True, stable=True)
     most = max(_HEAVY * mean_load, 1)  # one row is no load to split
-    heavy = order[: min(light.numel(), int((loads > most).sum()))]
-    light = light[: heavy.numel()]
+    is_light, is_heavy = loads < _LIGHT * mean_load, loads > most
+    # The first light one is paired with the heaviest one, and so on: as many pairs as there can be
+    # are made, so that on a GPU nobody waits for the number of those that count.
+    some = before.shape[0] // 2
+    light = is_light.to(torch.uint8).argsort(descending=True, stable=True)[:some]
+    heavy = loads.argsort(descending=True, stable=True)[:some]
+    paired = (is_light[light] & is_heavy[heavy])[:, None]
     # Apart along the coordinates of the given-up centroid: any direction that is there to hand.
-    aside = _APART * before[light]
-    means[light] = _normalized(means[heavy] + aside)
-    means[heavy] = _normalized(means[heavy] - aside)
-    return means
+    aside, split = _APART * before[light], means[heavy]
+    means = means.index_copy(
+        0, light, torch.where(paired, _normalized(split + aside), means[light])
+    )
+    return means.index_copy(0, heavy, torch.where(paired, _normalized(split - aside), means[heavy]))

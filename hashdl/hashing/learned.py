@@ -25,6 +25,7 @@ from torch import Tensor
 
 from hashdl import ops
 from hashdl.hashing.simhash import SimHash
+from hashdl.readback import send
 
 
 class _Course(NamedTuple):
@@ -119,7 +120,7 @@ def mine(
     scores, count = queries @ rows.t(), min(_COUNT, rows.shape[0])
     best = scores.topk(min(2 * count, rows.shape[0])).indices
     in_vain = met.scatter(1, best, False)
-    noise = torch.rand(met.shape, generator=generator, dtype=torch.float32).to(rows.device)
+    noise = send(torch.rand(met.shape, generator=generator, dtype=torch.float32), rows)
     return _best(scores, ~met, count), _best(noise, in_vain, count)
 
 
@@ -159,16 +160,21 @@ def train_planes(
         ValueError: positives or negatives are no rows.
     """
     for name, ids in (("positives", positives), ("negatives", negatives)):
+        if ids.is_cuda:  # indexing refuses them there, and nobody waits
+            break
         if ids.numel() and not -1 <= int(ids.min()) <= int(ids.max()) < rows.shape[0]:
             wanted = f"wanted -1 to {rows.shape[0] - 1}"
             got = f"got rows from {int(ids.min())} to {int(ids.max())}"
             raise ValueError(f"hashdl.hashing.train_planes: {name}: {got}, {wanted}")
-    if not bool((positives >= 0).any() & (negatives >= 0).any()):
-        return planes
-    # Rows that nobody names are not projected.
-    named, places = torch.cat([positives, negatives], 1).clamp_min(0).unique(return_inverse=True)
+    places = torch.cat([positives, negatives], 1).clamp_min(0)
+    if not places.is_cuda:
+        if not bool((positives >= 0).any() & (negatives >= 0).any()):
+            return planes
+        # Rows that nobody names are not projected; on a GPU the host would wait for their number.
+        named, places = places.unique(return_inverse=True)
+        rows = rows[named]
     of_positives, of_negatives = places.split([positives.shape[1], negatives.shape[1]], 1)
-    units = [torch.nn.functional.normalize(vectors, dim=1) for vectors in (queries, rows[named])]
+    units = [torch.nn.functional.normalize(vectors, dim=1) for vectors in (queries, rows)]
     trained = planes.clone()
     adam = _Adam(trained, lr)
     for _ in range(steps):

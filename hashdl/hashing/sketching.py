@@ -25,6 +25,7 @@ from hashdl import ops
 from hashdl.hashing.balancing import one_thread
 from hashdl.hashing.functions import project_rows
 from hashdl.hashing.lowrank import orthogonal
+from hashdl.readback import send
 
 # The largest level stands for so many root mean squares of a row's coordinates.
 _REACH = 2.4
@@ -50,8 +51,8 @@ def planes(
     width = D if moment is None else min(count, D)
     with one_thread():
         sizes = (min(width, count - first) for first in range(0, count, width))
-        drawn = torch.cat([orthogonal(width, size, generator) for size in sizes], 1)
-        drawn = drawn.to(maps.device)
+        blocks = [orthogonal(width, size, generator) for size in sizes]
+        drawn = send(torch.cat(blocks, 1), maps)
         if moment is not None:
             drawn = _leading_axes(moment, maps[1], width) @ drawn
         if maps.shape[1] == 0:
@@ -63,8 +64,8 @@ def _leading_axes(moment: Tensor, of_queries: Tensor, count: int) -> Tensor:
     """Axes (D, count) of the second moment of balanced queries, the longest first."""
     balanced = (of_queries.t() @ moment @ of_queries).double()
     axes = torch.linalg.eigh((balanced + balanced.t()) / 2)[1].flip(1)[:, :count]
-    signs = axes.sum(0).sign()  # those of eigenvectors are anyone's choice
-    leading: Tensor = (axes * signs).to(moment.dtype)
+    negative = axes.sum(0) < 0  # signs of eigenvectors are anyone's choice
+    leading: Tensor = torch.where(negative, -axes, axes).to(moment.dtype)
     return leading
 
 

@@ -29,31 +29,37 @@ class Transform(ABC):
     name: ClassVar[str]
     extra: ClassVar[int]
 
-    def scale(self, rows: Tensor) -> float:
-        """The largest length of the rows (M, D); 1 where there is none.
+    def scale(self, rows: Tensor) -> Tensor:
+        """The largest length of the rows (M, D), float32 (1,); 1 where there is none.
 
         Examples:
             >>> SimpleLSH().scale(torch.tensor([[3.0, 4.0], [0.0, 1.0]]))
-            5.0
+            tensor([5.])
         """
         if rows.shape[0] == 0:
-            return 1.0
+            return torch.ones(1, device=rows.device, dtype=torch.float32)
         # In float64, for squares leave float32 before lengths do.
-        return float(torch.linalg.vector_norm(rows.double(), dim=1).max()) or 1.0
+        longest = torch.linalg.vector_norm(rows.double(), dim=1).max()
+        return torch.where(longest == 0, 1, longest).float().reshape(1)
 
     @abstractmethod
-    def rows(self, vectors: Tensor, scale: float) -> Tensor:
+    def rows(self, vectors: Tensor, scale: Tensor) -> Tensor:
         """Rows (M, D) as float32 (M, D + extra).
 
         Args:
             vectors: the rows.
-            scale: of :meth:`scale`, of all rows or a sample: those that are longer count as if
-                they were that long, as far as the appended coordinates go.
+            scale: one number, of :meth:`scale`, of all rows or a sample: those that are longer
+                count as if they were that long, as far as the appended coordinates go.
         """
 
     @abstractmethod
     def queries(self, vectors: Tensor) -> Tensor:
         """Queries (B, D) as float32 (B, D + extra); the length of a query does not count."""
+
+
+def _scaled(vectors: Tensor, longest: float, scale: Tensor) -> Tensor:
+    """The vectors, such that rows of the length ``scale`` have the length ``longest``."""
+    return vectors.float() * (longest / scale.double()).float()
 
 
 def _unit(vectors: Tensor) -> Tensor:
@@ -88,7 +94,7 @@ class SimpleLSH(Transform):
     Both have length 1, and the cosine is :math:`\langle x, w \rangle / (M |x|)`.
 
     Examples:
-        >>> SimpleLSH().rows(torch.tensor([[3.0, 0.0], [0.0, 5.0]]), 5.0)
+        >>> SimpleLSH().rows(torch.tensor([[3.0, 0.0], [0.0, 5.0]]), torch.tensor(5.0))
         tensor([[0.6000, 0.0000, 0.8000],
                 [0.0000, 1.0000, 0.0000]])
         >>> SimpleLSH().queries(torch.tensor([[0.0, 7.0]]))
@@ -98,7 +104,7 @@ class SimpleLSH(Transform):
     name = "simple"
     extra = 1
 
-    def rows(self, vectors: Tensor, scale: float) -> Tensor:
+    def rows(self, vectors: Tensor, scale: Tensor) -> Tensor:
         """See the class."""
         scaled = vectors.float() / scale
         return torch.cat([scaled, (1 - _squares(scaled)).sqrt()], 1)
@@ -120,7 +126,7 @@ class SignALSH(Transform):
     by angle is nearly that of the inner products.
 
     Examples:
-        >>> SignALSH().rows(torch.tensor([[0.0, 4.0]]), 6.0)
+        >>> SignALSH().rows(torch.tensor([[0.0, 4.0]]), torch.tensor(6.0))
         tensor([[0.0000, 0.5000, 0.2500, 0.4375]])
     """
 
@@ -128,9 +134,9 @@ class SignALSH(Transform):
     extra = 2
     longest = 0.75
 
-    def rows(self, vectors: Tensor, scale: float) -> Tensor:
+    def rows(self, vectors: Tensor, scale: Tensor) -> Tensor:
         """See the class."""
-        scaled = vectors.float() * (self.longest / scale)
+        scaled = _scaled(vectors, self.longest, scale)
         powers = _powers(_squares(scaled), self.extra)
         return torch.cat([scaled, *(0.5 - power for power in powers)], 1)
 
@@ -152,7 +158,7 @@ class L2ALSH(Transform):
     others.
 
     Examples:
-        >>> L2ALSH().rows(torch.tensor([[0.0, 0.5]]), 0.83)
+        >>> L2ALSH().rows(torch.tensor([[0.0, 0.5]]), torch.tensor(0.83))
         tensor([[0.0000, 0.5000, 0.2500, 0.0625, 0.0039]])
         >>> L2ALSH().queries(torch.tensor([[2.0, 0.0]]))
         tensor([[1.0000, 0.0000, 0.5000, 0.5000, 0.5000]])
@@ -162,9 +168,9 @@ class L2ALSH(Transform):
     extra = 3
     longest = 0.83
 
-    def rows(self, vectors: Tensor, scale: float) -> Tensor:
+    def rows(self, vectors: Tensor, scale: Tensor) -> Tensor:
         """See the class."""
-        scaled = vectors.float() * (self.longest / scale)
+        scaled = _scaled(vectors, self.longest, scale)
         return torch.cat([scaled, *_powers(_squares(scaled), self.extra)], 1)
 
     def queries(self, vectors: Tensor) -> Tensor:

@@ -334,7 +334,9 @@ class HashSoftmaxWithLoss(nn.Module):
     def _missed(self, shared: Tensor | None, n_labels: Tensor | None, R: int) -> Tensor:
         """Probability that a class is not drawn for a sample, neither on its own nor shared."""
         N = self.n_classes
-        missed = torch.tensor((1 - 1 / N) ** R, dtype=torch.float64, device=self.weight.device)
+        # Not torch.tensor, which makes it on the host: to a GPU it would come by a copy that waits.
+        alone = (1 - 1 / N) ** R
+        missed = torch.full((), alone, dtype=torch.float64, device=self.weight.device)
         if shared is not None and n_labels is not None:
             # Of the N - n_labels classes that are no labels, so many were drawn, all alike likely.
             drawn = (shared >= 0).sum() - n_labels

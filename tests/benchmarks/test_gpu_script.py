@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -64,6 +65,20 @@ def test_a_part_that_fails_is_told_and_the_others_go_on(tools: Path, tmp_path: P
     asked = (tmp_path / "asked").read_text()
     assert "9.0 setup.py -q build_ext --inplace" in asked
     assert asked.count("--error-exitcode 9") == 2
+
+
+def test_a_tool_that_is_missing_is_told(
+    tools: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tools / "compute-sanitizer").unlink()
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    if shutil.which("compute-sanitizer"):
+        pytest.skip("there is one elsewhere")
+    assert run(tmp_path / "out").returncode == 1
+    assert "compute-sanitizer was not found" in (tmp_path / "out/gpu.txt").read_text()
+    report = json.loads((tmp_path / "out/gpu.json").read_text())
+    assert report["parts"]["compute-sanitizer racecheck"]["status"] == 127
+    assert report["parts"]["benchmarks"]["status"] == 0
 
 
 def test_without_the_benchmark_there_is_a_report_of_the_parts(

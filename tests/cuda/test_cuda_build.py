@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -116,10 +117,28 @@ def test_a_plan_with_cuda_compiles_and_links_by_nvcc(
     kernels = {path.name for path in (ROOT / "csrc/cuda").glob("*.cu")}
     assert set(re.findall(r": nvcc \S*/(\S+\.cu)", plan)) == kernels
     assert "code=sm_80" in plan
+    assert plan.count(f"{nvcc} -ccbin {os.environ.get('CXX', 'c++')} ") == 2  # to compile, to link
     assert "-DHASHDL_CUDA=1" in plan
     assert "-ltorch_cuda" in plan
     plain = command.plan(extension, tmp_path, tmp_path / "_C.so", None)
     assert "cuda" not in plain.replace(str(ROOT), "").replace(str(tmp_path), "").lower()
+
+
+@pytest.mark.parametrize(("jobs", "expected"), [("3", ["-j", "3"]), ("", [])])
+def test_as_many_compilers_run_at_once_as_is_asked(
+    jobs: str, expected: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAX_JOBS", jobs)
+    monkeypatch.setenv("HASHDL_CPU_ONLY", "1")
+    commands: list[list[str]] = []
+    monkeypatch.setattr(SETUP.subprocess, "run", lambda command, **_: commands.append(command))
+    extension = SETUP.Extension("hashdl._C", ["csrc/module.cpp"])
+    command = SETUP.BuildWithNinja(_distribution(extension))
+    command.finalize_options()
+    command.build_temp, command.build_lib = tmp_path, tmp_path
+    command.build_extension(extension)
+    (ninja,) = commands
+    assert [str(word) for word in ninja if str(word) != "--quiet"][3:] == expected
 
 
 def _distribution(extension: object) -> object:

@@ -162,6 +162,18 @@ def test_nothing_to_learn_changes_nothing() -> None:
         assert torch.equal(train_planes(planes, rows, x, positives, negatives), planes)
 
 
+def test_on_a_gpu_planes_are_trained_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though rows that nobody names are projected too, and nobody asks whether any is named."""
+    rows, x, planes = task(queries=20)
+    positives, negatives = mine(planes, rows, x, K, torch.Generator().manual_seed(0))
+    expected = train_planes(planes, rows, x, positives, negatives)
+    monkeypatch.setattr(Tensor, "is_cuda", property(lambda tensor: True))
+    got = train_planes(planes, rows, x, positives, negatives)
+    torch.testing.assert_close(got, expected)
+    none = torch.full_like(positives, -1)
+    assert torch.equal(train_planes(planes, rows, x, positives, none), planes)
+
+
 @pytest.mark.parametrize("name", ["positives", "negatives"])
 @pytest.mark.parametrize("wrong", [-2, 800])
 def test_rows_that_are_not_there_are_refused(name: str, wrong: int) -> None:

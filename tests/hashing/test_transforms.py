@@ -117,6 +117,6 @@ def test_what_has_no_length_stays_finite(transform: Transform) -> None:
     """Zero rows and queries, no rows at all, rows longer than any of the sample."""
     zeros = torch.zeros(3, 4)
     assert transform.scale(zeros) == transform.scale(zeros[:0]) == 1.0
-    for out in (*transformed(transform, zeros, zeros), transform.rows(zeros + 5, 1.0)):
+    for out in (*transformed(transform, zeros, zeros), transform.rows(zeros + 5, torch.ones(1))):
         assert out.isfinite().all()
-    assert transform.rows(zeros[:0], 1.0).shape == (0, 4 + transform.extra)
+    assert transform.rows(zeros[:0], torch.ones(1)).shape == (0, 4 + transform.extra)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 
 from hashdl import HashConfig, HashLinear, HashSoftmaxWithLoss, optim
 from hashdl.functional import active_sparse_linear
+from hashdl.hashing.families import FAMILIES
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
@@ -83,10 +85,21 @@ def test_a_sparse_gradient_of_two_passes_is_that_of_a_dense_one() -> None:
     torch.testing.assert_close(sparse.weight.grad.to_dense(), dense.weight.grad)
 
 
-@pytest.mark.parametrize("every", [100_000, 8])
-def test_a_training_step_that_renews_no_functions_does_not_wait(every: int) -> None:
+@pytest.mark.parametrize(
+    ("every", "before", "changes"),
+    [
+        (100_000, 3, {}),
+        (8, 17, {}),  # a cycle whose functions stay
+        *((8, 25, {"family": name}) for name in FAMILIES),  # they are renewed at rehash 1, 2, 4
+        *((8, 25, {"transform": "simple"}), (8, 25, {"selection": "sketch"})),
+        (8, 25, {"selection": "sketch", "rank": 5}),
+        (16, 17, {"rehash_drift": 0.01}),
+    ],
+    ids=str,
+)
+def test_a_training_step_does_not_wait(every: int, before: int, changes: dict[str, Any]) -> None:
     torch.manual_seed(0)
-    config = CONFIG.replace(rehash_every=every, rehash_growth=1.0)
+    config = CONFIG.replace(rehash_every=every, rehash_growth=1.0, **changes)
     layer = HashLinear(16, 20_000, config=config).cuda()
     optimizer = optim.SGD(layer.parameters(), lr=0.01)
     x = torch.randn(30, 16, device="cuda")
@@ -96,16 +109,15 @@ def test_a_training_step_that_renews_no_functions_does_not_wait(every: int) -> N
         optimizer.step()
         optimizer.zero_grad()
 
-    before = 3 if every > 8 else 17  # functions are renewed at rehash 1, 2 and 4
     for _ in range(before):
         step()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        for _ in range(8):
+        for _ in range(9):
             step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert layer.stats()["step"] == before + 8
+    assert layer.stats()["step"] == before + 9
 
 
 @pytest.mark.parametrize("make", [optim.SGD, optim.Adam, optim.RowWiseAdam])

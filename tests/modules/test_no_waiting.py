@@ -1,4 +1,4 @@
-"""A training step with nothing due reads no value back, and a step in a CUDA graph counts itself.
+"""A training step reads no value back, and a step in a CUDA graph counts itself.
 
 On tensors in the host's memory that say they are on a GPU: what would make the host wait is seen.
 """
@@ -16,6 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import hashdl
 from hashdl import rehash, schedule, tables
+from hashdl.hashing import functions, learned, sketching
+from hashdl.hashing.families import FAMILIES
 from hashdl.rehash import State
 
 CAPTURED = State.places("captured")
@@ -24,9 +26,6 @@ READS = (
     *("__bool__", "__int__", "__float__", "__index__", "item", "tolist", "numpy", "cpu"),
     *("nonzero", "unique"),
 )
-
-
-TO_INT = Tensor.__int__
 
 
 def train(layer: hashdl.HashLinear, steps: int, samples: int = 30) -> None:
@@ -56,15 +55,20 @@ def capture(on_gpu: None, monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], N
     return lambda now: monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: now)
 
 
+class OnHost(Tensor):
+    """What came to the host, and all that follows from it, until it is sent back."""
+
+
 def spy(monkeypatch: pytest.MonkeyPatch, host: Tensor) -> list[str]:
-    """Reads to come, but for those of one tensor."""
+    """Reads to come, but for those of one tensor and of what is on the host."""
     reads: list[str] = []
     for name in READS:
         original = getattr(Tensor, name)
 
         def read(tensor: Tensor, *args: Any, _name: str = name, _original: Any = original) -> Any:
             storage = tensor.untyped_storage().data_ptr()
-            if storage != host.untyped_storage().data_ptr() and tensor.numel() > 0:
+            elsewhere = storage != host.untyped_storage().data_ptr() and tensor.numel() > 0
+            if elsewhere and not isinstance(tensor, OnHost):
                 reads.append(_name)
             return _original(tensor, *args)
 
@@ -117,21 +121,30 @@ def test_a_step_with_nothing_due_reads_nothing(
 
 
 class Arrived:
-    """In the place of a Readback: the number as it is when it is asked for."""
+    """In the place of a Readback."""
 
-    def __init__(self, number: Tensor) -> None:
-        self.number = number
+    def __init__(self, *tensors: Tensor) -> None:
+        self.copies = tuple(tensor.clone().as_subclass(OnHost) for tensor in tensors)
 
-    def __int__(self) -> int:
-        return TO_INT(self.number)
+    def arrived(self) -> tuple[Tensor, ...]:
+        return self.copies
 
 
-def cycling_layer(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> hashdl.HashLinear:
+def send(tensor: Tensor, to: Tensor) -> Tensor:
+    return tensor.as_subclass(Tensor)
+
+
+def cycling_layer(
+    monkeypatch: pytest.MonkeyPatch, rehashes: int = 3, samples: int = 1, **changes: Any
+) -> hashdl.HashLinear:
     """At the beginning of a cycle of seven steps whose functions stay if few rows are touched."""
     monkeypatch.setattr(rehash, "Readback", Arrived)
-    layer = make_layer(active=5, rehash_every=7, rehash_growth=1.0, balance=True, **changes)
-    while layer.stats()["rehashes"] < 3:  # at 1, 2 and 4 functions are renewed
-        train(layer, 1, samples=1)
+    for module in (functions, learned, sketching):
+        monkeypatch.setattr(module, "send", send)
+    settings = {"active": 5, "rehash_every": 7, "rehash_growth": 1.0, "balance": True}
+    layer = make_layer(**settings | changes)
+    while layer.stats()["rehashes"] < rehashes:  # at 1, 2 and 4 functions are renewed
+        train(layer, 1, samples=samples)
     return layer
 
 
@@ -152,18 +165,61 @@ def test_a_cycle_whose_functions_stay_reads_nothing(
     assert not torch.equal(layer.tables.codes, codes)
 
 
+@pytest.mark.skipif(not hashdl.has_extension(), reason="the reference reads values")
+@pytest.mark.usefixtures("on_gpu")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"family": name} for name in FAMILIES),
+        *({"transform": name} for name in ("simple", "sign_alsh")),
+        *({"selection": "sketch"}, {"rank": 5, "selection": "sketch", "balance": None}),
+        {"balance": False},
+        *({"tables": 20}, {"buckets": "fifo"}, {"background": True}),
+    ],
+    ids=str,
+)
+def test_a_cycle_that_renews_functions_reads_nothing(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    layer = cycling_layer(monkeypatch, rehashes=4, samples=30, **changes)
+    before = {name: getattr(layer.tables, name).clone() for name in ("functions", "maps", "center")}
+    with monkeypatch.context() as patch:
+        reads = spy(patch, layer.tables.state)
+        moves = layer.config.balance is False
+        if moves:  # all rows move: a new centre
+            layer.tables.mark(torch.arange(N).int()[None])
+        train(layer, 7, samples=1)
+        assert reads == []
+    assert layer.stats()["rehashes"] == 5
+    renewed = "center" if moves else "maps"
+    assert not torch.equal(getattr(layer.tables, renewed), before[renewed])
+
+
+@pytest.mark.skipif(not hashdl.has_extension(), reason="the reference reads values")
+@pytest.mark.usefixtures("on_gpu")
+def test_a_look_at_the_drift_reads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does the cycle that it begins."""
+    settings = {"rehash_every": 16, "rehash_drift": 0.01}
+    layer = cycling_layer(monkeypatch, rehashes=1, **settings)
+    with monkeypatch.context() as patch:
+        reads = spy(patch, layer.tables.state)
+        for _ in range(8):
+            with torch.no_grad():
+                layer.weight.neg_()
+            train(layer, 1, samples=1)
+        assert reads == []
+    assert layer.stats()["rehashes"] > 1
+
+
 @pytest.mark.parametrize("changes", [{}, {"tables": 20}, {"selection": "sketch"}])
 def test_all_rows_of_a_slice_get_what_touched_ones_get(
     monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:
-    layers = []
-    for gpu in (False, True):
-        with monkeypatch.context() as patch:
-            if gpu:
-                patch.setattr(Tensor, "is_cuda", property(lambda tensor: True))
-                patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
-            layers.append(cycling_layer(patch, **changes))
-            train(layers[-1], 7, samples=1)
+    layers = [cycling_layer(monkeypatch, **changes) for _ in range(2)]
+    train(layers[0], 7, samples=1)
+    monkeypatch.setattr(Tensor, "is_cuda", property(lambda tensor: True))
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    train(layers[1], 7, samples=1)
     for name in ("codes", "sketches", "dirty", "offsets", "rows"):
         assert torch.equal(*(getattr(layer.tables, name) for layer in layers)), name
 

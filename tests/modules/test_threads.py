@@ -30,11 +30,10 @@ def in_threads(work: Callable[[], Tensor]) -> list[Tensor]:
         return list(pool.map(run, range(THREADS)))
 
 
-@pytest.mark.parametrize("balance", [False, True])
 def test_no_thread_looks_up_in_tables_that_another_one_may_write_to(
-    balance: bool, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    config = hashdl.HashConfig(active=20, balance=balance)
+    config = hashdl.HashConfig(active=20, balance=True)  # queries to come may write
     layer = hashdl.HashLinear(16, 2000, config=config).eval()
     tables, meeting, met = layer.tables, Barrier(2), []
     assert tables is not None

@@ -341,6 +341,10 @@ _CUDA: Cases = {
         ("active_log_prob", "active_log_prob_backward"),
         {"A": 300, "T": 270, "N": 900, "B": 2},  # more than a block has threads
     ),
+    "row_ids": [
+        *({"U": U} for U in (0, 1, 9, 600)),  # the last one by several blocks
+        *({"U": 600, "descends": at} for at in (1, 256, 599)),
+    ],
     **_each(OPTIMIZERS, {"d": 32}, {"d": 280, "U": 3}),
 }
 

@@ -28,6 +28,8 @@ CASES = [
     ("a read after atomics", ""),
     ("unwritten shared memory", "shared memory is read that no thread of the block has written"),
     ("lanes that never come", "threads wait for others that never come"),
+    ("a load on its boundary", ""),
+    ("a load off its boundary", "a number or several stand off the boundary of their size"),
 ]
 
 

@@ -126,6 +126,7 @@ struct cudaLaunchConfig_t {
 inline const char* cudaGetErrorString(cudaError_t) { return ""; }
 
 inline cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t) {
+  if (bytes == 0) simt::refuse("simt: nothing to set, which no CUDA graph takes");
   std::memset(memory, value, bytes);
   return cudaSuccess;
 }

@@ -178,14 +178,14 @@ void note_access(const void* at, size_t bytes, Access access, const Position& po
 // ----------------------------------------------------------------
 
 #define SIMT_ACCESSES(bytes)                                                                   \
-  void __tsan_read##bytes(void* at) { simt::access_memory(at, bytes, simt::Access::kRead); }   \
-  void __tsan_write##bytes(void* at) { simt::access_memory(at, bytes, simt::Access::kWrite); } \
+  void __tsan_read##bytes(void* at) { simt::access_number(at, bytes, simt::Access::kRead); }   \
+  void __tsan_write##bytes(void* at) { simt::access_number(at, bytes, simt::Access::kWrite); } \
   /* Volatile: as atomics, for what several threads may store at once. */                      \
   void __tsan_volatile_read##bytes(void* at) {                                                 \
-    simt::access_memory(at, bytes, simt::Access::kAtomic);                                     \
+    simt::access_number(at, bytes, simt::Access::kAtomic);                                     \
   }                                                                                            \
   void __tsan_volatile_write##bytes(void* at) {                                                \
-    simt::access_memory(at, bytes, simt::Access::kAtomic);                                     \
+    simt::access_number(at, bytes, simt::Access::kAtomic);                                     \
   }
 
 extern "C" {

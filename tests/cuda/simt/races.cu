@@ -1,6 +1,7 @@
 // Kernels with and without a mistake that the host must see: tests/ops/test_ops_simt.py.
 #include "cuda/device.h"
 #include "cuda/launch.h"
+#include "cuda/numbers.h"
 
 namespace hashdl::cuda {
 namespace {
@@ -21,6 +22,8 @@ enum Case : int {
   kAtomicsThenARead,
   kUnwritten,
   kMissingLanes,
+  kAlignedLoad,
+  kLoadOffItsBoundary,
 };
 
 /// What the thread stores, and then takes from `distance` before.
@@ -31,7 +34,13 @@ __device__ int32_t pass_on(int32_t* places, unsigned distance, const Wait& wait)
   return places[(threadIdx.x + kThreads - distance) % kThreads];
 }
 
-__global__ void case_kernel(Case which, int32_t* out) {
+__device__ int32_t sum_of_four(const float* from) {
+  float numbers[4];
+  load<4>(from, numbers);
+  return static_cast<int32_t>(numbers[0] + numbers[1] + numbers[2] + numbers[3]);
+}
+
+__global__ void case_kernel(Case which, const float* numbers, int32_t* out) {
   static __shared__ int32_t places[kThreads], count;
   const int64_t i = thread_index();
   if (threadIdx.x == 0) count = 0;
@@ -77,6 +86,10 @@ __global__ void case_kernel(Case which, int32_t* out) {
     case kMissingLanes:
       if (threadIdx.x % 2 == 0) out[i] = warp_sum(1);
       break;
+    case kAlignedLoad:
+    case kLoadOffItsBoundary:
+      out[i] = sum_of_four(numbers + 4 * i + (which == kAlignedLoad ? 0 : 1));
+      break;
   }
 }
 
@@ -89,8 +102,9 @@ std::string message;
 extern "C" __attribute__((visibility("default"))) const char* simt_run_case(int which) {
   using namespace hashdl::cuda;
   int32_t out[2 * kThreads];
+  alignas(16) const float numbers[8 * kThreads + 1] = {};
   try {
-    launch(case_kernel, 2, kThreads, 0, nullptr, static_cast<Case>(which), &out[0]);
+    launch(case_kernel, 2, kThreads, 0, nullptr, static_cast<Case>(which), &numbers[0], &out[0]);
     message.clear();
   } catch (const std::exception& error) {
     message = error.what();

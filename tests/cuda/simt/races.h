@@ -33,6 +33,10 @@ void note_access(const void* at, size_t bytes, Access access, const Position& po
 /// Notes an access of the thread that runs, if any, to memory other than its stack.
 void access_memory(const void* at, size_t bytes, Access access);
 
+/// Likewise of a number, or of several that are loaded or stored at once: a GPU has them on
+/// boundaries of their size.
+void access_number(const void* at, size_t bytes, Access access);
+
 /// Ends the launch with an error, without returning to the thread.
 [[noreturn]] void fail(const char* what);
 

@@ -163,6 +163,13 @@ void access_memory(const void* at, size_t bytes, Access access) {
   note_access(at, bytes, access, {blockIdx.x, block.current, block.barrier.count, fiber.syncs});
 }
 
+void access_number(const void* at, size_t bytes, Access access) {
+  if (block.running && reinterpret_cast<uintptr_t>(at) % bytes != 0) {
+    fail("simt: a number or several stand off the boundary of their size");
+  }
+  access_memory(at, bytes, access);
+}
+
 void fail(const char* what) {
   block.error = std::make_exception_ptr(std::runtime_error(what));
   swapcontext(&block.fibers[block.current]->context, &block.scheduler);
@@ -189,6 +196,7 @@ void warp_barrier() {
 
 void run_grid(unsigned blocks, unsigned threads, size_t shared, const std::function<void()>& body) {
   if (threads == 0 || threads > kMostThreads) refuse("simt: a block has 1 to 1024 threads");
+  if (blocks == 0) refuse("simt: a launch needs a block");
   if (shared > hashdl::cuda::kMostShared) refuse("simt: more shared memory than a block may have");
   forget_accesses();
   blockDim = dim3(threads);
