@@ -219,6 +219,9 @@ def test_layers_are_drawn_for_their_active_inputs() -> None:
         assert 0.9 * 64**-0.5 < first.abs().max() <= 64**-0.5
         inputs = 100 if name in ("standard", "dropout") else 10
         assert 0.9 * inputs**-0.5 < second.abs().max() <= inputs**-0.5
+        rates = [group["lr"] for group in net.parameter_groups(0.1)]
+        assert rates[:2] == pytest.approx([0.1, 0.1 * (100 / inputs) ** 0.5])
+        assert len(rates) == len(SIZES) - 1
 
 
 @pytest.mark.parametrize("share", [0.05, 0.5])
