@@ -129,7 +129,7 @@ class TimedTraining:
     Args:
         net: it is trained.
         data: what on.
-        rate: of Adam, in the first layer: :meth:`Net.parameter_groups`.
+        rate: of Adam.
         batch: samples a step.
         seed: of the order of samples.
     """
@@ -139,7 +139,7 @@ class TimedTraining:
 
     def __init__(self, net: Net, data: DenseDataset, rate: float, batch: int, seed: int) -> None:
         self.net, self.data, self.batch = net, data, batch
-        self._optimizer = optim.Adam(net.parameter_groups(rate))
+        self._optimizer = optim.Adam(net.parameters(), lr=rate)
         self._batches = _endless(data, batch, seed)
         # Allocates states and builds tables.
         self.step_ms()

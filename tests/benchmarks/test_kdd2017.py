@@ -61,6 +61,19 @@ def test_every_method_has_its_figures_and_goes_on(tmp_path: Path) -> None:
     assert load(path) == report
 
 
+def test_rates_as_drawn_leave_the_standard_net_alone(tmp_path: Path) -> None:
+    reports = []
+    for flags in ([], ["--rates-as-drawn"]):
+        path = tmp_path / f"{len(flags)}.json"
+        some = ["--contenders", "standard", "hashed", "--seeds", "0", "--json", str(path)]
+        assert kdd2017.main([*TINY, "--epochs", "3", *some, *flags]) == 0
+        reports.append(load(path)["contenders"])
+    one, other = (
+        [point["runs"] for point in some["standard"]["points"].values()] for some in reports
+    )
+    assert one == other
+
+
 def test_times_are_measured_again_and_nothing_is_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
