@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hashdl import HashConfig, HashMLP
 from hashdl.costs import hashing_work, observing_work, renewal_work
 from hashdl.nn import HashHidden, HashLinear
-from hashdl.nn.mlp import scale_for_active
+from hashdl.nn.mlp import scale_for_active, step_for_active
 
 #: Step by which adaptive dropout's offset follows the wanted share.
 _OFFSET_RATE = 1.0
@@ -22,8 +22,8 @@ PUBLISHED = HashConfig(
     bits=6, tables=5, probes=10, selection="union", center=False, balance=False, sparse_grad=True
 )
 #: Ours: all neurons of a layer are ranked in the few coordinates in which their outputs vary most:
-#: a layer so narrow needs no more than one bit, both buckets of which are read. A fifth of the
-#: active ones are random: neurons that no sample chooses would never learn.
+#: a layer so narrow needs no more than one bit, both buckets of which are read. A third of the
+#: active ones are random: neurons that no sample chooses would never learn, and nets overfit less.
 OURS = HashConfig(
     rank=16,
     selection="sketch",
@@ -32,14 +32,17 @@ OURS = HashConfig(
     probes=2,
     cap=1 << 20,
     candidates=1 << 20,
-    random=0.2,
+    random=1 / 3,
+    rehash_every=100,
     sparse_grad=True,
 )
 #: Times as many neurons are active after the first layer, where few inputs are: they cost little.
 OURS_DEEPER = 2.0
 
 #: Ours where neurons are many: those of the nearest centroids alone are ranked.
-WIDE = OURS.replace(rank=24, family="kmeans", bits=None, rehash_growth=1.1)
+WIDE = OURS.replace(
+    rank=24, family="kmeans", bits=None, random=0.2, rehash_every=None, rehash_growth=1.1
+)
 
 
 def widened(config: HashConfig, neurons: int, active: int, growth: float) -> HashConfig:
@@ -88,6 +91,14 @@ class Net(nn.Module):
         """
         raise NotImplementedError
 
+    def parameter_groups(self, rate: float) -> list[dict[str, Any]]:
+        """For Adam: layers drawn for few active inputs step as HashMLP's do.
+
+        Args:
+            rate: of the first layer.
+        """
+        raise NotImplementedError
+
 
 def linear_work(rows: float, inputs: float, *, first: bool, ranked: float | None = None) -> Work:
     """Work of a layer whose ``rows`` active neurons have ``inputs`` active inputs.
@@ -114,8 +125,19 @@ class DenseNet(Net):
         super().__init__()
         self.sizes, self.share = sizes, share
         self.layers = nn.ModuleList(nn.Linear(d, n) for d, n in pairwise(sizes))
-        for layer, inputs in zip(self.layers[1:], sizes[1:], strict=False):
-            scale_for_active(layer, self.scaled(inputs))
+        for layer, share in self._shares():
+            scale_for_active(layer, share)
+
+    def _shares(self) -> Iterator[tuple[nn.Module, float]]:
+        """Each layer, and the share of its inputs for which it is drawn."""
+        return zip(self.layers, [1.0, *map(self.scaled, self.sizes[1:-1])], strict=True)
+
+    def parameter_groups(self, rate: float) -> list[dict[str, Any]]:
+        """See :class:`Net`."""
+        return [
+            {"params": list(layer.parameters()), "lr": rate * step_for_active(share)}
+            for layer, share in self._shares()
+        ]
 
     def scaled(self, n: int) -> float:
         """Share of n neurons for which the next layer is drawn, as HashMLP's layers are."""
@@ -229,6 +251,10 @@ class Hashed(Net):
         """Logits."""
         logits: Tensor = self.net(x)
         return logits
+
+    def parameter_groups(self, rate: float) -> list[dict[str, Any]]:
+        """See :class:`Net`."""
+        return self.net.parameter_groups(rate)
 
     @torch.no_grad()
     def multiplications(self, inputs: Tensor, batch: int) -> Work:

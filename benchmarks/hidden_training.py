@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.optimizer import ParamsT
 
 from benchmarks.common import StopWanted
 from benchmarks.energy import rehash_reads, step_energy
@@ -53,22 +55,39 @@ def load(name: str, *, quick: bool) -> Splits:
 
 
 def fit(
-    net: Net, data: DenseDataset, rate: float, epochs: int, batch: int, seed: int, stop: StopWanted
+    net: Net,
+    data: DenseDataset,
+    rate: float,
+    epochs: int,
+    batch: int,
+    seed: int,
+    stop: StopWanted,
+    groups: ParamsT | None = None,
 ) -> tuple[float, int]:
     """Train with Adam, its rate falling to 0 epoch by epoch; seconds and steps.
+
+    Args:
+        net: it is trained.
+        data: what on.
+        rate: of Adam at first, of parameters for which ``groups`` has no other.
+        epochs: passes over the data.
+        batch: samples a step.
+        seed: of the order of samples.
+        stop: asked after each epoch.
+        groups: of parameters. Default: one, of all.
 
     Raises:
         KeyboardInterrupt: a stop was wanted.
     """
-    optimizer = optim.Adam(net.parameters(), lr=rate)
+    optimizer = optim.Adam(net.parameters() if groups is None else groups, lr=rate)
+    schedule = LambdaLR(optimizer, lambda epoch: 1 - epoch / epochs)
     net.train()
     steps, start = 0, time.perf_counter()
     for epoch in range(epochs):
-        for group in optimizer.param_groups:
-            group["lr"] = rate * (1 - epoch / epochs)
         for inputs, targets in data.batches(batch, shuffle_seed=seed * epochs + epoch):
             _step(net, optimizer, inputs, targets)
             steps += 1
+        schedule.step()
         if stop():
             raise KeyboardInterrupt
     return time.perf_counter() - start, steps

@@ -351,7 +351,7 @@ def places_of(grad: Tensor) -> Tensor:
 
 def measure(args: argparse.Namespace, stop: StopWanted) -> Report:
     """Train with each number of workers, then simulate more."""
-    base = OURS.replace(rehash_every=_REHASH_EVERY)
+    base = OURS.replace(random=0.2, rehash_every=_REHASH_EVERY)
     config = make_configs({"hashed": base}, args.config)["hashed"]
     report = new_report("hogwild", args, configs=config_fields({"hashed": config}))
     splits = load(args.data, quick=args.quick)

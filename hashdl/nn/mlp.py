@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,8 @@ class HashMLP(nn.Module):
     Weights of a layer whose inputs are A active ones of N are drawn as nn.Linear draws them for A
     inputs, :math:`\sqrt{N / A}` times as large: otherwise outputs would shrink by as much from
     layer to layer, since most inputs are 0, and deep or wide models would hardly begin to learn
-    (He et al., *Delving Deep into Rectifiers*, ICCV 2015, section 2.2).
+    (He et al., *Delving Deep into Rectifiers*, ICCV 2015, section 2.2). Optimizers that step by as
+    much whatever the gradient should take steps as much larger there: :meth:`parameter_groups`.
 
     Args:
         in_features: d, size of an input.
@@ -89,12 +91,40 @@ class HashMLP(nn.Module):
 
     def _draw_for_active_inputs(self) -> None:
         """Scale what nn.Linear has drawn for N inputs, where few are active."""
+        for layer, share in self._shares():
+            scale_for_active(layer, share)
+
+    def _shares(self) -> Iterator[tuple[nn.Module, float]]:
+        """Each layer, and the share of its inputs that is active."""
+        yield self.hidden[0], 1.0
         for before, layer in pairwise([*self.hidden, self.output]):
             assert isinstance(before, HashHidden)
             inputs = before.hashed
-            scale_for_active(
-                layer, inputs.config.sizes(inputs.out_features).A / inputs.out_features
-            )
+            yield layer, inputs.config.sizes(inputs.out_features).A / inputs.out_features
+
+    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
+        r"""The parameters, for an optimizer whose steps do not grow with the gradient.
+
+        Such as Adam's or Adagrad's. A layer of which A of N inputs are active has weights
+        :math:`\sqrt{N / A}` times as large as nn.Linear's, and takes steps as much larger: then all
+        layers change by about the same share of their weights. With one rate for all, either later
+        layers hardly learn, or steps of the first push its neurons below zero for good.
+
+        Args:
+            lr: learning rate of the first layer; :math:`\sqrt{N / A}` times as much of a later one.
+
+        Returns:
+            Groups as any optimizer takes them, one a layer.
+
+        Examples:
+            >>> model = HashMLP(16, [100, 100], 10, config=HashConfig(active=4))
+            >>> [group["lr"] for group in model.parameter_groups(1e-3)]
+            [0.001, 0.005, 0.005]
+        """
+        return [
+            {"params": list(layer.parameters()), "lr": lr * step_for_active(share)}
+            for layer, share in self._shares()
+        ]
 
     def forward(self, input: Tensor) -> Tensor:
         """Outputs (\\*, out_features)."""
@@ -114,7 +144,12 @@ def scale_for_active(layer: nn.Module, share: float) -> None:
         share: above 0, at most 1.
     """
     for parameter in layer.parameters():
-        parameter.mul_(share**-0.5)
+        parameter.mul_(step_for_active(share))
+
+
+def step_for_active(share: float) -> float:
+    """How much larger weights, and steps of theirs, are where a share of the inputs is active."""
+    return float(share**-0.5)
 
 
 def _configs(config: HashConfig | Sequence[HashConfig] | None, layers: int) -> Sequence[HashConfig]:

@@ -61,6 +61,19 @@ def test_every_method_has_its_figures_and_goes_on(tmp_path: Path) -> None:
     assert load(path) == report
 
 
+def test_rates_as_drawn_leave_the_standard_net_alone(tmp_path: Path) -> None:
+    reports = []
+    for flags in ([], ["--rates-as-drawn"]):
+        path = tmp_path / f"{len(flags)}.json"
+        some = ["--contenders", "standard", "hashed", "--seeds", "0", "--json", str(path)]
+        assert kdd2017.main([*TINY, "--epochs", "3", *some, *flags]) == 0
+        reports.append(load(path)["contenders"])
+    one, other = (
+        [point["runs"] for point in some["standard"]["points"].values()] for some in reports
+    )
+    assert one == other
+
+
 def test_times_are_measured_again_and_nothing_is_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,6 +232,9 @@ def test_layers_are_drawn_for_their_active_inputs() -> None:
         assert 0.9 * 64**-0.5 < first.abs().max() <= 64**-0.5
         inputs = 100 if name in ("standard", "dropout") else 10
         assert 0.9 * inputs**-0.5 < second.abs().max() <= inputs**-0.5
+        rates = [group["lr"] for group in net.parameter_groups(0.1)]
+        assert rates[:2] == pytest.approx([0.1, 0.1 * (100 / inputs) ** 0.5])
+        assert len(rates) == len(SIZES) - 1
 
 
 @pytest.mark.parametrize("share", [0.05, 0.5])

@@ -189,6 +189,29 @@ def test_configurations_a_layer() -> None:
         HashMLP(D, [], 4)
 
 
+def test_layers_step_in_proportion_to_their_weights() -> None:
+    model = make_mlp(active=0.25, random=0.2)
+    groups = model.parameter_groups(0.01)
+    layers = [*model.hidden, model.output]
+    for group, layer in zip(groups, layers, strict=True):
+        assert [id(some) for some in group["params"]] == [id(some) for some in layer.parameters()]
+    assert [group["lr"] for group in groups] == pytest.approx([0.01, 0.02, 0.02, 0.02], rel=0.05)
+    before = [layer.weight.detach().clone() for layer in [h.hashed for h in model.hidden]]
+    optimizer = Adam(groups)
+    model(inputs(8, dtype=torch.float64)).square().sum().backward()
+    optimizer.step()
+    for hidden, old, group in zip(model.hidden, before, groups, strict=False):
+        change = (hidden.hashed.weight - old).abs().max().item()
+        assert change == pytest.approx(group["lr"], rel=1e-3)
+
+
+def test_all_layers_step_alike_where_all_neurons_are_active() -> None:
+    model = HashMLP(D, HIDDEN, 4, config=SMALL.replace(active=1.0), gated=True)
+    groups = model.parameter_groups(0.01)
+    assert [group["lr"] for group in groups] == [0.01] * 4
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+
+
 def test_bad_active_inputs_are_refused() -> None:
     layer = HashLinear(30, 200, config=CONFIG)
     columns, values = torch.zeros(2, 3, dtype=torch.int32), torch.zeros(2, 3)
