@@ -10,6 +10,7 @@ from torch.autograd import forward_ad
 from torch.autograd.function import once_differentiable
 
 from hashdl import ops, reference
+from hashdl.ops import checks
 from hashdl.precision import own_dtype
 from hashdl.profiling import part
 
@@ -44,13 +45,13 @@ def _take_sparse(*parameters: Tensor | None) -> bool:
 
 def _check_shared(shared: Tensor | None) -> None:
     if shared is not None:
-        ops._check_ids(shared, (None,), "active_linear", "shared")
+        checks.check_ids(shared, (None,), "active_linear", "shared")
 
 
 def _check_known(known: Tensor | None, x: Tensor, rows: Tensor) -> None:
     if known is not None:
-        ops._check_dtype(known, x.dtype, "active_linear", "known")
-        ops._check_shape(known, tuple(rows.shape), "active_linear", "known")
+        checks.check_dtype(known, x.dtype, "active_linear", "known")
+        checks.check_shape(known, tuple(rows.shape), "active_linear", "known")
 
 
 def _shared_logits(
@@ -371,7 +372,7 @@ def active_sparse_linear(
 
 
 def _check_columns(values: Tensor, columns: Tensor, weight: Tensor) -> None:
-    ops._check_shape(weight, (None, None), "active_columns", "weight")
+    checks.check_shape(weight, (None, None), "active_columns", "weight")
 
 
 def _active_columns(values: Tensor, columns: Tensor, weight: Tensor, sparse_grad: bool) -> Tensor:
@@ -520,15 +521,15 @@ def _check_corrections(
 ) -> None:
     op, T = "active_linear_log_prob", 0 if shared is None else shared.shape[0]
     if log_q is not None:
-        ops._check_dtype(log_q, x.dtype, op, "log_q")
-        ops._check_shape(log_q, tuple(rows.shape), op, "log_q")
+        checks.check_dtype(log_q, x.dtype, op, "log_q")
+        checks.check_shape(log_q, tuple(rows.shape), op, "log_q")
     if shared_log_q is not None:
-        ops._check_dtype(shared_log_q, x.dtype, op, "shared_log_q")
+        checks.check_dtype(shared_log_q, x.dtype, op, "shared_log_q")
         wanted = (T,) if shared_log_q.dim() == 1 else (x.shape[0], T)
-        ops._check_shape(shared_log_q, wanted, op, "shared_log_q")
+        checks.check_shape(shared_log_q, wanted, op, "shared_log_q")
     if places is not None:
-        ops._check_dtype(places, torch.int32, op, "places")
-        ops._check_shape(places, tuple(rows.shape), op, "places")
+        checks.check_dtype(places, torch.int32, op, "places")
+        checks.check_shape(places, tuple(rows.shape), op, "places")
 
 
 def _leave_out(s: Tensor, places: Tensor) -> None:

@@ -45,6 +45,7 @@ from hashdl import ops, reference
 from hashdl.background import background
 from hashdl.hashing import sketching
 from hashdl.hashing.functions import Functions, Sample, Scheme, project_rows
+from hashdl.ops import checks
 from hashdl.precision import own_dtype
 from hashdl.readback import Readback
 from hashdl.schedule import earliest_rehash, looks_for_drift, next_rehash
@@ -717,7 +718,7 @@ def _refresh_tables_(weight: Tensor, bias: Tensor | None, *rest: Any) -> None:
             )
         return _capture_step(buffers) if training else None
     n_rows, features = buffers.codes.shape[1], buffers.center.shape[0] - 1
-    ops._check_shape(weight, (n_rows, features), "refresh_tables_", "weight")
+    checks.check_shape(weight, (n_rows, features), "refresh_tables_", "weight")
     key, now = weight_key(weight, bias), steps_so_far(state, buffers.step)
     before = state.values()
     balance = enough(state.seen, buffers.moment, buffers.recent) and not state.fitted

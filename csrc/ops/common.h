@@ -1,6 +1,6 @@
 // What every op needs: names for the stable ABI's types, argument checks with one wording, and
 // dispatch over the storage type. The contract of each op (schema, shapes, meaning) is in
-// hashdl/ops.py.
+// hashdl/ops/.
 #pragma once
 
 #include <torch/csrc/stable/library.h>

@@ -1,0 +1,239 @@
+"""Updates of the rows that have a gradient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hashdl.ops.checks import (
+    check,
+    check_dtype,
+    check_floating,
+    check_ids,
+    check_in_place,
+    check_one_element,
+    check_shape,
+)
+from hashdl.ops.registration import define_op, kernels
+
+
+def _check_row_ids(ids: Tensor) -> None:
+    check_dtype(ids, torch.int64, "row_ids", "ids")
+    check_shape(ids, (None,), "row_ids", "ids")
+
+
+@define_op("row_ids(Tensor ids) -> (Tensor, Tensor)", _check_row_ids)
+def _(ids: Tensor) -> tuple[Tensor, Tensor]:
+    return ids.new_empty(ids.shape, dtype=torch.int32), ids.new_empty((), dtype=torch.bool)
+
+
+def row_ids(ids: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows of a sparse gradient as the row optimizers take them.
+
+    Args:
+        ids: int64 (U,), each 0 to 2^31 - 1.
+
+    Returns:
+        rows: int32 (U,), the same.
+        ascending: bool (), whether each is larger than the one before it: they are distinct then.
+
+    Examples:
+        >>> row_ids(torch.tensor([2, 5, 7]))
+        (tensor([2, 5, 7], dtype=torch.int32), tensor(True))
+    """
+    rows, ascending = kernels.row_ids(ids)
+    return rows, ascending
+
+
+def _check_update(op: str, weight: Tensor, rows: Tensor, grad: Tensor) -> None:
+    check_floating(weight, op, "weight")
+    check(
+        weight.dim() in (1, 2),
+        op,
+        "weight",
+        f"got shape {tuple(weight.shape)}, wanted (N, d) or (N,)",
+    )
+    check_in_place(op, weight, "weight")
+    check_ids(rows, (None,), op, "rows")
+    check_dtype(grad, weight.dtype, op, "grad")
+    check_shape(grad, (rows.shape[0], *weight.shape[1:]), op, "grad")
+
+
+def _check_state(
+    op: str, state: Tensor, weight: Tensor, argument: str, *, row_wise: bool = False
+) -> None:
+    """A state has the weight's shape, or, where ``row_wise`` allows it, one scalar a row."""
+    wanted = torch.float64 if weight.dtype == torch.float64 else torch.float32
+    check_dtype(state, wanted, op, argument)
+    check_in_place(op, state, argument)
+    compact = row_wise and state.dim() == 1
+    check_shape(state, weight.shape[:1] if compact else tuple(weight.shape), op, argument)
+
+
+def _check_sgd_rows_(
+    weight: Tensor,
+    momentum_buffer: Tensor | None,
+    rows: Tensor,
+    grad: Tensor,
+    lr: float,
+    momentum: float,
+    nesterov: bool,
+    weight_decay: float,
+) -> None:
+    _check_update("sgd_rows_", weight, rows, grad)
+    if momentum_buffer is not None:
+        _check_state("sgd_rows_", momentum_buffer, weight, "momentum_buffer")
+
+
+@define_op(
+    "sgd_rows_(Tensor(a!) weight, Tensor(b!)? momentum_buffer, Tensor rows, Tensor grad, "
+    "float lr, float momentum, bool nesterov, float weight_decay) -> ()",
+    _check_sgd_rows_,
+)
+def _(*args: Any) -> None:
+    return None
+
+
+def sgd_rows_(
+    weight: Tensor,
+    momentum_buffer: Tensor | None,
+    rows: Tensor,
+    grad: Tensor,
+    *,
+    lr: float,
+    momentum: float = 0.0,
+    nesterov: bool = False,
+    weight_decay: float = 0.0,
+) -> None:
+    """A step of :class:`torch.optim.SGD` on some rows, in place; the others are not looked at.
+
+    Args:
+        weight: (N, d) or (N,), contiguous.
+        momentum_buffer: of the weight's shape, float32 (float64 for float64), or None.
+        rows: int32 (U,), distinct; an entry with the row of the one before is padding, and skipped.
+        grad: (U, d) or (U,), of these rows.
+        lr: learning rate.
+        momentum: factor on the buffer, applied when a row is touched.
+        nesterov: Nesterov momentum.
+        weight_decay: L2 penalty, applied when a row is touched.
+    """
+    kernels.sgd_rows_(weight, momentum_buffer, rows, grad, lr, momentum, nesterov, weight_decay)
+
+
+def _check_adagrad_rows_(
+    weight: Tensor,
+    sum: Tensor,
+    rows: Tensor,
+    grad: Tensor,
+    lr: float,
+    eps: float,
+    weight_decay: float,
+) -> None:
+    _check_update("adagrad_rows_", weight, rows, grad)
+    _check_state("adagrad_rows_", sum, weight, "sum", row_wise=True)
+
+
+@define_op(
+    "adagrad_rows_(Tensor(a!) weight, Tensor(b!) sum, Tensor rows, Tensor grad, float lr, "
+    "float eps, float weight_decay) -> ()",
+    _check_adagrad_rows_,
+)
+def _(*args: Any) -> None:
+    return None
+
+
+def adagrad_rows_(
+    weight: Tensor,
+    sum: Tensor,
+    rows: Tensor,
+    grad: Tensor,
+    *,
+    lr: float,
+    eps: float = 1e-10,
+    weight_decay: float = 0.0,
+) -> None:
+    """A step of :class:`torch.optim.Adagrad` on some rows, in place.
+
+    Args:
+        weight: (N, d) or (N,), contiguous.
+        sum: sums of squares, of the weight's shape; or (N,) for a 2-d weight: row-wise, the mean
+            of the squares of the row is added.
+        rows: int32 (U,), distinct; an entry with the row of the one before is padding, and skipped.
+        grad: (U, d) or (U,).
+        lr: learning rate.
+        eps: added to the root.
+        weight_decay: L2 penalty, applied when a row is touched.
+    """
+    kernels.adagrad_rows_(weight, sum, rows, grad, lr, eps, weight_decay)
+
+
+def _check_adam_rows_(
+    weight: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    rows: Tensor,
+    grad: Tensor,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+    decoupled: bool,
+    step: Tensor,
+) -> None:
+    op = "adam_rows_"
+    _check_update(op, weight, rows, grad)
+    check_dtype(step, torch.float32, op, "step")
+    check_one_element(step, op, "step")
+    _check_state(op, exp_avg, weight, "exp_avg")
+    _check_state(op, exp_avg_sq, weight, "exp_avg_sq", row_wise=True)
+
+
+@define_op(
+    "adam_rows_(Tensor(a!) weight, Tensor(b!) exp_avg, Tensor(c!) exp_avg_sq, Tensor rows, "
+    "Tensor grad, float lr, float beta1, float beta2, float eps, float weight_decay, "
+    "bool decoupled, Tensor step) -> ()",
+    _check_adam_rows_,
+)
+def _(*args: Any) -> None:
+    return None
+
+
+def adam_rows_(
+    weight: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    rows: Tensor,
+    grad: Tensor,
+    *,
+    lr: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    decoupled: bool = False,
+    step: Tensor,
+) -> None:
+    """A step of :class:`torch.optim.Adam` on some rows, in place.
+
+    The averages of a row decay only when it is touched; the bias correction is that of the global
+    step, as in :class:`torch.optim.SparseAdam`.
+
+    Args:
+        weight: (N, d) or (N,), contiguous.
+        exp_avg: of the weight's shape, float32 (float64 for float64).
+        exp_avg_sq: likewise; or (N,) for a 2-d weight: row-wise, the mean over the row.
+        rows: int32 (U,), distinct; an entry with the row of the one before is padding, and skipped.
+        grad: (U, d) or (U,).
+        lr: learning rate.
+        betas: decay of the two averages.
+        eps: added to the root.
+        weight_decay: L2 penalty, or with ``decoupled`` a decay as in AdamW, on touched rows.
+        decoupled: see ``weight_decay``.
+        step: float32, one element: the number of this step, from 1; in the host's memory, or on the
+            GPU of the weight, where the host does not wait for it.
+    """
+    kernels.adam_rows_(
+        weight, exp_avg, exp_avg_sq, rows, grad, lr, *betas, eps, weight_decay, decoupled, step
+    )
