@@ -6,28 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.autograd.function import once_differentiable
 
 from hashdl import ops, reference
 from hashdl.ops import checks
 from hashdl.precision import own_dtype
 from hashdl.profiling import part
-
-
-def check_mode(op: str) -> None:
-    """Forward-mode differentiation would take outputs for constants; functorch knows no rule."""
-    if torch.compiler.is_compiling():
-        return
-    if forward_ad._current_level >= 0:
-        raise RuntimeError(
-            f"hashdl::{op}: got forward-mode differentiation (jvp), wanted backward passes"
-        )
-    if torch._C._functorch.maybe_current_level() is not None:
-        raise RuntimeError(
-            f"hashdl::{op}: got a transform of torch.func (grad, vmap, ...), wanted backward "
-            "passes (loss.backward(), torch.autograd.grad)"
-        )
 
 
 def _take_sparse(*parameters: Tensor | None) -> bool:
@@ -240,7 +224,7 @@ def active_linear(
         >>> active_linear(x, weight, None, torch.tensor([[2, -1]], dtype=torch.int32))[0]
         tensor([[9., 0.]])
     """
-    check_mode("active_linear")
+    checks.check_mode("active_linear")
     sparse_grad = sparse_grad and _take_sparse(weight, bias)
     z, s, _ = torch.ops.hashdl.active_linear(x, weight, bias, rows, shared, known, sparse_grad)
     return z, s
@@ -360,7 +344,7 @@ def active_sparse_linear(
         >>> weight.grad
         tensor([[0., 3.]])
     """
-    check_mode("active_sparse_linear")
+    checks.check_mode("active_sparse_linear")
     sparse_grad = sparse_grad and _take_sparse(weight, bias)
     z: Tensor = torch.ops.hashdl.active_sparse_linear(
         values, columns, weight, bias, rows, sparse_grad
@@ -452,7 +436,7 @@ def active_columns(
         >>> active_columns(values, columns, torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
         tensor([[ 6., 12.]])
     """
-    check_mode("active_columns")
+    checks.check_mode("active_columns")
     sparse_grad = sparse_grad and _take_sparse(weight)
     y: Tensor = torch.ops.hashdl.active_columns(values, columns, weight, sparse_grad)
     return y
@@ -676,7 +660,7 @@ def active_linear_log_prob(
         >>> active_linear_log_prob(x, weight, None, rows, rows[:, :1]).exp()
         tensor([0.5000])
     """
-    check_mode("active_linear_log_prob")
+    checks.check_mode("active_linear_log_prob")
     sparse_grad = sparse_grad and _take_sparse(weight, bias)
     log_prob: Tensor = torch.ops.hashdl.active_linear_log_prob(
         x, weight, bias, rows, shared, known, labels, log_q, shared_log_q, places, sparse_grad

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from hashdl import ops, reference
 from hashdl.config import HashConfig
-from hashdl.functional import active_linear_log_prob, check_mode
+from hashdl.functional import active_linear_log_prob
 from hashdl.nn.linear import HashLinear
+from hashdl.ops.checks import check_mode
 from hashdl.profiling import part
 from hashdl.rehash import is_recomputed
 from hashdl.selection import select_active
@@ -135,10 +136,8 @@ class HashSoftmaxWithLoss(nn.Module):
     def _hold(self, linear: HashLinear) -> None:
         self.linear = linear
         # Labels that were shared in the last step, the newest first, and those of the step before.
-        shape, device = (2, self._most_shared_labels), linear.weight.device
-        recent = torch.full(shape, -1, dtype=torch.int32, device=device)
         self.recent_labels: Tensor
-        self.register_buffer("recent_labels", recent, persistent=False)
+        self.register_buffer("recent_labels", self._no_labels(), persistent=False)
 
     @classmethod
     def from_linear(
@@ -285,11 +284,15 @@ class HashSoftmaxWithLoss(nn.Module):
         count = min(self.config.shared, self.n_classes)
         return count - -(-count // _SHARED_PER_DRAW)
 
+    def _no_labels(self) -> Tensor:
+        shape, device = (2, self._most_shared_labels), self.linear.weight.device
+        return torch.full(shape, -1, dtype=torch.int32, device=device)
+
     def _earlier_labels(self, again: bool) -> Tensor:
         """Those that were shared before this step, int32, -1 = none."""
-        device = self.linear.weight.device
-        if self.recent_labels.device != device:  # the weight was assigned
-            self.recent_labels = self.recent_labels.to(device)
+        shape, device = (2, self._most_shared_labels), self.linear.weight.device
+        if self.recent_labels.device != device or self.recent_labels.shape != shape:
+            self.recent_labels = self._no_labels()  # the weight or the layer was assigned
         labels = self.recent_labels[int(again)]
         # Memory that nobody has set, after to_empty, may hold anything.
         return torch.where((labels >= 0) & (labels < self.n_classes), labels, -1)

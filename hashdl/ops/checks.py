@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 #: Most bits of a table's code: 2^K buckets are counted in int32.
 MAX_BITS = 24
@@ -89,3 +90,21 @@ def check_in_place(op: str, tensor: Tensor, argument: str) -> None:
     """What is updated in place has no gaps in memory."""
     what = "got a non-contiguous tensor; it is updated in place"
     check(tensor.is_contiguous(), op, argument, what)
+
+
+def check_mode(op: str) -> None:
+    """No mode but eager backward passes, or a compiler's.
+
+    Forward-mode differentiation would take outputs for constants; functorch knows no rule.
+    """
+    if torch.compiler.is_compiling():
+        return
+    if forward_ad._current_level >= 0:
+        raise RuntimeError(
+            f"hashdl::{op}: got forward-mode differentiation (jvp), wanted backward passes"
+        )
+    if torch._C._functorch.maybe_current_level() is not None:
+        raise RuntimeError(
+            f"hashdl::{op}: got a transform of torch.func (grad, vmap, ...), wanted backward "
+            "passes (loss.backward(), torch.autograd.grad)"
+        )

@@ -95,7 +95,9 @@ def _is_plain(tensor: Tensor) -> bool:
     return (
         not torch.compiler.is_compiling()
         and type(tensor) is Tensor
+        and not tensor.is_meta
         and torch._C._len_torch_dispatch_stack() == 0
+        and torch._C._len_torch_function_stack() == 0  # a default device, for one
         and not torch._C._functorch.peek_interpreter_stack()
     )
 
