@@ -62,7 +62,7 @@ class HashSoftmaxWithLoss(nn.Module):
 
     Hard negatives alone can stall a model that begins from nothing: until it tells labels from the
     rows with the largest logits, it lowers the loss by shrinking every input of the head, and stays
-    at :math:`\log(A + 1)`. Uniform rows keep it from that: ``config.shared`` of some hundreds.
+    at :math:`\log(A + 1)`. Classes that the batch shares keep it from that: some hundreds or more.
 
     The interface is that of :class:`torch.nn.AdaptiveLogSoftmaxWithLoss`; classes need no order.
 
