@@ -757,7 +757,7 @@ def find_shared(rows: Tensor, shared: Tensor) -> Tensor:
     if shared.shape[0] == 0:
         return torch.full_like(rows, -1)
     ordered, order = shared.sort(stable=True)
-    at = torch.searchsorted(ordered, rows).clamp_max(shared.shape[0] - 1)
+    at = torch.searchsorted(ordered, rows.contiguous()).clamp_max(shared.shape[0] - 1)
     return torch.where((ordered[at] == rows) & (rows >= 0), order[at].to(torch.int32), -1)
 
 
