@@ -71,11 +71,24 @@ def new_report(benchmark: str, args: argparse.Namespace, **settings: object) -> 
         **settings: more of them.
     """
     flags = {name: value for name, value in vars(args).items() if name not in _NOT_SETTINGS}
+    if isinstance(flags.get("data"), str):
+        flags["data"] = _without_folders(flags["data"])
     return {
         "machine": machine(),
         "settings": {"benchmark": benchmark} | flags | settings,
         "contenders": {},
     }
+
+
+def _without_folders(data: str) -> str:
+    """Where files lie is no part of what was measured.
+
+    Examples:
+        >>> _without_folders("xmc:/data/train.txt,test.txt"), _without_folders("lemmas")
+        ('xmc:train.txt,test.txt', 'lemmas')
+    """
+    kind, colon, paths = data.partition(":")
+    return kind + colon + ",".join(Path(path).name for path in paths.split(",") if path)
 
 
 def save(path: Path | None, report: Report) -> None:

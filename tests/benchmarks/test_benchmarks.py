@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import gc
 import json
 import runpy
@@ -13,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks import gpu, kernels, output_layer, plot, scaling, steps, time_to_accuracy
-from benchmarks.common import exponent, interleave
+from benchmarks.common import exponent, interleave, new_report
 from benchmarks.layers import (
     CONFIGS,
     CORRECTED,
@@ -401,3 +402,12 @@ def test_every_contender_has_a_layer_and_an_estimate_of_memory() -> None:
         setup = Setup(10_000_000, 128, 128, "zipf", optimizer, 0, configs)
         assert all(1e9 < setup.bytes_needed(name) < 1e11 for name in NAMES)
     assert setup.bytes_needed("hashed") < 24e9
+
+
+@pytest.mark.parametrize(
+    ("given", "recorded"),
+    [("xmc:/data/train.txt,old/test.txt", "xmc:train.txt,test.txt"), ("lemmas", "lemmas")],
+)
+def test_reports_name_files_without_folders(given: str, recorded: str) -> None:
+    report = new_report("time_to_accuracy", argparse.Namespace(data=given))
+    assert report["settings"]["data"] == recorded
