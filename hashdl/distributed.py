@@ -33,7 +33,7 @@ def keep_tables_local(model: nn.Module) -> nn.Module:
         f"{fqn}.{name}" if fqn else name
         for fqn, module in model.named_modules()
         if isinstance(module, HashTables | HashSoftmaxWithLoss)
-        for name, _ in module.named_buffers()
+        for name, _ in module.named_buffers(recurse=False)  # others inside stay torch's
     }
     others = getattr(model, "_ddp_params_and_buffers_to_ignore", ())
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names.union(others))
