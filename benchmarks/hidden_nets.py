@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hashdl import HashConfig, HashMLP
 from hashdl.costs import hashing_work, observing_work, renewal_work
 from hashdl.nn import HashHidden, HashLinear
-from hashdl.nn.mlp import scale_for_active, step_for_active
+from hashdl.nn.mlp import groups_for_active, scale_for_active
 
 #: Step by which adaptive dropout's offset follows the wanted share.
 _OFFSET_RATE = 1.0
@@ -134,10 +134,7 @@ class DenseNet(Net):
 
     def parameter_groups(self, rate: float) -> list[dict[str, Any]]:
         """See :class:`Net`."""
-        return [
-            {"params": list(layer.parameters()), "lr": rate * step_for_active(share)}
-            for layer, share in self._shares()
-        ]
+        return groups_for_active(self._shares(), rate)
 
     def scaled(self, n: int) -> float:
         """Share of n neurons for which the next layer is drawn, as HashMLP's layers are."""

@@ -71,22 +71,25 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _above_zero(text: str) -> float:
+def _finite(text: str) -> float:
+    """A number; NaN, which is in no range, where the text is none or it is infinite."""
     try:
         value = float(text)
     except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
+        return math.nan
+    return value if math.isfinite(value) else math.nan
+
+
+def _above_zero(text: str) -> float:
+    value = _finite(text)
+    if not value > 0:
         raise argparse.ArgumentTypeError(f"got {text!r}, wanted a number above 0")
     return value
 
 
 def _not_negative(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value < math.inf:
+    value = _finite(text)
+    if not value >= 0:
         raise argparse.ArgumentTypeError(f"got {text!r}, wanted a number of 0 or more")
     return value
 

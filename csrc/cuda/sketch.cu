@@ -25,6 +25,18 @@ __device__ float sum_of_set(const float* values, int32_t word) {
   return sum;
 }
 
+/// A thread's candidates of a sample, from `first` on; -1 where there are no more.
+__device__ void read_candidates(const SketchScores<float>& args, int64_t b, int64_t first,
+                                int64_t N, int32_t (&rows)[kEach]) {
+#pragma unroll
+  for (int e = 0; e < kEach; ++e) {
+    const int64_t c = first + e * kAtOnce;
+    rows[e] = c < args.C ? args.candidates[b * args.C + c] : -1;
+    require(rows[e] >= -1 && rows[e] < N,
+            "hashdl::sketch_scores: candidates: got an id outside -1 to N - 1");
+  }
+}
+
 /// A block some candidates of a sample: eight lanes one at a time, the query in shared memory.
 __global__ void __launch_bounds__(kThreads)
     scores_kernel(SketchScores<float> args, int64_t parts, int64_t N) {
@@ -33,13 +45,7 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t first = blockIdx.x % parts * kHere + threadIdx.x / kLanes;
   const int part = lane() % kLanes;
   int32_t rows[kEach];
-#pragma unroll
-  for (int e = 0; e < kEach; ++e) {
-    const int64_t c = first + e * kAtOnce;
-    rows[e] = c < args.C ? args.candidates[b * args.C + c] : -1;
-    require(rows[e] >= -1 && rows[e] < N,
-            "hashdl::sketch_scores: candidates: got an id outside -1 to N - 1");
-  }
+  read_candidates(args, b, first, N, rows);
   float sums[kEach] = {}, total = 0;
   for (int64_t begin = 0; begin < W; begin += kWords) {
     const int64_t here = W - begin < kWords ? W - begin : kWords;
@@ -101,13 +107,7 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t first = blockIdx.x % parts * kHere + threadIdx.x / kLanes;
   const int part = lane() % kLanes;
   int32_t rows[kEach];
-#pragma unroll
-  for (int e = 0; e < kEach; ++e) {
-    const int64_t c = first + e * kAtOnce;
-    rows[e] = c < args.C ? args.candidates[b * args.C + c] : -1;
-    require(rows[e] >= -1 && rows[e] < N,
-            "hashdl::sketch_scores: candidates: got an id outside -1 to N - 1");
-  }
+  read_candidates(args, b, first, N, rows);
   const QueryScale how = query_scale(args.queries + b * S, S);
   int32_t sums[kEach] = {};
   for (int64_t begin = 0; begin < W; begin += kWords) {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -121,10 +121,7 @@ class HashMLP(nn.Module):
             >>> [group["lr"] for group in model.parameter_groups(1e-3)]
             [0.001, 0.005, 0.005]
         """
-        return [
-            {"params": list(layer.parameters()), "lr": lr * step_for_active(share)}
-            for layer, share in self._shares()
-        ]
+        return groups_for_active(self._shares(), lr)
 
     def forward(self, input: Tensor) -> Tensor:
         """Outputs (\\*, out_features)."""
@@ -145,6 +142,19 @@ def scale_for_active(layer: nn.Module, share: float) -> None:
     """
     for parameter in layer.parameters():
         parameter.mul_(step_for_active(share))
+
+
+def groups_for_active(layers: Iterable[tuple[nn.Module, float]], lr: float) -> list[dict[str, Any]]:
+    """A group of parameters a layer, with a rate that fits how it is drawn.
+
+    Args:
+        layers: each, and the share of its inputs that is active.
+        lr: learning rate of a layer whose inputs are all active.
+    """
+    return [
+        {"params": list(layer.parameters()), "lr": lr * step_for_active(share)}
+        for layer, share in layers
+    ]
 
 
 def step_for_active(share: float) -> float:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -20,6 +20,8 @@ from hashdl.tables import HashTables
 from hashdl.training.evaluation import evaluate
 from hashdl.training.interrupt import stop_requests
 from hashdl.training.model import SparseClassifier
+
+_Module = TypeVar("_Module", bound=torch.nn.Module)
 
 
 @dataclass(frozen=True)
@@ -234,18 +236,15 @@ class Trainer:
             head.recent_labels.copy_(state["labels"][name])
 
     def _heads(self) -> dict[str, HashSoftmaxWithLoss]:
-        return {
-            name: module
-            for name, module in self.model.named_modules()
-            if isinstance(module, HashSoftmaxWithLoss)
-        }
+        return self._modules_of(HashSoftmaxWithLoss)
 
     def _tables(self) -> dict[str, HashTables]:
-        return {
-            name: module
-            for name, module in self.model.named_modules()
-            if isinstance(module, HashTables)
-        }
+        return self._modules_of(HashTables)
+
+    def _modules_of(self, kind: type[_Module]) -> dict[str, _Module]:
+        """The model's modules of a kind, by their paths."""
+        modules = self.model.named_modules()
+        return {name: module for name, module in modules if isinstance(module, kind)}
 
     def _fixed_settings(self) -> dict[str, Any]:
         """Settings that a resumed run must share: all that its steps depend on."""
