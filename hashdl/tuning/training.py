@@ -32,7 +32,7 @@ _MORE_PROBES, _MORE_CANDIDATES = 3, 4
 # Coordinates of a low rank, for layers that have many more.
 _RANK = 32
 
-# Read by the races; a test puts another one here.
+# Read by the races; tests put another one here.
 _clock = time.perf_counter
 
 

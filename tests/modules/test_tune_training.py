@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -15,6 +16,13 @@ from hashdl.tuning.training import TrainingTrial, _judge, _Point, _Run
 
 D, N = 16, 300
 BASE = HashConfig(active=12, candidates=40, bits=5, tables=4, probes=2, sparse_grad=True, seed=3)
+
+
+@pytest.fixture(autouse=True)
+def equal_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every step takes the same time, so that races do not depend on the machine."""
+    ticks = itertools.count()
+    monkeypatch.setattr(training, "_clock", lambda: next(ticks) / 1000)
 
 
 def task(samples: int = 480, seed: int = 0) -> tuple[HashSoftmaxWithLoss, Tensor, Tensor]:
