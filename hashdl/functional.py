@@ -172,7 +172,7 @@ def _layer_gradients(
     return grad_x, weight_grad, bias_grad
 
 
-ops.define_differentiable(
+_active_linear_op = ops.define_differentiable(
     "active_linear(Tensor x, Tensor weight, Tensor? bias, Tensor rows, Tensor? shared, "
     "Tensor? known, bool sparse_grad) -> (Tensor, Tensor, Tensor)",
     kernel=_active_linear,
@@ -226,7 +226,7 @@ def active_linear(
     """
     checks.check_mode("active_linear")
     sparse_grad = sparse_grad and _take_sparse(weight, bias)
-    z, s, _ = torch.ops.hashdl.active_linear(x, weight, bias, rows, shared, known, sparse_grad)
+    z, s, _ = _active_linear_op(x, weight, bias, rows, shared, known, sparse_grad)
     return z, s
 
 
@@ -292,7 +292,7 @@ def _active_sparse_linear_backward(ctx: Any, grad_z: Tensor) -> tuple[Any, ...]:
     return grad_values, None, weight_grad, bias_grad, None, None
 
 
-ops.define_differentiable(
+_active_sparse_linear_op = ops.define_differentiable(
     "active_sparse_linear(Tensor values, Tensor columns, Tensor weight, Tensor? bias, "
     "Tensor rows, bool sparse_grad) -> Tensor",
     kernel=_active_sparse_linear,
@@ -346,7 +346,7 @@ def active_sparse_linear(
     """
     checks.check_mode("active_sparse_linear")
     sparse_grad = sparse_grad and _take_sparse(weight, bias)
-    z: Tensor = torch.ops.hashdl.active_sparse_linear(
+    z: Tensor = _active_sparse_linear_op(
         values, columns, weight, bias, rows, sparse_grad
     )
     return z
@@ -397,7 +397,7 @@ def _column_gradient(columns: Tensor, grad: Tensor, shape: torch.Size, sparse: b
     return _entry_gradient(entry_rows, entry_columns, grad.t().reshape(-1), shape, True)
 
 
-ops.define_differentiable(
+_active_columns_op = ops.define_differentiable(
     "active_columns(Tensor values, Tensor columns, Tensor weight, bool sparse_grad) -> Tensor",
     kernel=_active_columns,
     fake=_active_columns_fake,
@@ -438,7 +438,7 @@ def active_columns(
     """
     checks.check_mode("active_columns")
     sparse_grad = sparse_grad and _take_sparse(weight)
-    y: Tensor = torch.ops.hashdl.active_columns(values, columns, weight, sparse_grad)
+    y: Tensor = _active_columns_op(values, columns, weight, sparse_grad)
     return y
 
 
@@ -597,7 +597,7 @@ def _active_linear_log_prob_backward(
     return *grads, None, None, None, None, None, None, None, None
 
 
-ops.define_differentiable(
+_active_linear_log_prob_op = ops.define_differentiable(
     "active_linear_log_prob(Tensor x, Tensor weight, Tensor? bias, Tensor rows, Tensor? shared, "
     "Tensor? known, Tensor labels, Tensor? log_q, Tensor? shared_log_q, Tensor? places, "
     "bool sparse_grad) "
@@ -662,7 +662,7 @@ def active_linear_log_prob(
     """
     checks.check_mode("active_linear_log_prob")
     sparse_grad = sparse_grad and _take_sparse(weight, bias)
-    log_prob: Tensor = torch.ops.hashdl.active_linear_log_prob(
+    log_prob: Tensor = _active_linear_log_prob_op(
         x, weight, bias, rows, shared, known, labels, log_q, shared_log_q, places, sparse_grad
     )[0]
     return log_prob

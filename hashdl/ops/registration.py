@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hashdl import reference
 from hashdl.precision import own_dtype
@@ -90,12 +90,11 @@ def define_stateful(schema: str, kernel: Callable[..., None]) -> Callable[..., N
     return call
 
 
-def _is_plain(tensor: Tensor) -> bool:
-    """Whether nothing but torch's own eager mode has to see what is done with a tensor."""
+def _is_plain(*tensors: Tensor) -> bool:
+    """Whether nothing but torch's own eager mode has to see what is done with some tensors."""
     return (
         not torch.compiler.is_compiling()
-        and type(tensor) is Tensor
-        and not tensor.is_meta
+        and all(type(one) in (Tensor, nn.Parameter) and not one.is_meta for one in tensors)
         and torch._C._len_torch_dispatch_stack() == 0
         and torch._C._len_torch_function_stack() == 0  # a default device, for one
         and not torch._C._functorch.peek_interpreter_stack()
@@ -109,13 +108,33 @@ def define_differentiable(
     fake: Callable[..., Any],
     backward: Callable[..., Any],
     setup_context: Callable[..., None],
-) -> None:
-    """Define an op that is made of other ops and has a gradient."""
+) -> Callable[..., Any]:
+    """Define an op that is made of other ops and has a gradient.
+
+    Returns:
+        What calls it. With plain tensors autograd is told of the kernel as it stands: the way of an
+        op there and back takes as long as a small kernel.
+    """
     name = schema.partition("(")[0]
     _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     _LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")
     torch.library.register_fake(f"hashdl::{name}", fake, lib=_LIBRARY)
     make_differentiable(name, backward, setup_context)
+    op = getattr(kernels, name)
+
+    def forward(ctx: Any, *args: Any) -> Any:
+        output = kernel(*args)
+        setup_context(ctx, args, output)
+        return output
+
+    members = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    function: Any = type(name, (torch.autograd.Function,), members)
+
+    def call(*args: Any) -> Any:
+        tensors = [arg for arg in args if isinstance(arg, Tensor)]
+        return function.apply(*args) if _is_plain(*tensors) else op(*args)
+
+    return call
 
 
 def make_differentiable(
