@@ -32,7 +32,7 @@ SIMD_SOURCES = [
     f"csrc/cpu/{name}.cpp"
     for name in (
         *("columns", "gather_linear", "hadamard", "level_scores", "projection", "ranking"),
-        *("row_optimizers", "signs", "sketch", "softmax", "sparse_linear"),
+        *("row_optimizers", "sign_codes", "signs", "sketch", "softmax", "sparse_linear"),
     )
 ]
 SIMD_LEVELS = {

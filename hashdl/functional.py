@@ -346,9 +346,7 @@ def active_sparse_linear(
     """
     checks.check_mode("active_sparse_linear")
     sparse_grad = sparse_grad and _take_sparse(weight, bias)
-    z: Tensor = _active_sparse_linear_op(
-        values, columns, weight, bias, rows, sparse_grad
-    )
+    z: Tensor = _active_sparse_linear_op(values, columns, weight, bias, rows, sparse_grad)
     return z
 
 

@@ -79,6 +79,17 @@ def pack_signs(projections: Tensor, bits: int) -> Tensor:
     return (codes - ((codes >> 31) << 32)).to(torch.int32)  # bit 31 is the sign
 
 
+def sign_codes(
+    weight: Tensor, bias: Tensor | None, center: Tensor, planes: Tensor, bits: int
+) -> Tensor:
+    """Oracle of :func:`hashdl.ops.sign_codes`."""
+    projections = weight.float() @ planes[:-1] - center @ planes
+    if bias is not None:
+        projections += bias.float()[:, None] * planes[-1]
+    _check_finite(projections, "sign_codes", "weight")
+    return pack_signs(projections, bits).t().contiguous()
+
+
 def build_tables(codes: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     """Oracle of :func:`hashdl.ops.build_tables`."""
     L = codes.shape[0]

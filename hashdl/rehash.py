@@ -309,19 +309,19 @@ def _hash_rows(
     Those of a low rank are made of coordinates, which are written to ``sketches`` (M, rank), as the
     int32 of their bits.
     """
-    columns = scheme.columns(functions.rows, group).shape[1]
+    columns = 1 if scheme.packs(rows.weight) else scheme.columns(functions.rows, group).shape[1]
     for chunk, weight, bias in rows.chunks(columns):
-        if sketches is None:
-            projections = scheme.project_rows(weight, bias, functions, group)
-        else:
-            mapped = project_rows(weight, bias, functions.center, functions.maps[0])
-            sketches[chunk] = mapped.view(torch.int32)
-            projections = scheme.project_mapped_rows(mapped, functions, group)
-        try:
-            fresh = scheme.kind.codes(projections, scheme.bits)
-        except RuntimeError as error:  # it looks at every projection: no second look here
+        try:  # what makes codes looks at every projection: no second look here
+            if sketches is None:
+                fresh = scheme.row_codes(weight, bias, functions, group)
+            else:
+                mapped = project_rows(weight, bias, functions.center, functions.maps[0])
+                sketches[chunk] = mapped.view(torch.int32)
+                projections = scheme.project_mapped_rows(mapped, functions, group)
+                fresh = scheme.kind.codes(projections, scheme.bits).t()
+        except RuntimeError as error:
             raise _not_finite() from error
-        codes[:, chunk] = fresh.t()
+        codes[:, chunk] = fresh
 
 
 def _sketch_rows(

@@ -92,11 +92,12 @@ void check_bits(int64_t bits, const char* op) {
   });
 }
 
-void check_sign_projections(const Tensor& projections, int64_t bits, const char* op) {
+void check_sign_projections(const Tensor& projections, int64_t bits, const char* op,
+                            const char* argument) {
   check(bits >= 1 && bits <= 32, op, "bits", "got " + std::to_string(bits) + ", wanted 1 to 32");
-  check_dtype(projections, ScalarType::Float, op, "projections");
-  check_shape(projections, {-1, -1}, op, "projections");
-  check(projections.size(1) % bits == 0, op, "projections",
+  check_dtype(projections, ScalarType::Float, op, argument);
+  check_shape(projections, {-1, -1}, op, argument);
+  check(projections.size(1) % bits == 0, op, argument,
         "got shape " + shape_string(projections) +
             ", wanted (*, multiple of bits = " + std::to_string(bits) + ")");
 }

@@ -57,7 +57,8 @@ void check_in_place(const Tensor& tensor, const char* op, const char* argument);
 void check_bits(int64_t bits, const char* op);
 
 /// float32 (M, L * bits), for codes of 1 to 32 sign bits.
-void check_sign_projections(const Tensor& projections, int64_t bits, const char* op);
+void check_sign_projections(const Tensor& projections, int64_t bits, const char* op,
+                            const char* argument = "projections");
 
 /// Every id in [lowest, N). Ids on a GPU are looked at by the kernels.
 void check_rows(const Tensor& rows, int64_t lowest, int64_t N, const char* op,

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hashdl import ops
 from hashdl.hashing import balancing, centering, lowrank
 from hashdl.hashing.families import FAMILIES
 from hashdl.hashing.family import Family
@@ -320,6 +321,20 @@ class Scheme:
             return project_rows(weight, bias, functions.center, some)
         mapped = _map_rows(weight, bias, functions.center, functions.maps)
         return self.project_mapped_rows(mapped, functions, tables)
+
+    def packs(self, weight: Tensor) -> bool:
+        """Whether rows are hashed without their projections being held anywhere."""
+        return self.folds and self.kind.probing == "signs" and not weight.is_cuda
+
+    def row_codes(
+        self, weight: Tensor, bias: Tensor | None, functions: Functions, tables: range
+    ) -> Tensor:
+        """Codes int32 (tables, M) of rows (M, d) in some tables."""
+        if not self.packs(weight):
+            projections = self.project_rows(weight, bias, functions, tables)
+            return self.kind.codes(projections, self.bits).t()
+        some = self.columns(functions.rows, tables)
+        return ops.sign_codes(weight, bias, functions.center, some, bits=self.bits)
 
     def project_mapped_rows(self, mapped: Tensor, functions: Functions, tables: range) -> Tensor:
         """Projections (M, columns) of rows in balanced coordinates, in some tables."""

@@ -17,6 +17,7 @@ from hashdl.ops.hashing import (
     pack_signs,
     probe_digits,
     probe_signs,
+    sign_codes,
 )
 from hashdl.ops.linear import (
     combine_rows,
@@ -78,5 +79,6 @@ __all__ = [
     "select",
     "sgd_rows_",
     "shared_rows",
+    "sign_codes",
     "sketch_scores",
 ]

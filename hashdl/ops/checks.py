@@ -60,6 +60,13 @@ def check_ids(tensor: Tensor, shape: tuple[Any, ...], op: str, argument: str) ->
     check_shape(tensor, shape, op, argument)
 
 
+def check_bias(op: str, weight: Tensor, bias: Tensor | None) -> None:
+    """A bias (N,) of the weight's dtype, if there is one."""
+    if bias is not None:
+        check_dtype(bias, weight.dtype, op, "bias")
+        check_shape(bias, (weight.shape[0],), op, "bias")
+
+
 def check_at_least(value: int, lowest: int, op: str, argument: str) -> None:
     """An int from ``lowest`` on."""
     check(value >= lowest, op, argument, f"got {value}, wanted {lowest} or more")

@@ -6,15 +6,26 @@ import torch
 from torch import Tensor
 
 from hashdl import reference
-from hashdl.ops.checks import check, check_at_least, check_bits, check_dtype, check_ids, check_shape
+from hashdl.ops.checks import (
+    check,
+    check_at_least,
+    check_bias,
+    check_bits,
+    check_dtype,
+    check_floating,
+    check_ids,
+    check_shape,
+)
 from hashdl.ops.registration import define_op, kernels
 
 # ---- pack_signs ---------------------------------------------------------------------------------
 
 
-def _check_sign_projections(projections: Tensor, bits: int, op: str) -> None:
+def _check_sign_projections(
+    projections: Tensor, bits: int, op: str, argument: str = "projections"
+) -> None:
     check(1 <= bits <= 32, op, "bits", f"got {bits}, wanted 1 to 32")
-    _check_columns(projections, bits, op, "projections", "bits")
+    _check_columns(projections, bits, op, argument, "bits")
 
 
 def _check_columns(values: Tensor, divisor: int, op: str, argument: str, name: str) -> None:
@@ -51,6 +62,62 @@ def pack_signs(projections: Tensor, bits: int) -> Tensor:
         tensor([[1, 3]], dtype=torch.int32)
     """
     codes: Tensor = kernels.pack_signs(projections, bits)
+    return codes
+
+
+# ---- sign_codes ---------------------------------------------------------------------------------
+
+
+def _check_sign_codes(
+    weight: Tensor, bias: Tensor | None, center: Tensor, planes: Tensor, bits: int
+) -> None:
+    op = "sign_codes"
+    check_floating(weight, op, "weight")
+    check_shape(weight, (None, None), op, "weight")
+    check_bias(op, weight, bias)
+    D = weight.shape[1] + 1
+    check_dtype(center, torch.float32, op, "center")
+    check_shape(center, (D,), op, "center")
+    _check_sign_projections(planes, bits, op, "planes")
+    check_shape(planes, (D, None), op, "planes")
+
+
+@define_op(
+    "sign_codes(Tensor weight, Tensor? bias, Tensor center, Tensor planes, int bits) -> Tensor",
+    _check_sign_codes,
+)
+def _(weight: Tensor, bias: Tensor | None, center: Tensor, planes: Tensor, bits: int) -> Tensor:
+    return weight.new_empty((planes.shape[1] // bits, weight.shape[0]), dtype=torch.int32)
+
+
+def sign_codes(
+    weight: Tensor, bias: Tensor | None, center: Tensor, planes: Tensor, *, bits: int
+) -> Tensor:
+    r"""Codes of rows: :func:`pack_signs` of their projections, which are held nowhere.
+
+    .. math:: p_m = ((w_m, b_m) - c)^\top P
+
+    On a CPU; elsewhere it is its plain-torch reference.
+
+    Args:
+        weight: (M, d), float32, float64, bfloat16 or float16; sums are in float32.
+        bias: (M,) of the weight's dtype, or None: zeros.
+        center: float32 (d + 1,).
+        planes: float32 (d + 1, L K).
+        bits: K, 1 to 32.
+
+    Returns:
+        codes: int32 (L, M).
+
+    Raises:
+        RuntimeError: shapes or dtypes do not fit, or a projection is NaN or infinite.
+
+    Examples:
+        >>> weight, center = torch.tensor([[1.0, -1.0], [0.0, 2.0]]), torch.zeros(3)
+        >>> sign_codes(weight, None, center, torch.eye(3)[:, :2], bits=2)
+        tensor([[1, 2]], dtype=torch.int32)
+    """
+    codes: Tensor = kernels.sign_codes(weight, bias, center, planes, bits)
     return codes
 
 

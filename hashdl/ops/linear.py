@@ -10,6 +10,7 @@ from torch import Tensor
 from hashdl.ops.checks import (
     check,
     check_at_least,
+    check_bias,
     check_dtype,
     check_floating,
     check_ids,
@@ -32,13 +33,6 @@ def check_layer(op: str, x: Tensor, weight: Tensor, rows: Tensor) -> None:
     """As :func:`check_input`, and active rows (B, A)."""
     check_input(op, x, weight)
     check_ids(rows, (x.shape[0], None), op, "rows")
-
-
-def check_bias(op: str, weight: Tensor, bias: Tensor | None) -> None:
-    """A bias (N,) of the weight's dtype, if there is one."""
-    if bias is not None:
-        check_dtype(bias, weight.dtype, op, "bias")
-        check_shape(bias, (weight.shape[0],), op, "bias")
 
 
 def _check_gather_linear(x: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor) -> None:

@@ -11,11 +11,12 @@ from hashdl.ops.checks import (
     SELECTIONS,
     check,
     check_at_least,
+    check_bias,
     check_bits,
     check_ids,
     check_step,
 )
-from hashdl.ops.linear import check_bias, check_input, check_layer
+from hashdl.ops.linear import check_input, check_layer
 from hashdl.ops.registration import define_op, kernels
 from hashdl.ops.selection import check_select, check_sketch
 from hashdl.ops.tables import check_tables

@@ -175,6 +175,12 @@ def _each(names: Sequence[str], *cases: Case) -> Cases:
 
 # More than a vector or a part of a parallel loop takes at once, and what is fetched ahead.
 _CPU: Cases = {
+    "sign_codes": [
+        *({}, {"M": 0}, {"d": 0}, {"L": 0}, {"bias": False}),
+        *({"M": M} for M in (1, 4, 6, 13)),  # rows that are taken at once, and fewer
+        *({"L": L, "bits": bits} for L, bits in ((1, 1), (1, 32), (3, 11), (8, 13), (9, 24))),
+        {"M": 300, "d": 130, "L": 8, "bits": 15},
+    ],
     "search": [
         {"L": 1, "ordered": True},
         {"B": 9, "L": 1, "probing": "columns", "probes": 9, "k": 12, "ordered": True},
@@ -348,7 +354,7 @@ _CUDA: Cases = {
     **_each(OPTIMIZERS, {"d": 32}, {"d": 280, "U": 3}),
 }
 
-FLOATING = {"find_active", "find_best", "search"}
+FLOATING = {"find_active", "find_best", "search", "sign_codes"}
 FLOATING |= {*list(BOTH)[list(BOTH).index("gather_linear") :]}
 """Ops over numbers of any floating dtype."""
 

@@ -61,6 +61,11 @@ def row_ids(B: int, A: int, N: int, *, padding: float = 0.2, seed: int = 0) -> T
     return ids.masked_fill(gone, -1).to(torch.int32)
 
 
+def whole(*shape: int, seed: int) -> Tensor:
+    """Small integers, as float32."""
+    return randn(*shape, seed=seed).mul(2).round()
+
+
 def uneven(B: int, d: int, *, seed: int = 11) -> Tensor:
     """Queries (B, d) that vary ten times as much in their first feature as in their last."""
     return randn(B, d, seed=seed) * torch.logspace(0, -1, d)
@@ -80,6 +85,20 @@ def step_of(step: int) -> Tensor:
 
 def pack_signs_args(M: int = 5, L: int = 3, bits: int = 4) -> Args:
     return randn(M, L * bits), bits
+
+
+def sign_codes_args(
+    M: int = 7,
+    d: int = 5,
+    L: int = 3,
+    bits: int = 4,
+    bias: bool = True,
+    dtype: torch.dtype = torch.float32,
+) -> Args:
+    """Small integers: projections are exact, whatever the order of their sums."""
+    weight, planes = whole(M, d, seed=31).to(dtype), whole(d + 1, L * bits, seed=32)
+    biases = whole(M, seed=33).to(dtype) if bias else None
+    return weight, biases, whole(d + 1, seed=34), planes, bits
 
 
 def digit_values(M: int, L: int, bits: int, *, coarse: bool = False) -> Tensor:
@@ -301,10 +320,10 @@ def search_args(
     given = find_best_args(d=d, L=L, bits=bits, **parameters)
     tables, (queries, sketches, norms), layer = given[1:3], given[3:6], given[6:9]
     F = L * reference.columns_of(probing, bits)
-    functions = [randn(d + 1, F, seed=23)]
+    functions = [whole(d + 1, F, seed=23)]
     if queries is not None:
-        functions.append(randn(d + 1, queries.shape[1], seed=24))
-    of_tables, *of_sketch = (f.mul(2).round().view(torch.int32) for f in functions)
+        functions.append(whole(d + 1, queries.shape[1], seed=24))
+    of_tables, *of_sketch = (f.view(torch.int32) for f in functions)
     sketch = (*of_sketch, sketches, norms.view(torch.int32)) if of_sketch else (None, None, None)
     if ordered:
         sketch = (sketch[0], *(of_rows[tables[1][0]] for of_rows in sketch[1:]))

@@ -11,6 +11,7 @@ import torch
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("pack_signs", {}),
     ("pack_signs", {"M": 0}),
+    *(("sign_codes", case) for case in ({}, {"M": 0}, {"bias": False})),
     ("pack_digits", {}),
     ("pack_digits", {"M": 0, "bits": 1}),
     ("probe_digits", {}),

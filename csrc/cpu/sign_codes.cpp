@@ -1,0 +1,124 @@
+#include "cpu/sign_codes.h"
+
+#include <type_traits>
+#include <vector>
+
+#include "cpu/signs.h"
+#include "cpu/vec.h"
+
+namespace hashdl::cpu::HASHDL_SIMD_LEVEL {
+namespace {
+
+constexpr int64_t kLanes = VecOf<float>::lanes;
+// A tile of projections is summed in registers: of so many rows, by so many vectors of columns.
+constexpr int kRows = kVectorBytes == 64 ? 6 : 4;
+constexpr int kVectors = kVectorBytes == 64 ? 4 : 2;
+
+/// What one thread needs.
+template <typename T>
+struct Room {
+  explicit Room(const SignCodes<T>& args)
+      : rows(std::is_same_v<T, float> ? 0 : kRows * args.d),
+        projections(kRows * args.W),
+        codes(kRows * args.L) {}
+
+  std::vector<float> rows, projections;
+  std::vector<int32_t> codes;
+};
+
+/// Rows m to m + R as floats.
+template <int R, typename T>
+HASHDL_INLINE void read_rows(const SignCodes<T>& args, int64_t m, Room<T>& room,
+                             const float* (&rows)[R]) {
+  for (int r = 0; r < R; ++r) {
+    const T* row = args.weight + (m + r) * args.d;
+    if constexpr (std::is_same_v<T, float>) {
+      rows[r] = row;
+    } else {
+      float* copy = room.rows.data() + r * args.d;
+      for (int64_t k = 0; k < args.d; ++k) copy[k] = static_cast<float>(load1(row + k));
+      rows[r] = copy;
+    }
+  }
+}
+
+/// Projections of R rows, and of their biases, by V vectors of columns from f on.
+template <int R, int V, typename T>
+HASHDL_INLINE void project_tile(const SignCodes<T>& args, const float* const (&rows)[R],
+                                const float (&biases)[R], int64_t f, float* projections) {
+  Vec<float> sums[R][V];
+  for (int v = 0; v < V; ++v) {
+    const Vec<float> offset = load(args.offsets + f + v * kLanes);
+    for (int r = 0; r < R; ++r) sums[r][v] = offset;
+  }
+  const float* planes = args.planes + f;
+  for (int64_t k = 0; k < args.d; ++k, planes += args.W) {
+    for (int v = 0; v < V; ++v) {
+      const Vec<float> columns = load(planes + v * kLanes);
+      for (int r = 0; r < R; ++r) sums[r][v] += rows[r][k] * columns;
+    }
+  }
+  for (int v = 0; v < V; ++v) {
+    const Vec<float> columns = load(planes + v * kLanes);
+    for (int r = 0; r < R; ++r) {
+      store(projections + r * args.W + f + v * kLanes, sums[r][v] + biases[r] * columns);
+    }
+  }
+}
+
+/// Tiles of V vectors while there are so many, then of fewer.
+template <int R, int V, typename T>
+HASHDL_INLINE void project_columns(const SignCodes<T>& args, const float* const (&rows)[R],
+                                   const float (&biases)[R], int64_t f, float* projections) {
+  for (; f + V * kLanes <= args.W; f += V * kLanes) {
+    project_tile<R, V>(args, rows, biases, f, projections);
+  }
+  if constexpr (V > 1) project_columns<R, V - 1>(args, rows, biases, f, projections);
+}
+
+template <int R, typename T>
+bool hash_rows(const SignCodes<T>& args, int64_t m, Room<T>& room) {
+  const float* rows[R];
+  float biases[R];
+  read_rows<R>(args, m, room, rows);
+  for (int r = 0; r < R; ++r) {
+    biases[r] = args.bias == nullptr ? 0.0f : static_cast<float>(load1(args.bias + m + r));
+  }
+  float* projections = room.projections.data();
+  project_columns<R, kVectors>(args, rows, biases, 0, projections);
+  bool finite = true;
+  int32_t* codes = room.codes.data();
+  for (int r = 0; r < R; ++r) {
+    finite &=
+        sign_kernels<float>().pack(projections + r * args.W, args.L, args.K, codes + r * args.L);
+  }
+  for (int64_t l = 0; l < args.L; ++l) {
+    for (int r = 0; r < R; ++r) args.codes[l * args.M + m + r] = codes[r * args.L + l];
+  }
+  return finite;
+}
+
+template <typename T>
+bool codes(const SignCodes<T>& args, int64_t begin, int64_t end) {
+  Room<T> room(args);
+  bool finite = true;
+  int64_t m = begin;
+  for (; m + kRows <= end; m += kRows) finite &= hash_rows<kRows>(args, m, room);
+  for (; m < end; ++m) finite &= hash_rows<1>(args, m, room);
+  return finite;
+}
+
+}  // namespace
+
+template <typename T>
+const SignCodesKernels<T>& sign_codes_kernels() {
+  static constexpr SignCodesKernels<T> kernels{kLanes, kRows, codes<T>};
+  return kernels;
+}
+
+template const SignCodesKernels<float>& sign_codes_kernels<float>();
+template const SignCodesKernels<double>& sign_codes_kernels<double>();
+template const SignCodesKernels<BFloat16>& sign_codes_kernels<BFloat16>();
+template const SignCodesKernels<Half>& sign_codes_kernels<Half>();
+
+}  // namespace hashdl::cpu::HASHDL_SIMD_LEVEL
