@@ -105,7 +105,7 @@ class OracleHead(HashedHead):
     def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy over the active sets."""
         layer = self.linear
-        labels = self.softmax._labels(targets, hidden.shape[:-1])
+        labels, _ = self.softmax._labels(targets, hidden.shape[:-1])
         with part("look-up"), torch.no_grad():
             A, M = layer.config.sizes(self.n_classes).A, labels.shape[1]
             logits = F.linear(hidden, layer.weight, layer.bias)

@@ -612,16 +612,19 @@ def search(
 
 def shared_rows(
     labels: Tensor, count: int, max_labels: int, n_rows: int, seed: int, step: Tensor
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Oracle of :func:`hashdl.ops.shared_rows`."""
     _check_ids(labels, -1, n_rows, "shared_rows", "labels")
     key = _stream_keys(seed, step, torch.tensor([_SHARED_STREAM], device=labels.device))
     draws = _draw_below(key, torch.arange(4 * count, device=labels.device), n_rows)
     distinct_labels = _first_seen(labels[labels >= 0])[0][:max_labels]
     rows = _first_seen(torch.cat([distinct_labels, draws.to(torch.int32)]))[0][:count]
-    padded = torch.nn.functional.pad(rows, (0, count - rows.numel()), value=-1)
     n_labels = torch.tensor([distinct_labels.numel()], device=labels.device)
-    return padded.to(torch.int32), n_labels
+    padded = (
+        torch.nn.functional.pad(ids, (0, size - ids.numel()), value=-1).to(torch.int32)
+        for ids, size in ((rows, count), (distinct_labels, max_labels))
+    )
+    return next(padded), n_labels, next(padded)
 
 
 # ---- gathered linear ---------------------------------------------------------------------------

@@ -90,6 +90,8 @@ int64_t shared_rows(const SharedRows& args) {
     if (args.labels[q] >= 0 && taken.insert(args.labels[q])) args.rows[count++] = args.labels[q];
   }
   const int64_t labels = count;
+  std::copy(args.rows, args.rows + labels, args.distinct);
+  std::fill(args.distinct + labels, args.distinct + args.max_labels, -1);
   const uint64_t key = stream_key(args.seed, args.step, kSharedStream);
   // Draws that repeat are dropped; where T comes near N, this many draws bound the time.
   const int64_t draws = 4 * args.T;

@@ -48,6 +48,7 @@ class Selector {
 struct SharedRows {
   const int32_t* labels;  ///< (Q), -1 = none
   int32_t* rows;          ///< (T), written: distinct labels, then distinct draws, then -1
+  int32_t* distinct;      ///< (max_labels), written: these labels, then -1
   int64_t Q, T, N;
   int64_t max_labels;  ///< at most T
   int64_t seed, step;

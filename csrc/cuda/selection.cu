@@ -177,7 +177,8 @@ __global__ void __launch_bounds__(kSharedThreads)
             "hashdl::shared_rows: labels: got an id outside -1 to N - 1");
     return args.labels[q];
   });
-  if (threadIdx.x == 0) *n_labels = found.count();
+  const int64_t labels = found.count();
+  if (threadIdx.x == 0) *n_labels = labels;
   found.set_limit(static_cast<int32_t>(args.T));
   const uint64_t key = cpu::stream_key(args.seed, value_of(step), cpu::kSharedStream);
   // Draws that repeat are dropped; where T comes near N, this many draws bound the time.
@@ -187,6 +188,10 @@ __global__ void __launch_bounds__(kSharedThreads)
   for (int64_t slot = threadIdx.x; slot < slots; slot += kSharedThreads) {
     const uint32_t number = found.map().number(slot);
     if (number < args.T) args.rows[number] = found.map().row(slot);
+    if (number < labels) args.distinct[number] = found.map().row(slot);
+  }
+  for (int64_t t = labels + threadIdx.x; t < args.max_labels; t += kSharedThreads) {
+    args.distinct[t] = -1;
   }
   for (int64_t t = found.count() + threadIdx.x; t < args.T; t += kSharedThreads) args.rows[t] = -1;
 }

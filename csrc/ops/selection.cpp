@@ -88,8 +88,9 @@ Tensor select(const Tensor& candidates, const std::optional<Tensor>& scores,
   return call.rows;
 }
 
-std::tuple<Tensor, Tensor> shared_rows(const Tensor& labels, int64_t count, int64_t max_labels,
-                                       int64_t n_rows, int64_t seed, const Tensor& step) {
+std::tuple<Tensor, Tensor, Tensor> shared_rows(const Tensor& labels, int64_t count,
+                                               int64_t max_labels, int64_t n_rows, int64_t seed,
+                                               const Tensor& step) {
   constexpr auto op = "shared_rows";
   check_dtype(labels, ScalarType::Int, op, "labels");
   check_shape(labels, {-1}, op, "labels");
@@ -100,9 +101,11 @@ std::tuple<Tensor, Tensor> shared_rows(const Tensor& labels, int64_t count, int6
   const Tensor wanted = as_contiguous(labels);
   check_rows(wanted, -1, n_rows, op, "labels");
   const Tensor rows = empty(wanted, {count}, ScalarType::Int);
+  const Tensor distinct = empty(wanted, {max_labels}, ScalarType::Int);
   const Tensor n_labels = empty(wanted, {1}, ScalarType::Long);
   const cpu::SharedRows args{data<int32_t>(wanted),
                              mutable_data<int32_t>(rows),
+                             mutable_data<int32_t>(distinct),
                              wanted.size(0),
                              count,
                              n_rows,
@@ -115,11 +118,11 @@ std::tuple<Tensor, Tensor> shared_rows(const Tensor& labels, int64_t count, int6
       run_with_scratch(wanted, [&](cuda::Scratch& scratch, cuda::Stream stream) {
         cuda::shared_rows(args, step_for_gpu(step), labels_found, scratch, stream);
       });
-      return {rows, n_labels};
+      return {rows, n_labels, distinct};
     }
   }
   *labels_found = cpu::shared_rows(args);
-  return {rows, n_labels};
+  return {rows, n_labels, distinct};
 }
 
 }  // namespace

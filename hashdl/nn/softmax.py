@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -209,13 +210,13 @@ class HashSoftmaxWithLoss(nn.Module):
     def forward(self, input: Tensor, target: Tensor) -> SoftmaxOutput:
         """Log probabilities of the targets and the loss: see the class."""
         x, samples = self.linear._flat(input), input.shape[:-1]
-        labels = self._labels(target, samples)
+        labels, complete = self._labels(target, samples)
         if self.training and self.linear.tables is not None:
             output = self._sampled_log_prob(x, labels, self.linear.tables)
         else:
             output = self._exact_log_prob(x, labels)
         with part("loss"):
-            loss = reduced(output, labels, self.reduction)
+            loss = reduced(output, None if complete else labels, self.reduction)
         if self.reduction == "none":
             loss = loss.reshape(samples)
         return SoftmaxOutput(output.reshape(samples), loss)
@@ -262,7 +263,7 @@ class HashSoftmaxWithLoss(nn.Module):
         again = is_recomputed()
         with part("select"), torch.no_grad():
             earlier = self._earlier_labels(again)
-            shared, n_labels = ops.shared_rows(
+            shared, n_labels, newest = ops.shared_rows(
                 # The first label of each sample, then the second, ...
                 torch.cat([labels.t().reshape(-1), earlier]),
                 count=min(config.shared, self.n_classes),
@@ -273,10 +274,8 @@ class HashSoftmaxWithLoss(nn.Module):
                 step=tables.step - 1 if again else tables.step,
             )
             if not again:
-                newest = shared[: self._most_shared_labels]
-                is_label = torch.arange(len(newest), device=newest.device) < n_labels
                 self.recent_labels[1] = earlier
-                self.recent_labels[0] = torch.where(is_label, newest, -1)
+                self.recent_labels[0] = newest
         return shared, n_labels
 
     @property
@@ -293,9 +292,14 @@ class HashSoftmaxWithLoss(nn.Module):
         shape, device = (2, self._most_shared_labels), self.linear.weight.device
         if self.recent_labels.device != device or self.recent_labels.shape != shape:
             self.recent_labels = self._no_labels()  # the weight or the layer was assigned
-        labels = self.recent_labels[int(again)]
-        # Memory that nobody has set, after to_empty, may hold anything.
-        return torch.where((labels >= 0) & (labels < self.n_classes), labels, -1)
+        return self.recent_labels[int(again)]
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
+        known = self.recent_labels
+        result = super()._apply(fn, recurse)
+        if not self.recent_labels.is_meta:  # after to_empty it may hold anything
+            self.recent_labels.copy_(self._no_labels() if known.is_meta else known)
+        return result
 
     def _log_q(
         self,
@@ -410,8 +414,11 @@ class HashSoftmaxWithLoss(nn.Module):
 
     # ---- targets -------------------------------------------------------------------------------
 
-    def _labels(self, target: Tensor, samples: torch.Size) -> Tensor:
-        """Targets of any form as int32 (B, M), each label once a sample, -1 = none, checked."""
+    def _labels(self, target: Tensor, samples: torch.Size) -> tuple[Tensor, bool]:
+        """Targets of any form as int32 (B, M), each label once a sample, -1 = none, checked.
+
+        And whether it is known that every sample has one.
+        """
         name = "HashSoftmaxWithLoss: target"
         if not isinstance(target, Tensor):
             raise TypeError(f"{name}: got {type(target).__name__}, wanted a Tensor")
@@ -420,7 +427,7 @@ class HashSoftmaxWithLoss(nn.Module):
             if tuple(target.shape) != wanted:
                 raise RuntimeError(f"{name}: got shape {tuple(target.shape)}, wanted {wanted}")
             self._check_labels(target.col_indices(), 0)
-            return _distinct(_padded(target.crow_indices(), target.col_indices()))
+            return _distinct(_padded(target.crow_indices(), target.col_indices())), False
         if target.layout != torch.strided:
             raise RuntimeError(
                 f"{name}: got {target.layout}, wanted torch.sparse_csr (target.to_sparse_csr()) or "
@@ -438,20 +445,30 @@ class HashSoftmaxWithLoss(nn.Module):
                 f"{name}: got shape {tuple(target.shape)}, wanted {tuple(samples)} or "
                 f"({wanted_several})"
             )
-        ignored = target == self.ignore_index
         if several and target.shape[-1] == self.n_classes > 2:
             self._check_no_indicators(target)
-        self._check_labels(target.masked_fill(ignored, 0), -1 if several else 0)
-        labels = target.to(torch.int32).masked_fill(ignored, -1)
+        labels, ignores = self._without_ignored(target, -1 if several else 0)
         if not several:
-            return labels.reshape(-1, 1)
-        return _distinct(labels.reshape(samples.numel(), target.shape[-1]))
+            return labels.reshape(-1, 1), not ignores
+        return _distinct(labels.reshape(samples.numel(), target.shape[-1])), False
+
+    def _without_ignored(self, target: Tensor, lowest: int) -> tuple[Tensor, bool]:
+        """Classes as int32, -1 in place of what is ignored, and whether there may be such."""
+        extremes = _extremes(target)
+        if extremes is not None and not extremes[0] <= self.ignore_index <= extremes[1]:
+            self._check_range(extremes, lowest)
+            return target.to(torch.int32), False
+        ignored = target == self.ignore_index
+        self._check_labels(target.masked_fill(ignored, 0), lowest)
+        return target.to(torch.int32).masked_fill(ignored, -1), True
 
     def _check_labels(self, labels: Tensor, lowest: int) -> None:
-        # A compiled graph leaves this check to the ops, and so does a GPU: the host would wait.
-        if torch.compiler.is_compiling() or labels.is_cuda or labels.numel() == 0:
-            return
-        low, high = (int(value) for value in labels.aminmax())
+        extremes = _extremes(labels)
+        if extremes is not None:
+            self._check_range(extremes, lowest)
+
+    def _check_range(self, extremes: tuple[int, int], lowest: int) -> None:
+        low, high = extremes
         if low < lowest or high >= self.n_classes:
             raise RuntimeError(
                 f"HashSoftmaxWithLoss: target: got labels from {low} to {high}, wanted {lowest} to "
@@ -460,22 +477,39 @@ class HashSoftmaxWithLoss(nn.Module):
 
     def _check_no_indicators(self, target: Tensor) -> None:
         """Zeros and ones in all N columns say which classes are labels; as labels they are two."""
-        if torch.compiler.is_compiling() or target.is_cuda or target.numel() == 0:
-            return
-        low, high = (int(value) for value in target.aminmax())
-        if low == 0 and high <= 1:
+        extremes = _extremes(target)
+        if extremes in ((0, 0), (0, 1)):
             raise RuntimeError(
                 f"HashSoftmaxWithLoss: target: got zeros and ones of shape {tuple(target.shape)}, "
                 "wanted classes, padded with -1, or a sparse CSR tensor (target.to_sparse_csr())"
             )
 
 
-def reduced(output: Tensor, labels: Tensor, reduction: str) -> Tensor:
-    """The loss of log probabilities (B,) of samples with labels (B, M)."""
+def _extremes(labels: Tensor) -> tuple[int, int] | None:
+    """The least and the largest; None without any, and where nobody can or should look.
+
+    A compiled graph leaves checks to the ops, and so does a GPU: the host would wait.
+    """
+    if torch.compiler.is_compiling() or labels.is_cuda or labels.numel() == 0:
+        return None
+    low, high = labels.aminmax()
+    return int(low), int(high)
+
+
+def reduced(output: Tensor, labels: Tensor | None, reduction: str) -> Tensor:
+    """The loss of log probabilities (B,) of samples with labels (B, M).
+
+    Args:
+        output: the log probabilities.
+        labels: -1 = none; None: every sample has one.
+        reduction: as for :class:`HashSoftmaxWithLoss`.
+    """
     if reduction == "none":
         return -output
     if reduction == "sum":
         return -output.sum()
+    if labels is None:
+        return output.sum() / -output.shape[0]
     return output.sum() / -(labels >= 0).any(1).sum().clamp_min(1)
 
 

@@ -123,7 +123,8 @@ def define_differentiable(
     op = getattr(kernels, name)
 
     def forward(ctx: Any, *args: Any) -> Any:
-        output = kernel(*args)
+        with torch._C._AutoDispatchBelowAutograd():  # as around the kernel of an op
+            output = kernel(*args)
         setup_context(ctx, args, output)
         return output
 

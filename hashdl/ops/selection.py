@@ -199,18 +199,19 @@ def _check_shared_rows(
 
 @define_op(
     "shared_rows(Tensor labels, int count, int max_labels, int n_rows, int seed, Tensor step) "
-    "-> (Tensor, Tensor)",
+    "-> (Tensor, Tensor, Tensor)",
     _check_shared_rows,
 )
 def _(
     labels: Tensor, count: int, max_labels: int, n_rows: int, seed: int, step: Tensor
-) -> tuple[Tensor, Tensor]:
-    return labels.new_empty((count,)), labels.new_empty((1,), dtype=torch.int64)
+) -> tuple[Tensor, Tensor, Tensor]:
+    n_labels = labels.new_empty((1,), dtype=torch.int64)
+    return labels.new_empty((count,)), n_labels, labels.new_empty((max_labels,))
 
 
 def shared_rows(
     labels: Tensor, *, count: int, max_labels: int, n_rows: int, seed: int, step: Tensor
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Rows that a whole batch scores: its distinct labels, then distinct uniform draws.
 
     Args:
@@ -224,9 +225,10 @@ def shared_rows(
     Returns:
         rows: int32 (T,), distinct, padded with -1 where the draws gave out (T near N).
         n_labels: int64 (1,), how many of them are labels; these stand first.
+        distinct: int32 (max_labels,), these labels alone, padded with -1.
     """
-    rows, n_labels = kernels.shared_rows(labels, count, max_labels, n_rows, seed, step)
-    return rows, n_labels
+    rows, n_labels, distinct = kernels.shared_rows(labels, count, max_labels, n_rows, seed, step)
+    return rows, n_labels, distinct
 
 
 # ---- find_shared --------------------------------------------------------------------------------

@@ -189,7 +189,7 @@ def active_sets(
     if config.shared and len(x) > 0:
         count = min(config.shared, head.n_classes)
         before = tables.step - 1  # shared classes are drawn before the step is counted
-        shared, n_labels = ops.shared_rows(
+        shared, n_labels, _ = ops.shared_rows(
             torch.cat([labels.t().reshape(-1), head.recent_labels[1]]),
             count=count,
             max_labels=count - math.ceil(count / 10),
@@ -594,8 +594,14 @@ def test_labels_met_before_are_in_the_softmax_for_certain() -> None:
 
 
 def test_labels_in_memory_that_nobody_has_set_are_no_labels() -> None:
+    """As to_empty leaves it, and on a device where there was none before."""
     heads = [make_head(shared=10), make_head(shared=10)]
-    heads[0].recent_labels.fill_(N)
+    for head in heads:
+        head(inputs(2), torch.tensor([3, 4]))
+    met = heads[0].recent_labels
+    heads[0]._apply(lambda tensor: torch.full_like(tensor, N) if tensor is met else tensor)
     losses = [head(inputs(2), torch.tensor([7, 8])).loss for head in heads]
     assert torch.equal(*losses)
     assert known_labels(heads[0]) == known_labels(heads[1])
+    head = HashSoftmaxWithLoss(D, N, config=heads[0].config, device="meta").to_empty(device="cpu")
+    assert known_labels(head) == []

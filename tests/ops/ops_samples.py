@@ -477,7 +477,7 @@ def active_log_prob_args(
     """
     labels, shared, s = row_ids(B, M, N, seed=13), None, None
     if T is not None:
-        shared, _ = reference.shared_rows(labels.flatten(), T, T // 2, N, 0, step_of(0))
+        shared, _, _ = reference.shared_rows(labels.flatten(), T, T // 2, N, 0, step_of(0))
         shared[-1:] = -1
         s = 3 * randn(B, T, dtype=dtype, seed=14)
     pool = row_ids(B, A, N, seed=15)

@@ -135,7 +135,7 @@ def test_shared_rows_are_labels_then_distinct_draws(
     labels: list[int], count: int, max_labels: int, step: int
 ) -> None:
     max_labels = min(max_labels, count)
-    rows, n_labels = ops.shared_rows(
+    rows, n_labels, distinct = ops.shared_rows(
         samples.int32(labels),
         count=count,
         max_labels=max_labels,
@@ -148,6 +148,7 @@ def test_shared_rows_are_labels_then_distinct_draws(
     assert rows.shape == (count,)
     assert int(n_labels) == len(wanted)
     assert kept[: len(wanted)] == wanted
+    assert distinct.tolist() == wanted + [-1] * (max_labels - len(wanted))
     assert len(set(kept)) == len(kept)
     assert rows.tolist() == kept + [-1] * (count - len(kept))
     if count <= 10:  # four times as many draws as rows, of twice as many: they suffice
