@@ -435,6 +435,11 @@ def repeats(rows: Tensor) -> Tensor:
     return torch.zeros_like(same).scatter(1, order, same)
 
 
+def distinct_labels(labels: Tensor) -> Tensor:
+    """Oracle of :func:`hashdl.ops.distinct_labels`."""
+    return labels.masked_fill(repeats(labels) | (labels < 0), -1)
+
+
 def select(
     candidates: Tensor,
     scores: Tensor | None,

@@ -103,4 +103,15 @@ int64_t shared_rows(const SharedRows& args) {
   return labels;
 }
 
+void distinct_labels(const DistinctLabels& args, int64_t begin, int64_t end) {
+  RowSet taken(args.M);
+  for (int64_t b = begin; b < end; ++b) {
+    taken.clear();
+    for (int64_t i = b * args.M; i < (b + 1) * args.M; ++i) {
+      const int32_t label = args.labels[i];
+      args.distinct[i] = label >= 0 && taken.insert(label) ? label : -1;
+    }
+  }
+}
+
 }  // namespace hashdl::cpu

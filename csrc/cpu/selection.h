@@ -57,4 +57,13 @@ struct SharedRows {
 /// Rows that the whole batch scores: returns how many of them are labels.
 int64_t shared_rows(const SharedRows& args);
 
+struct DistinctLabels {
+  const int32_t* labels;  ///< (B, M), -1 = none
+  int32_t* distinct;      ///< (B, M), written: -1 where an earlier column has the same label
+  int64_t B, M;
+};
+
+/// Of the samples in [begin, end).
+void distinct_labels(const DistinctLabels& args, int64_t begin, int64_t end);
+
 }  // namespace hashdl::cpu

@@ -8,6 +8,7 @@
 namespace hashdl::cuda {
 namespace {
 
+using cpu::DistinctLabels;
 using cpu::Select;
 using cpu::SharedRows;
 
@@ -196,6 +197,17 @@ __global__ void __launch_bounds__(kSharedThreads)
   for (int64_t t = found.count() + threadIdx.x; t < args.T; t += kSharedThreads) args.rows[t] = -1;
 }
 
+__global__ void distinct_labels_kernel(DistinctLabels args) {
+  const int64_t i = thread_index();
+  if (i >= args.B * args.M) return;
+  const int32_t label = args.labels[i];
+  bool first = label >= 0;
+  for (int64_t earlier = i - i % args.M; first && earlier < i; ++earlier) {
+    first = args.labels[earlier] != label;
+  }
+  args.distinct[i] = first ? label : -1;
+}
+
 __global__ void rank_by_hits_kernel(RankByHits args) {
   const int64_t i = thread_index();
   if (i >= args.count) return;
@@ -222,6 +234,10 @@ void shared_rows(const SharedRows& args, const Step& step, int64_t* n_labels, Sc
   if (scratch.measuring()) return;
   launch(shared_rows_kernel, 1, kSharedThreads, memory.shared_bytes(), stream, args, step, n_labels,
          memory, slots);
+}
+
+void distinct_labels(const DistinctLabels& args, Stream stream) {
+  launch(distinct_labels_kernel, blocks_for(args.B * args.M, kThreads), kThreads, 0, stream, args);
 }
 
 void rank_by_hits(const RankByHits& args, Stream stream) {

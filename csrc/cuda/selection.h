@@ -13,6 +13,9 @@ void select(const cpu::Select& args, int64_t B, const Step& step, Scratch& scrat
 void shared_rows(const cpu::SharedRows& args, const Step& step, int64_t* n_labels, Scratch& scratch,
                  Stream stream);
 
+/// A thread a label.
+void distinct_labels(const cpu::DistinctLabels& args, Stream stream);
+
 /// Ranks `count` candidates by their hits; those with fewer than `threshold` become -1.
 struct RankByHits {
   const int32_t* hits;

@@ -1,4 +1,4 @@
-// select and shared_rows.
+// select, shared_rows and distinct_labels.
 #include "ops/selection.h"
 
 #include "cuda/selection.h"
@@ -125,10 +125,34 @@ std::tuple<Tensor, Tensor, Tensor> shared_rows(const Tensor& labels, int64_t cou
   return {rows, n_labels, distinct};
 }
 
+// Samples whose labels are worth a thread of their own.
+constexpr int64_t kLabelGrain = 64;
+
+Tensor distinct_labels(const Tensor& labels) {
+  constexpr auto op = "distinct_labels";
+  check_dtype(labels, ScalarType::Int, op, "labels");
+  check_shape(labels, {-1, -1}, op, "labels");
+  const Tensor given = as_contiguous(labels);
+  const Tensor distinct = empty(given, {given.size(0), given.size(1)}, ScalarType::Int);
+  const cpu::DistinctLabels args{data<int32_t>(given), mutable_data<int32_t>(distinct),
+                                 given.size(0), given.size(1)};
+  if constexpr (kCuda) {
+    if (is_cuda(given)) {
+      run_on_gpu(given, [&](cuda::Stream stream) { cuda::distinct_labels(args, stream); });
+      return distinct;
+    }
+  }
+  torch::stable::parallel_for(0, args.B, kLabelGrain, [&](int64_t begin, int64_t end) {
+    cpu::distinct_labels(args, begin, end);
+  });
+  return distinct;
+}
+
 }  // namespace
 }  // namespace hashdl::ops
 
 HASHDL_KERNELS(m) {
   m.impl("select", TORCH_BOX(&hashdl::ops::select));
   m.impl("shared_rows", TORCH_BOX(&hashdl::ops::shared_rows));
+  m.impl("distinct_labels", TORCH_BOX(&hashdl::ops::distinct_labels));
 }

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hashdl import ops, reference
+from hashdl import ops
 from hashdl.config import HashConfig
 from hashdl.functional import active_linear_log_prob
 from hashdl.nn.linear import HashLinear
@@ -427,7 +427,7 @@ class HashSoftmaxWithLoss(nn.Module):
             if tuple(target.shape) != wanted:
                 raise RuntimeError(f"{name}: got shape {tuple(target.shape)}, wanted {wanted}")
             self._check_labels(target.col_indices(), 0)
-            return _distinct(_padded(target.crow_indices(), target.col_indices())), False
+            return ops.distinct_labels(_padded(target.crow_indices(), target.col_indices())), False
         if target.layout != torch.strided:
             raise RuntimeError(
                 f"{name}: got {target.layout}, wanted torch.sparse_csr (target.to_sparse_csr()) or "
@@ -450,7 +450,7 @@ class HashSoftmaxWithLoss(nn.Module):
         labels, ignores = self._without_ignored(target, -1 if several else 0)
         if not several:
             return labels.reshape(-1, 1), not ignores
-        return _distinct(labels.reshape(samples.numel(), target.shape[-1])), False
+        return ops.distinct_labels(labels.reshape(samples.numel(), target.shape[-1])), False
 
     def _without_ignored(self, target: Tensor, lowest: int) -> tuple[Tensor, bool]:
         """Classes as int32, -1 in place of what is ignored, and whether there may be such."""
@@ -521,11 +521,6 @@ def _padded(offsets: Tensor, values: Tensor) -> Tensor:
     at = (offsets[:-1, None] + column).clamp_max(max(values.numel() - 1, 0))
     padded = values[at] if values.numel() else at
     return torch.where(column < counts[:, None], padded, -1).to(torch.int32)
-
-
-def _distinct(labels: Tensor) -> Tensor:
-    """Labels (B, M) with -1 where one stands in an earlier column of its sample as well."""
-    return labels.masked_fill(reference.repeats(labels), -1)
 
 
 def _label_log_prob(logits: Tensor, at_labels: Tensor, labels: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ from hashdl.ops.registration import (
     make_differentiable,
 )
 from hashdl.ops.retrieval import find_active, find_best, lookup, search
-from hashdl.ops.selection import find_shared, select, shared_rows, sketch_scores
+from hashdl.ops.selection import distinct_labels, find_shared, select, shared_rows, sketch_scores
 from hashdl.ops.tables import build_tables, limit_buckets, mark_rows_
 
 __all__ = [
@@ -56,6 +56,7 @@ __all__ = [
     "define_differentiable",
     "define_stateful",
     "densified_projections",
+    "distinct_labels",
     "find_active",
     "find_best",
     "find_shared",

@@ -231,6 +231,35 @@ def shared_rows(
     return rows, n_labels, distinct
 
 
+# ---- distinct_labels ----------------------------------------------------------------------------
+
+
+def _check_distinct_labels(labels: Tensor) -> None:
+    check_ids(labels, (None, None), "distinct_labels", "labels")
+
+
+@define_op("distinct_labels(Tensor labels) -> Tensor", _check_distinct_labels)
+def _(labels: Tensor) -> Tensor:
+    return labels.new_empty(labels.shape)
+
+
+def distinct_labels(labels: Tensor) -> Tensor:
+    """Each label once a sample, in the first of its columns.
+
+    Args:
+        labels: int32 (B, M), -1 = none.
+
+    Returns:
+        distinct: int32 (B, M), -1 where there is none, and where a label stands once more.
+
+    Examples:
+        >>> distinct_labels(torch.tensor([[7, 2, 7, -1]], dtype=torch.int32))
+        tensor([[ 7,  2, -1, -1]], dtype=torch.int32)
+    """
+    distinct: Tensor = kernels.distinct_labels(labels)
+    return distinct
+
+
 # ---- find_shared --------------------------------------------------------------------------------
 
 

@@ -120,6 +120,7 @@ BOTH: Cases = {
         {"N": 12, "count": 12},  # near N, draws give out
         {"N": 12, "count": 30},
     ],
+    "distinct_labels": [{}, {"B": 0}, {"M": 0}, {"M": 1}, {"B": 2, "M": 300, "N": 90}],
     "find_shared": [{}, {"B": 0}, {"A": 0}, {"T": 0}, {"T": 1}, {"T": 20}, {"N": 5000}],
     "gather_linear": [
         *({}, {"bias": False}, {"B": 0}, {"A": 0}, {"A": 1}, {"N": 1}, {"padding": 1.0}),

@@ -456,6 +456,12 @@ def active_columns_args(
     return values, columns, weight, sparse_grad
 
 
+def distinct_labels_args(B: int = 5, M: int = 7, N: int = 6) -> Args:
+    """Many come twice."""
+    generator = torch.Generator().manual_seed(9)
+    return (torch.randint(-1, N, (B, M), generator=generator).to(torch.int32),)
+
+
 def find_shared_args(B: int = 5, A: int = 6, T: int = 9, N: int = 20) -> Args:
     shared = row_ids(1, T, N, padding=0.2, seed=17)[0]
     return row_ids(B, A, N, seed=18), shared
@@ -682,6 +688,7 @@ OPS = (
     "gather_sparse_linear",
     "gather_sparse_linear_backward",
     "scatter_rows",
+    "distinct_labels",
     "find_shared",
     "active_log_prob",
     "active_log_prob_backward",

@@ -341,6 +341,7 @@ CASES = [
     *ids("scatter_rows", "rows", 20),
     *numbers("scatter_rows", "n_rows", -1),
     Bad("scatter_rows", "n_rows", "too-few", value(5), blamed="rows", needs_values=True),
+    *any_ids("distinct_labels", "labels"),
     *any_ids("find_shared", "rows"),
     *any_ids("find_shared", "shared"),
     *active_logits("active_log_prob"),

@@ -31,6 +31,7 @@ LARGE: dict[str, dict[str, Any]] = {
     "gather_sparse_linear": {"B": 30, "A": 300, "inputs": 20, "N": 400, "d": 67},
     "gather_sparse_linear_backward": {"B": 30, "A": 40, "inputs": 20, "N": 200, "d": 67},
     "scatter_rows": {"B": 30, "A": 20, "N": 100},
+    "distinct_labels": {"B": 300},
     "find_shared": {"B": 300, "A": 40, "T": 500, "N": 3000},
     "active_log_prob": {"B": 30, "A": 60, "T": 90, "N": 500},
     "active_log_prob_backward": {"B": 30, "A": 60, "T": 90, "N": 500},

@@ -53,6 +53,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("gather_sparse_linear_backward", {"dtype": torch.float16, "padding": 1.0}),
     ("scatter_rows", {}),
     ("scatter_rows", {"dtype": torch.float64, "fill": 1.0}),
+    *(("distinct_labels", case) for case in ({}, {"M": 0})),
     ("find_shared", {}),
     ("find_shared", {"B": 0, "T": 0}),
     ("active_log_prob", {}),
