@@ -328,14 +328,16 @@ class HashSoftmaxWithLoss(nn.Module):
             q = (1 - missed * (1 - found)).clamp_min(tiny)
             return config.log_q * q.log().to(x.dtype)
 
-        own = (torch.arange(rows.shape[1], device=device) >= first).expand_as(rows)
-        shared_log_q = places = None
+        own_log_q = shared_log_q = places = None
         if shared is not None and n_labels is not None:
             places = ops.find_shared(rows, shared)
-            own = own & ~((places >= 0) & (places < n_labels))  # labels are there in any case
             drawn = torch.arange(shared.shape[0], device=device) >= n_labels
             shared_log_q = drawn * log_q(shared)
-        own_log_q = own * log_q(rows) if first < rows.shape[1] else None
+        if first < rows.shape[1]:
+            own = torch.arange(rows.shape[1], device=device) >= first
+            if places is not None and n_labels is not None:  # labels are there in any case
+                own = own & ~((places >= 0) & (places < n_labels))
+            own_log_q = own.expand_as(rows) * log_q(rows)
         return own_log_q, shared_log_q, places
 
     def _missed(self, shared: Tensor | None, n_labels: Tensor | None, R: int) -> Tensor:
