@@ -171,8 +171,9 @@ std::tuple<Tensor, Tensor> limit_buckets(const Tensor& offsets, const Tensor& ro
   return {limited_offsets, limited_rows};
 }
 
-/// Rows that are marked sooner than a second thread is woken.
-constexpr int64_t kMarkGrain = 1 << 12;
+/// Rows that are marked by one thread: two of them would take the lines of so few bytes from each
+/// other again and again.
+constexpr int64_t kMarkGrain = 1 << 17;
 
 void mark_rows_(const Tensor& dirty, const Tensor& rows, int64_t bits) {
   constexpr auto op = "mark_rows_";
@@ -197,7 +198,11 @@ void mark_rows_(const Tensor& dirty, const Tensor& rows, int64_t bits) {
   torch::stable::parallel_for(0, ids.numel(), kMarkGrain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       if (row[i] < 0) continue;
-      std::atomic_ref(marks[row[i]]).store(static_cast<uint8_t>(bits), std::memory_order_relaxed);
+      const std::atomic_ref mark(marks[row[i]]);
+      // Most rows are marked already: a line that is only read stays in both caches.
+      if (mark.load(std::memory_order_relaxed) != bits) {
+        mark.store(static_cast<uint8_t>(bits), std::memory_order_relaxed);
+      }
     }
   });
 }
