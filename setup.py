@@ -31,8 +31,8 @@ ROOT = Path(__file__).resolve().parent
 SIMD_SOURCES = [
     f"csrc/cpu/{name}.cpp"
     for name in (
-        *("columns", "gather_linear", "hadamard", "level_scores", "projection", "ranking"),
-        *("row_optimizers", "signs", "sketch", "softmax", "sparse_linear"),
+        *("columns", "gather_linear", "hadamard", "level_scores", "nearest", "projection"),
+        *("ranking", "row_optimizers", "signs", "sketch", "softmax", "sparse_linear"),
     )
 ]
 SIMD_LEVELS = {

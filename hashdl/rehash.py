@@ -282,9 +282,10 @@ class _Rows(NamedTuple):
     def chunks(self, columns: int) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
         """So many at a time that projections of so many columns stay in cache."""
         most = _PROJECTIONS_ON_GPU if self.weight.is_cuda else _PROJECTIONS
-        step = max(most // max(columns, 1), 1)
-        for first in range(0, self.size, step):
-            chunk = slice(first, first + step)
+        # All alike: a product with few rows left over may be rounded as the threads share it.
+        count = -(-self.size // max(most // max(columns, 1), 1))
+        for i in range(count):
+            chunk = slice(self.size * i // count, self.size * (i + 1) // count)
             yield chunk, self._take(self.weight, chunk), self._take_bias(chunk)
 
     def _take(self, tensor: Tensor, chunk: slice) -> Tensor:
@@ -310,15 +311,17 @@ def _hash_rows(
     int32 of their bits.
     """
     columns = scheme.columns(functions.rows, group).shape[1]
+    if scheme.assigns and not rows.weight.is_cuda:  # no projections are written
+        columns = min(columns, rows.weight.shape[1])
     for chunk, weight, bias in rows.chunks(columns):
-        if sketches is None:
-            projections = scheme.project_rows(weight, bias, functions, group)
-        else:
-            mapped = project_rows(weight, bias, functions.center, functions.maps[0])
-            sketches[chunk] = mapped.view(torch.int32)
-            projections = scheme.project_mapped_rows(mapped, functions, group)
         try:
-            fresh = scheme.kind.codes(projections, scheme.bits)
+            if sketches is None:
+                fresh = scheme.row_codes(weight, bias, functions, group)
+            else:
+                mapped = project_rows(weight, bias, functions.center, functions.maps[0])
+                sketches[chunk] = mapped.view(torch.int32)
+                projections = scheme.project_mapped_rows(mapped, functions, group)
+                fresh = scheme.kind.codes(projections, scheme.bits)
         except RuntimeError as error:  # it looks at every projection: no second look here
             raise _not_finite() from error
         codes[:, chunk] = fresh.t()
