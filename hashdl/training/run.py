@@ -19,8 +19,8 @@ from hashdl.training.report import finite, write_json
 from hashdl.training.trainer import Figures, Settings, Trainer
 from hashdl.tuning import TrainingResult, tune_training
 
-# Batches that the tuner is given.
-_TUNED_ON = 64
+# Batches that the tuner is given; a share of all samples, where they are few; and batches at least.
+_TUNED_ON, _TUNED_ON_SHARE, _TUNED_ON_LEAST = 64, 1 / 3, 4
 
 
 def run_head(
@@ -161,6 +161,9 @@ def tune_classifier(
 ) -> TrainingResult:
     """Let :func:`hashdl.tune_training` choose how to hash, of a layer in the midst of training.
 
+    It is trained on other samples than the tuner is given: of those that it has seen, the layer
+    knows the labels by heart, and races tell nothing.
+
     Args:
         train: samples to learn from.
         config: how the layer is hashed until then, and what the search begins with.
@@ -174,16 +177,23 @@ def tune_classifier(
         ValueError: there are too few samples.
         KeyboardInterrupt: Ctrl-C, in training.
     """
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(settings.seed))
+    batch = settings.batch_size
+    fresh = max(round(_TUNED_ON_SHARE * len(train)), _TUNED_ON_LEAST * batch)
+    fresh = min(fresh, _TUNED_ON * batch)
+    if fresh >= len(train):
+        wanted = f"more than {_TUNED_ON_LEAST} batches of {batch}"
+        raise ValueError(f"tune_classifier: train: got {len(train)} samples, wanted {wanted}")
+    seen = train.subset(order[fresh:])
     sizes = (train.n_features, hidden, train.n_labels)
     model = SparseClassifier(*sizes, head_factory("hashed", config), settings.seed, init_std)
-    trainer = _Beginning(model, train, train.subset(torch.arange(1)), settings)
+    trainer = _Beginning(model, seen, seen.subset(torch.arange(1)), settings)
     trainer.most_steps = min(after, max(1, trainer.total_steps // 2))
     with training_bar("training", trainer.most_steps) as watch:
         trainer.fit(watch)
     if trainer.interrupted:
         raise KeyboardInterrupt
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(settings.seed))
-    some = train.batch(order[: _TUNED_ON * settings.batch_size])
+    some = train.batch(order[:fresh])
     with torch.no_grad():
         inputs = model(some)
     assert isinstance(model.head, HashedHead)
@@ -191,7 +201,7 @@ def tune_classifier(
         *(model.head.softmax, inputs, some.targets),
         base=config,
         families=families,
-        batch=settings.batch_size,
+        batch=batch,
         lr=settings.lr,
         seed=settings.seed,
     )

@@ -173,7 +173,8 @@ def tune_training(
     Args:
         layer: an output layer. It is not changed.
         inputs: a sample of what it is given, (\\*, d): ten thousand or more, of which a quarter,
-            but at most 4096, are held out.
+            but at most 4096, are held out. Best are samples that the layer has not learned from:
+            of the others it may know the labels by heart.
         labels: int (\\*), or (\\*, M) padded with -1.
         base: the configuration to begin with, whose other fields, :attr:`HashConfig.active` among
             them, the others share. Default: the layer's own.

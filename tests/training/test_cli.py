@@ -269,5 +269,5 @@ def test_tune_training_wants_enough_samples(
 ) -> None:
     flags = [*SMALL, "--after", "1", "--batch-size", "1000"]
     assert main(["tune-training", "--data", xmc_files, *flags]) == 2
-    wanted = "inputs: got 2000 samples, wanted at least 4 batches of 1000"
+    wanted = "train: got 2000 samples, wanted more than 4 batches of 1000"
     assert wanted in capsys.readouterr().err
