@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hashdl import ops
+from hashdl.hashing.balancing import one_thread
 from hashdl.hashing.family import Family
 
 # Rows a centroid that centroids are learned from.
@@ -60,7 +61,8 @@ class Rows(NamedTuple):
     def codes(self, centroids: Tensor, tables: int = 1) -> Tensor:
         """int32 (M, tables), for each row which of each table's centroids (k, D) is nearest."""
         functions = self._functions(centroids)
-        offset = None if self.center is None else -(self.center @ functions)
+        with one_thread():
+            offset = None if self.center is None else -(self.center @ functions)
         functions = functions[: self.weight.shape[1] + (self.bias is not None)]
         return _nearest(self.weight, self.bias, functions, offset, tables)
 
@@ -92,7 +94,8 @@ class Rows(NamedTuple):
         return self._mapped(of(self.weight), bias, loads[:, None])
 
     def _functions(self, centroids: Tensor) -> Tensor:
-        functions = centroids.t() if self.map is None else self.map @ centroids.t()
+        with one_thread():
+            functions = centroids.t() if self.map is None else self.map @ centroids.t()
         return functions.contiguous()
 
     def _mapped(self, weight: Tensor, bias: Tensor | None, count: Tensor | int) -> Tensor:
@@ -101,7 +104,8 @@ class Rows(NamedTuple):
             return weight
         last = weight.new_zeros(weight.shape[0]) if bias is None else bias
         vectors = torch.cat([weight, last[:, None]], 1) - count * self.center
-        return vectors if self.map is None else vectors @ self.map
+        with one_thread():
+            return vectors if self.map is None else vectors @ self.map
 
 
 class KMeans(Family):

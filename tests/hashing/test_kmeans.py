@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hashdl.hashing import kmeans
+from hashdl.hashing import balancing, kmeans
 from hashdl.hashing.functions import Scheme
 
 FAMILY = kmeans.KMeans()
@@ -131,17 +131,18 @@ def test_the_fit_does_not_depend_on_how_much_is_held_at_once(
 
 
 @pytest.mark.usefixtures("threads")
-def test_functions_do_not_depend_on_threads() -> None:
+@pytest.mark.parametrize("balance", [False, True])
+def test_functions_do_not_depend_on_threads(balance: bool) -> None:
     weight, bias = helpers.randn(5000, 40), helpers.randn(5000, seed=1)
     scheme = Scheme("kmeans", transform="", bits=6, tables=2, center_rows=True, seed=3)
-    nothing = torch.zeros(2, 0, 0)
+    queries = balancing.query_moment(helpers.randn(64, 40, seed=2))[0] if balance else None
+    nothing = torch.zeros(2, 41, 41) if balance else torch.zeros(2, 0, 0)
     results = []
     for count in (1, 2):
         torch.set_num_threads(count)
-        first = scheme.new(weight, bias, None, nothing, None)
-        projections = scheme.project_rows(weight, bias, first, range(2))
-        codes = FAMILY.codes(projections, 6)
-        results.append([*first, codes, *scheme.new(weight, bias, None, nothing, codes.t())])
+        first = scheme.new(weight, bias, queries, nothing, None)
+        codes = scheme.row_codes(weight, bias, first, range(2))
+        results.append([*first, codes, *scheme.new(weight, bias, queries, nothing, codes.t())])
         assert torch.get_num_threads() == count
     helpers.assert_same_bits(*results)
 
