@@ -31,8 +31,9 @@ ROOT = Path(__file__).resolve().parent
 SIMD_SOURCES = [
     f"csrc/cpu/{name}.cpp"
     for name in (
-        *("columns", "gather_linear", "hadamard", "level_scores", "projection", "ranking"),
-        *("row_optimizers", "sign_codes", "signs", "sketch", "softmax", "sparse_linear"),
+        *("columns", "gather_linear", "hadamard", "level_scores", "nearest", "projection"),
+        *("ranking", "row_optimizers", "sign_codes", "signs", "sketch", "softmax"),
+        "sparse_linear",
     )
 ]
 SIMD_LEVELS = {

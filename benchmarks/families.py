@@ -61,13 +61,14 @@ from benchmarks.training_runs import (
     load,
     most_accurate,
 )
-from hashdl import HashConfig, TrainingResult, demo, metrics, ops, tune_training
+from hashdl import HashConfig, TrainingResult, demo, metrics, ops
 from hashdl.functional import active_linear_log_prob
 from hashdl.nn.softmax import reduced
 from hashdl.profiling import part
 from hashdl.training.heads import HashedHead, Head
 from hashdl.training.model import SparseClassifier
-from hashdl.training.trainer import Settings, Trainer
+from hashdl.training.run import tune_classifier
+from hashdl.training.trainer import Settings
 
 _BASE = demo.CONFIG.replace(bits=None)
 #: How each family hashes: as the demo, but for what the family is.
@@ -92,8 +93,6 @@ _DEFAULT = "simhash_balanced"
 _TRIALS_FROM = {"oracle": _DEFAULT}
 # Held-out samples whose active sets are looked at.
 _LOOKED_AT = 512
-# Batches that the tuner is given.
-_TUNED_ON = 48
 # Shares of the time at which two runs count as equally long.
 _SAME_TIME = 0.02
 _MAY_CHANGE = ("contenders", "rates", "seeds")
@@ -156,19 +155,6 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-class ShortTrainer(Trainer):
-    """Ends after so many steps, in the midst of a longer run.
-
-    Attributes:
-        most_steps: how many.
-    """
-
-    most_steps = 0
-
-    def _is_last(self) -> bool:
-        return self.progress.step >= self.most_steps or super()._is_last()
-
-
 class FamilyRuns(TrainingRuns):
     """All runs of one report.
 
@@ -208,30 +194,14 @@ class FamilyRuns(TrainingRuns):
         self.configs["tuned"] = HashConfig(**result["config"])
 
     def _tuned(self) -> TrainingResult:
-        rate = float(self.args.rates[0])
         args, (train, _) = self.args, self.data
-        model = SparseClassifier(
-            *(train.n_features, args.hidden, train.n_labels),
-            lambda features, n: HashedHead(features, n, self.configs[_DEFAULT]),
-            *(args.seed, args.init_std),
-        )
-        settings = Settings(args.epochs, args.batch, rate, args.seed)
-        trainer = ShortTrainer(model, train, train.subset(torch.arange(1)), settings)
-        trainer.most_steps = min(args.tune_after, max(1, trainer.total_steps // 2))
-        trainer.fit()
-        if trainer.interrupted:
-            raise KeyboardInterrupt
-        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(args.seed))
-        some = train.batch(order[: _TUNED_ON * args.batch])
-        with torch.no_grad():
-            hidden = model(some)
-        assert isinstance(model.head, HashedHead)
-        return tune_training(
-            *(model.head.softmax, hidden, some.targets),
-            base=self.configs[_DEFAULT],
-            batch=args.batch,
-            lr=rate,
-            seed=args.seed,
+        return tune_classifier(
+            train,
+            config=self.configs[_DEFAULT],
+            hidden=args.hidden,
+            init_std=args.init_std,
+            settings=Settings(args.epochs, args.batch, float(args.rates[0]), args.seed),
+            after=args.tune_after,
         )
 
     def train_all(self) -> None:

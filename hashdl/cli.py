@@ -1,4 +1,4 @@
-"""The command line: ``python -m hashdl demo | train | tune | info``."""
+"""The command line: ``python -m hashdl demo | train | tune | tune-training | info``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -29,18 +29,23 @@ Large PyTorch layers that cost what they use.
   python -m hashdl demo --quick      the same on a small part of the data (under a minute)
   python -m hashdl train --data …    train a classifier with a huge output layer
   python -m hashdl tune FILE.npz     search how to hash a matrix for queries like those given
+  python -m hashdl tune-training --data …
+                                     search how to hash an output layer that is trained
   python -m hashdl info              versions, build and instruction set
 """
 
-_TRAIN_DESCRIPTION = """\
-Train an embedding bag, a hidden layer and a huge output layer on sparse features.
-
+_DATA = """\
 data:
   xmc:TRAIN,TEST    two files in the text format of the Extreme Classification Repository:
                     a header "samples features labels", then lines "l1,l2 f:v f:v"
   lemmas            word forms to lemmas, in several languages (needs simplemma)
   python_source     the identifier in the middle of a window of Python tokens
+"""
 
+_TRAIN_DESCRIPTION = f"""\
+Train an embedding bag, a hidden layer and a huge output layer on sparse features.
+
+{_DATA}
 examples:
   python -m hashdl train --data xmc:train.txt,test.txt
   python -m hashdl train --data xmc:train.txt,test.txt --head dense --lr 2e-3
@@ -62,6 +67,20 @@ examples:
   python -m hashdl tune layer.npz --ms 0.2 --batch 32 --json tried.json --index layer.index
 
 Exit status: 0 where the targets are met, 1 where they are not, 2 for an error.
+"""
+
+
+_TUNE_TRAINING_DESCRIPTION = f"""\
+Train as `train` does for some steps, then search the way of hashing with which the output layer
+learns most in the same time: copies of it race.
+
+{_DATA}
+examples:
+  python -m hashdl tune-training --data xmc:train.txt,test.txt
+  python -m hashdl tune-training --data lemmas --active 200 --families simhash kmeans dwta
+
+The configuration given by the flags of hashing is where the search begins; its number of active
+rows stays.
 """
 
 
@@ -129,15 +148,27 @@ def build_parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
     )
+    _add_tune_training(
+        commands.add_parser(
+            "tune-training",
+            help="search how to hash an output layer that is trained",
+            description=_TUNE_TRAINING_DESCRIPTION,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+    )
     info = commands.add_parser("info", help="versions, build and instruction set")
     info.set_defaults(run=run_info)
     return parser
 
 
-def _add_common(parser: argparse.ArgumentParser, folder: str) -> None:
+def _add_common(parser: argparse._ActionsContainer, folder: str) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path(folder), help=f"output folder (default: {folder})"
     )
+    _add_drawn(parser)
+
+
+def _add_drawn(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--threads", type=_positive, help="threads (default: torch's)")
     parser.add_argument("--seed", type=int, default=0, help="of everything drawn (default: 0)")
 
@@ -161,6 +192,18 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         default="hashed",
         help="output layer (default: hashed)",
     )
+    run = _add_training(parser)
+    run.add_argument(
+        "--negatives", type=_positive, default=1000, help="draws of --head sampled (default: 1000)"
+    )
+    run.add_argument("--resume", action="store_true", help="go on from the output folder")
+    run.add_argument("--json", type=Path, metavar="FILE", help="write the result here as well")
+    _add_common(run, "hashdl-train")
+    _add_config(parser.add_argument_group("hashing (--head hashed)"))
+    parser.set_defaults(run=run_train)
+
+
+def _add_training(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     run = parser.add_argument_group("training")
     run.add_argument("--hidden", type=_positive, default=128, help="hidden units (default: 128)")
     run.add_argument(
@@ -171,14 +214,22 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     run.add_argument(
         "--lr", type=_above_zero, default=5e-3, help="Adam's first rate (default: 5e-3)"
     )
-    run.add_argument(
-        "--negatives", type=_positive, default=1000, help="draws of --head sampled (default: 1000)"
+    return run
+
+
+def _add_tune_training(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", required=True, help="see above")
+    parser.add_argument(
+        "--after",
+        type=_positive,
+        default=300,
+        metavar="STEPS",
+        help="of training, half of them all at most, before the search (default: 300)",
     )
-    run.add_argument("--resume", action="store_true", help="go on from the output folder")
-    run.add_argument("--json", type=Path, metavar="FILE", help="write the result here as well")
-    _add_common(run, "hashdl-train")  # type: ignore[arg-type]
-    _add_config(parser.add_argument_group("hashing (--head hashed)"))
-    parser.set_defaults(run=run_train)
+    _add_search(parser)
+    _add_training(parser)
+    _add_config(parser.add_argument_group("hashing, to begin with"))
+    parser.set_defaults(run=run_tune_training)
 
 
 def _add_tune(parser: argparse.ArgumentParser) -> None:
@@ -189,14 +240,17 @@ def _add_tune(parser: argparse.ArgumentParser) -> None:
     targets.add_argument("--ms", type=float, help="most milliseconds a query")
     parser.add_argument("--k", type=_positive, default=10, help="outputs that count (default: 10)")
     parser.add_argument("--batch", type=_positive, default=1, help="queries a call (default: 1)")
+    _add_search(parser)
+    parser.add_argument("--index", type=Path, metavar="FILE", help="save the best index here")
+    parser.set_defaults(run=run_tune)
+
+
+def _add_search(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--families", nargs="+", choices=sorted(FAMILIES), help="to try (default: all)"
     )
-    parser.add_argument("--threads", type=_positive, help="threads (default: torch's)")
-    parser.add_argument("--seed", type=int, default=0, help="of everything drawn (default: 0)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what was tried here")
-    parser.add_argument("--index", type=Path, metavar="FILE", help="save the best index here")
-    parser.set_defaults(run=run_tune)
+    _add_drawn(parser)
 
 
 def _add_config(group: argparse._ArgumentGroup) -> None:
@@ -336,6 +390,45 @@ def run_train(args: argparse.Namespace) -> int:
     return 130 if result["interrupted"] else 0
 
 
+def run_tune_training(args: argparse.Namespace) -> None:
+    """Search how to hash an output layer that is trained."""
+    from hashdl.training.run import tune_classifier
+    from hashdl.training.trainer import Settings
+
+    config = _config(args)
+    for folder in _folders(args.json):
+        check_writable(folder)
+    train, _ = load_data(args.data)
+    settings = Settings(args.epochs, args.batch_size, args.lr, args.seed)
+    result = tune_classifier(
+        train,
+        config=config,
+        hidden=args.hidden,
+        init_std=args.init_std,
+        settings=settings,
+        after=args.after,
+        families=args.families,
+    )
+    print(result)
+    if args.json is not None:
+        names = ("data", "after", "hidden", "init_std", "families")
+        _write_tried(args.json, dataclasses.asdict(settings), args, names, result.figures())
+
+
+def _write_tried(
+    path: Path,
+    settings: dict[str, Any],
+    args: argparse.Namespace,
+    names: Sequence[str],
+    figures: dict[str, Any],
+) -> None:
+    from hashdl.training.measure import machine
+    from hashdl.training.report import write_json
+
+    settings |= {name: getattr(args, name) for name in names}
+    write_json(path, {"machine": machine(), "settings": settings} | figures)
+
+
 def run_tune(args: argparse.Namespace) -> int:
     """Search how to hash a matrix."""
     from hashdl.data import load_matrix
@@ -356,12 +449,8 @@ def run_tune(args: argparse.Namespace) -> int:
     )
     print(result)
     if args.json is not None:
-        from hashdl.training.measure import machine
-        from hashdl.training.report import write_json
-
-        settings = {name: getattr(args, name) for name in ("recall", "touched", "ms", "k", "batch")}
-        report = {"machine": machine(), "settings": settings} | result.figures()
-        write_json(args.json, report)
+        names = ("recall", "touched", "ms", "k", "batch")
+        _write_tried(args.json, {}, args, names, result.figures())
     if args.index is not None:
         result.layer.save_index(args.index)
     return 0 if result.met else 1

@@ -322,6 +322,20 @@ def best_columns(scores: Tensor, groups: int, count: int, op: str = "best_column
     return order[..., : min(count, width)].to(torch.int32)
 
 
+def nearest_columns(
+    rows: Tensor, bias: Tensor | None, functions: Tensor, offset: Tensor | None, groups: int
+) -> Tensor:
+    """Oracle of :func:`hashdl.ops.nearest_columns`."""
+    scores = rows @ functions[: rows.shape[1]]
+    if bias is not None:
+        scores += bias[:, None] * functions[-1]
+    if offset is not None:
+        scores += offset
+    _check_finite(scores, "nearest_columns", "rows")
+    best: Tensor = scores.unflatten(1, (groups, -1)).max(2).indices
+    return best.to(torch.int32)
+
+
 def lookup(
     buckets: Tensor,
     offsets: Tensor,

@@ -282,9 +282,10 @@ class _Rows(NamedTuple):
     def chunks(self, columns: int) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
         """So many at a time that projections of so many columns stay in cache."""
         most = _PROJECTIONS_ON_GPU if self.weight.is_cuda else _PROJECTIONS
-        step = max(most // max(columns, 1), 1)
-        for first in range(0, self.size, step):
-            chunk = slice(first, first + step)
+        # All alike: a product with few rows left over may be rounded as the threads share it.
+        count = -(-self.size // max(most // max(columns, 1), 1))
+        for i in range(count):
+            chunk = slice(self.size * i // count, self.size * (i + 1) // count)
             yield chunk, self._take(self.weight, chunk), self._take_bias(chunk)
 
     def _take(self, tensor: Tensor, chunk: slice) -> Tensor:
@@ -309,7 +310,9 @@ def _hash_rows(
     Those of a low rank are made of coordinates, which are written to ``sketches`` (M, rank), as the
     int32 of their bits.
     """
-    columns = 1 if scheme.packs(rows.weight) else scheme.columns(functions.rows, group).shape[1]
+    columns = scheme.columns(functions.rows, group).shape[1]
+    if scheme.fuses(rows.weight):  # but for a copy of the rows picked, nothing is held
+        columns = 1 if rows.picked is None else rows.weight.shape[1]
     for chunk, weight, bias in rows.chunks(columns):
         try:  # what makes codes looks at every projection: no second look here
             if sketches is None:

@@ -119,6 +119,17 @@ HASHDL_INLINE void store(T* p, Vec<float> v) {
   for (int64_t i = 0; i < VecOf<float>::lanes; ++i) store1(p + i, v[i]);
 }
 
+/// a b + c: in one rounding, where the level has an instruction for it.
+HASHDL_INLINE Vec<float> multiply_add(Vec<float> a, Vec<float> b, Vec<float> c) {
+#if defined(__AVX512F__)
+  return __builtin_ia32_vfmaddps512_mask(a, b, c, -1, 4);  // 4: rounding as usual
+#elif defined(__FMA__)
+  return __builtin_ia32_vfmaddps256(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
 /// Store past the caches, what is read again much later: the line need not be read first. `p` is
 /// aligned to a vector, and `end_streaming` comes before another thread reads it.
 HASHDL_INLINE void stream(float* p, Vec<float> v) {

@@ -22,7 +22,7 @@ from torch import Tensor
 # Eigenvalues below this share of the largest are taken for noise, and raised to it.
 _FLOOR = 1e-3
 # Samples of a batch and rows of a weight that a moment is estimated from.
-_QUERIES, _ROWS = 64, 1 << 14
+_QUERIES, _ROWS = 64, 1 << 13
 # Multiplications of an eigenproblem, about, in D^3: to a tridiagonal matrix, and vectors back.
 _EIGEN = 4
 # Share of the estimate that a training step may renew.

@@ -21,9 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hashdl import ops
-from hashdl.hashing import balancing, centering, lowrank
+from hashdl.hashing import balancing, centering, kmeans, lowrank
 from hashdl.hashing.families import FAMILIES
 from hashdl.hashing.family import Family
+from hashdl.hashing.kmeans import KMeans
 from hashdl.hashing.learned import LearnedSimHash
 from hashdl.hashing.transforms import TRANSFORMS
 from hashdl.readback import send
@@ -105,6 +106,11 @@ class Scheme:
     def folds(self) -> bool:
         """Whether functions meet rows and queries as they are."""
         return self.kind.linear and not self.transform and not self.rank
+
+    @property
+    def assigns(self) -> bool:
+        """Whether rows are assigned to centroids as they are: nothing is mapped or projected."""
+        return self.folds and isinstance(self.kind, KMeans)
 
     def shape(self, features: int) -> tuple[int, int]:
         """Of the functions of a layer with so many inputs."""
@@ -202,17 +208,20 @@ class Scheme:
             return Functions(*(send(part, weight) for part in parts))
         center, made, maps = (send(part, weight) for part in (sample.center, made, maps))
         some = self._some(weight)
-        vectors = _map_rows(weight[some], None if bias is None else bias[some], center, maps)
+        of_rows = (weight[some], None if bias is None else bias[some], center, maps)
+        some_codes = None if codes is None else codes[:, some].t()
+        if self.assigns:
+            made = self._fit_unmapped(made, *of_rows, some_codes, looks=looks)
+            return Functions(*self._folded(made, maps), center, maps, scale)
+        vectors = _map_rows(*of_rows)
         if looks and not _are_finite(vectors):
             raise ValueError("rows are not finite")
         if self.transform:
             scale = TRANSFORMS[self.transform].scale(vectors)
             vectors = TRANSFORMS[self.transform].rows(vectors, scale)
         if self.kind.learns:
-            some_codes = None if codes is None else codes[:, some].t()
             if not self.kind.watches:
-                with balancing.one_thread():
-                    made = self.kind.fit(made, vectors, some_codes, self.bits)
+                made = self.kind.fit(made, vectors, some_codes, self.bits)
             else:
                 if before is None or not (self.folds or sample.queries.numel() == 0):
                     some_codes = None  # functions of other coordinates tell nothing
@@ -220,6 +229,28 @@ class Scheme:
                     made = self._unfolded(before, maps)
                 made = self._fit(made, vectors, some_codes, recent, maps, has_bias=bias is not None)
         return Functions(*self._folded(made, maps), center, maps, scale)
+
+    def _fit_unmapped(
+        self,
+        made: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        center: Tensor,
+        maps: Tensor,
+        codes: Tensor | None,
+        *,
+        looks: bool,
+    ) -> Tensor:
+        """What k-means makes of functions and rows, of which none is mapped."""
+        assert isinstance(self.kind, KMeans)
+        rows = kmeans.Rows(*_floats(weight, bias), center, maps[0] if maps.shape[1] else None)
+        try:
+            made = self.kind.fit_rows(made, rows, codes, self.bits)
+        except RuntimeError as error:  # the op that assigns looks at every row
+            raise ValueError("rows are not finite") from error
+        if looks and not made.isfinite().all():
+            raise ValueError("rows are not finite")
+        return made
 
     def _maps(self, sample: Sample, *, has_bias: bool) -> Tensor:
         """Coordinates of rows and queries: see :class:`Functions`."""
@@ -322,19 +353,27 @@ class Scheme:
         mapped = _map_rows(weight, bias, functions.center, functions.maps)
         return self.project_mapped_rows(mapped, functions, tables)
 
-    def packs(self, weight: Tensor) -> bool:
+    @property
+    def packs(self) -> bool:
+        """Whether :func:`hashdl.ops.sign_codes` hashes rows."""
+        return self.folds and self.kind.probing == "signs"
+
+    def fuses(self, weight: Tensor) -> bool:
         """Whether rows are hashed without their projections being held anywhere."""
-        return self.folds and self.kind.probing == "signs" and not weight.is_cuda
+        return (self.packs or self.assigns) and not weight.is_cuda
 
     def row_codes(
         self, weight: Tensor, bias: Tensor | None, functions: Functions, tables: range
     ) -> Tensor:
         """Codes int32 (tables, M) of rows (M, d) in some tables."""
-        if not self.packs(weight):
-            projections = self.project_rows(weight, bias, functions, tables)
-            return self.kind.codes(projections, self.bits).t()
-        some = self.columns(functions.rows, tables)
-        return ops.sign_codes(weight, bias, functions.center, some, bits=self.bits)
+        if self.assigns:
+            rows = kmeans.Rows(*_floats(weight, bias), functions.center)
+            return rows.codes(self.columns(functions.rows, tables).t(), len(tables)).t()
+        if self.packs and self.fuses(weight):
+            some = self.columns(functions.rows, tables)
+            return ops.sign_codes(weight, bias, functions.center, some, bits=self.bits)
+        projections = self.project_rows(weight, bias, functions, tables)
+        return self.kind.codes(projections, self.bits).t()
 
     def project_mapped_rows(self, mapped: Tensor, functions: Functions, tables: range) -> Tensor:
         """Projections (M, columns) of rows in balanced coordinates, in some tables."""
@@ -407,6 +446,10 @@ def project_rows(weight: Tensor, bias: Tensor | None, center: Tensor, planes: Te
     if bias is not None:
         projections.addcmul_(bias.to(planes.dtype)[:, None], planes[-1])
     return projections
+
+
+def _floats(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    return weight.float(), None if bias is None else bias.float()
 
 
 def _vectors(weight: Tensor, bias: Tensor | None, center: Tensor) -> Tensor:

@@ -1,35 +1,111 @@
 r"""k-means codes: a bucket is the region of a centroid, learned from the rows.
 
-Spherical k-means (Dhillon and Modha, *Concept decompositions*, Machine Learning 2001): a row v goes
-to the centroid with the largest :math:`\langle c_j, v \rangle, |c_j| = 1`. A query probes the
-centroids with the largest inner products, best first, as an inverted file does (Jégou, Douze and
-Schmid, TPAMI 2011, section 4). At each rehash centroids move once more to the mean of the rows that
-they have, so that they follow a layer that learns; a centroid with few rows takes half of those of
-one with many, so that buckets stay even.
+As in spherical k-means (Dhillon and Modha, *Concept decompositions*, Machine Learning 2001) a row v
+goes to the centroid with the largest :math:`\langle c_j, v \rangle, |c_j| = 1`; but not all rows
+count alike: long ones, which have the large outputs, count for more. A query probes the centroids
+with the largest inner products, best first, as an inverted file does (Jégou, Douze and Schmid,
+TPAMI 2011, section 4). At each rehash centroids move once more to the mean of the rows that they
+have, so that they follow a layer that learns; a centroid with few rows takes half of those of one
+with many, so that buckets stay even.
+
+Rows are neither mapped nor projected for any of this: it is the centroids that are brought to where
+the rows are, and sums of rows to where the centroids are.
 """
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from hashdl import ops
+from hashdl.hashing.balancing import one_thread
 from hashdl.hashing.family import Family
 
 # Rows a centroid that centroids are learned from.
 _ROWS_A_CENTROID = 64
-# Rounds of Lloyd's iteration: from drawn centroids, by a part of these rows and then by all of
-# them; and from the centroids that rows had before.
-_FEW_ROUNDS, _FIRST_ROUNDS, _ROUNDS = 4, 2, 1
+# Rounds of Lloyd's iteration from drawn rows: by a part of these rows, and then by all of them.
+_FEW_ROUNDS, _ROUNDS = 4, 2
 _FEW = 4
 # Of the mean load: a bucket with less gives its centroid up, one with more is split.
 _LIGHT, _HEAVY = 0.2, 2.0
 # Half of a split bucket goes to each side: how far the two centroids are turned apart.
 _APART = 0.05
-# Scores of rows and centroids that are held at once.
-_SCORES = 1 << 22
+# Scores of rows and centroids that are asked for at once: a GPU writes them.
+_SCORES = 1 << 24
+
+
+class Rows(NamedTuple):
+    """Rows ((w, b) - center) @ map that centroids are learned from.
+
+    Attributes:
+        weight: float32 (M, d).
+        bias: float32 (M,), or None.
+        center: float32 (d + 1,), or None: rows are the weight as it is, as for ``map``.
+        map: float32 (d + 1, D), or None.
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+    center: Tensor | None = None
+    map: Tensor | None = None
+
+    def part(self, every: int) -> Rows:
+        """Each so many-th of the rows."""
+        bias = None if self.bias is None else self.bias[::every].contiguous()
+        return self._replace(weight=self.weight[::every].contiguous(), bias=bias)
+
+    def codes(self, centroids: Tensor, tables: int = 1) -> Tensor:
+        """int32 (M, tables), for each row which of each table's centroids (k, D) is nearest."""
+        functions = self._functions(centroids)
+        with one_thread():
+            offset = None if self.center is None else -(self.center @ functions)
+        functions = functions[: self.weight.shape[1] + (self.bias is not None)]
+        return _nearest(self.weight, self.bias, functions, offset, tables)
+
+    def best_rows(self, directions: Tensor) -> Tensor:
+        """int32 (k,), for each of the directions (k, D) the row that reaches farthest."""
+        d = self.weight.shape[1]
+        # The centre shifts all rows alike.
+        functions, rows = self._functions(directions).t(), self.weight.t()
+        if self.bias is not None:
+            rows = torch.cat([rows, self.bias[None]])
+        last = None if self.bias is None else functions[:, d]
+        return _nearest(functions[:, :d], last, rows.contiguous(), None, 1).squeeze(1)
+
+    def vectors(self, rows: Tensor) -> Tensor:
+        """float32 (R, D), some of the rows."""
+        bias = None if self.bias is None else self.bias[rows]
+        return self._mapped(self.weight[rows], bias, 1)
+
+    def sums(self, rows: Tensor, offsets: Tensor, loads: Tensor) -> Tensor:
+        """float32 (k, D), sums of rows: those of a centroid stand from one offset to the next."""
+
+        def of(values: Tensor) -> Tensor:
+            bags: Tensor = F.embedding_bag(
+                rows, values, offsets, mode="sum", include_last_offset=True
+            )
+            return bags
+
+        bias = None if self.bias is None else of(self.bias[:, None])[:, 0]
+        return self._mapped(of(self.weight), bias, loads[:, None])
+
+    def _functions(self, centroids: Tensor) -> Tensor:
+        with one_thread():
+            functions = centroids.t() if self.map is None else self.map @ centroids.t()
+        return functions.contiguous()
+
+    def _mapped(self, weight: Tensor, bias: Tensor | None, count: Tensor | int) -> Tensor:
+        """Of sums of so many rows."""
+        if self.center is None:
+            return weight
+        last = weight.new_zeros(weight.shape[0]) if bias is None else bias
+        vectors = torch.cat([weight, last[:, None]], 1) - count * self.center
+        with one_thread():
+            return vectors if self.map is None else vectors @ self.map
 
 
 class KMeans(Family):
@@ -52,7 +128,7 @@ class KMeans(Family):
         drawn = torch.randn(
             D, L << K, generator=torch.Generator().manual_seed(seed), dtype=torch.float32
         )
-        return torch.nn.functional.normalize(drawn, dim=0)
+        return F.normalize(drawn, dim=0)
 
     def sample(self, K: int) -> int:
         """Rows that determine so many centroids."""
@@ -67,6 +143,12 @@ class KMeans(Family):
         queries: Tensor | None = None,
     ) -> Tensor:
         """Lloyd's iteration on the sample, from where the rows were or from drawn rows."""
+        return self.fit_rows(functions, Rows(rows), codes, K)
+
+    def fit_rows(self, functions: Tensor, rows: Rows, codes: Tensor | None, K: int) -> Tensor:
+        """:meth:`fit` to rows that need not be mapped for it."""
+        if rows.weight.shape[0] == 0:
+            return functions
         D, tables = functions.shape[0], functions.shape[1] >> K
         centroids = functions.t().reshape(tables, 1 << K, D)
         fitted = [
@@ -85,58 +167,46 @@ class KMeans(Family):
         return ops.best_columns(projections, groups=projections.shape[1] >> K, count=P)
 
 
-def _fit_table(drawn: Tensor, rows: Tensor, codes: Tensor | None) -> Tensor:
-    """Centroids (2^K, D) of one table; ``drawn`` ones where nothing is known."""
-    if rows.shape[0] == 0:
-        return drawn
+def _fit_table(drawn: Tensor, rows: Rows, codes: Tensor | None) -> Tensor:
+    """Centroids (2^K, D) of one table, from rows and drawn directions."""
     if codes is not None:
-        return _iterate(rows, codes, drawn, _ROUNDS)
+        return _means(rows, codes, drawn)
     # A part of the rows finds about where centroids belong, at a part of the cost.
-    few = rows[::_FEW]
+    few = rows.part(_FEW)
     # The rows that random directions point to are as random as rows drawn by number.
-    centroids = _normalized(few[_nearest(few, drawn.t()).unique()])
+    centroids = _normalized(few.vectors(few.best_rows(drawn).unique()))
     centroids = torch.cat([centroids, drawn[centroids.shape[0] :]])
-    for some, rounds in ((few, _FEW_ROUNDS), (rows, _FIRST_ROUNDS)):
-        centroids = _iterate(some, _assign(some, centroids), centroids, rounds)
+    for some, rounds in ((few, _FEW_ROUNDS), (rows, _ROUNDS)):
+        for _ in range(rounds):
+            centroids = _means(some, some.codes(centroids).squeeze(1), centroids)
     return centroids
 
 
-def _iterate(rows: Tensor, codes: Tensor, centroids: Tensor, rounds: int) -> Tensor:
-    """Centroids after some rounds, from those that the codes are of."""
-    for left in reversed(range(rounds)):
-        centroids = _means(rows, codes.long(), centroids)
-        if left > 0:
-            codes = _assign(rows, centroids)
-    return centroids
+def _nearest(
+    rows: Tensor, bias: Tensor | None, functions: Tensor, offset: Tensor | None, tables: int
+) -> Tensor:
+    """:func:`hashdl.ops.nearest_columns`, so many rows at once."""
+    chunks = rows.split(max(_SCORES // functions.shape[1], 1))
+    biases = [None] * len(chunks) if bias is None else bias.split(len(chunks[0]))
+    return torch.cat(
+        [
+            ops.nearest_columns(some, some_bias, functions, offset, groups=tables)
+            for some, some_bias in zip(chunks, biases, strict=True)
+        ]
+    )
 
 
 def _normalized(vectors: Tensor) -> Tensor:
-    return torch.nn.functional.normalize(vectors, dim=1)
+    return F.normalize(vectors, dim=1)
 
 
-def _nearest(rows: Tensor, directions: Tensor) -> Tensor:
-    """For each direction (a column) the row that lies nearest to it."""
-    rows = _normalized(rows)
-    some = directions.split(_at_once(rows.shape[0]), dim=1)
-    return torch.cat([(rows @ chunk).argmax(0) for chunk in some])
-
-
-def _assign(rows: Tensor, centroids: Tensor) -> Tensor:
-    scores = (chunk @ centroids.t() for chunk in rows.split(_at_once(centroids.shape[0])))
-    return torch.cat([ops.best_columns(s, groups=1, count=1) for s in scores]).flatten()
-
-
-def _at_once(others: int) -> int:
-    return max(_SCORES // others, 1)
-
-
-def _means(rows: Tensor, codes: Tensor, before: Tensor) -> Tensor:
+def _means(rows: Rows, codes: Tensor, before: Tensor) -> Tensor:
     """Mean directions of the rows of each centroid; light centroids split heavy ones."""
-    sums = torch.zeros_like(before).index_add_(0, codes, _normalized(rows))
-    # Not by bincount, for which the host waits for the largest code.
-    loads = codes.new_zeros(before.shape[0]).scatter_add_(0, codes, torch.ones_like(codes))
+    offsets, order = ops.build_tables(codes[None], before.shape[0].bit_length() - 1)
+    loads = offsets[0].diff()
+    sums = rows.sums(order[0], offsets[0], loads)
     means = torch.where(loads[:, None] > 0, _normalized(sums), before)
-    mean_load = rows.shape[0] / before.shape[0]
+    mean_load = rows.weight.shape[0] / before.shape[0]
     most = max(_HEAVY * mean_load, 1)  # one row is no load to split
     is_light, is_heavy = loads < _LIGHT * mean_load, loads > most
     # The first light one is paired with the heaviest one, and so on: as many pairs as there can be

@@ -369,3 +369,73 @@ def best_columns(scores: Tensor, *, groups: int, count: int) -> Tensor:
     """
     columns: Tensor = kernels.best_columns(scores, groups, count)
     return columns
+
+
+# ---- nearest_columns ----------------------------------------------------------------------------
+
+
+def _check_nearest_columns(
+    rows: Tensor, bias: Tensor | None, functions: Tensor, offset: Tensor | None, groups: int
+) -> None:
+    op = "nearest_columns"
+    check_at_least(groups, 1, op, "groups")
+    check_dtype(rows, torch.float32, op, "rows")
+    check_shape(rows, (None, None), op, "rows")
+    M, d = rows.shape
+    check_dtype(functions, torch.float32, op, "functions")
+    check_shape(functions, (d + (bias is not None), None), op, "functions")
+    F = functions.shape[1]
+    what = f"got shape {tuple(functions.shape)}, wanted (*, positive multiple of groups = {groups})"
+    check(F > 0 and F % groups == 0, op, "functions", what)
+    for name, tensor, size in (("bias", bias, M), ("offset", offset, F)):
+        if tensor is not None:
+            check_dtype(tensor, torch.float32, op, name)
+            check_shape(tensor, (size,), op, name)
+
+
+@define_op(
+    "nearest_columns(Tensor rows, Tensor? bias, Tensor functions, Tensor? offset, int groups) "
+    "-> Tensor",
+    _check_nearest_columns,
+)
+def _(
+    rows: Tensor, bias: Tensor | None, functions: Tensor, offset: Tensor | None, groups: int
+) -> Tensor:
+    return rows.new_empty((rows.shape[0], groups), dtype=torch.int32)
+
+
+def nearest_columns(
+    rows: Tensor,
+    bias: Tensor | None,
+    functions: Tensor,
+    offset: Tensor | None = None,
+    *,
+    groups: int,
+) -> Tensor:
+    r"""The column of each group with which a row has the largest score: a code of k-means.
+
+    .. math:: \operatorname{argmax}_c \, \langle (r, b), f_c \rangle + o_c
+
+    As :func:`best_columns` of a matrix product says, without writing the product.
+
+    Args:
+        rows: float32 (M, d); NaN and infinities are refused.
+        bias: float32 (M,), or None.
+        functions: float32 (d + 1, G W), W columns a group; (d, G W) without bias.
+        offset: float32 (G W,), or None: zeros.
+        groups: G.
+
+    Returns:
+        columns: int32 (M, G) in [0, W); ties to the lower column.
+
+    Examples:
+        >>> rows = torch.tensor([[2.0, 1.0], [0.0, 3.0]])
+        >>> nearest_columns(rows, None, torch.eye(2), groups=1)
+        tensor([[0],
+                [1]], dtype=torch.int32)
+        >>> nearest_columns(rows, None, torch.eye(2), torch.tensor([0.0, 2.0]), groups=1)
+        tensor([[1],
+                [1]], dtype=torch.int32)
+    """
+    columns: Tensor = kernels.nearest_columns(rows, bias, functions, offset, groups)
+    return columns

@@ -25,6 +25,8 @@ from hashdl.tuning.timing import measure_ms
 
 # Inputs that everything is tried on, those that the last few are judged by, and a chunk of them.
 _TRIED_ON, _HELD_OUT, _CHUNK = 192, 512, 64
+# Inputs that are too few to tell configurations apart: half of them measure.
+_FEWEST = 32
 # Share of the rows that a look-up may find without a sketch: beyond it, every row costs no more.
 _MOST_FOUND = 0.5
 # Bits of a row's sketch, by its levels; and rows that it leaves for the exact outputs, in multiples
@@ -277,8 +279,9 @@ def _check(
     N, d = linear.weight.shape
     if inputs.dim() == 0 or inputs.shape[-1] != d:
         raise refuse("inputs", f"shape {tuple(inputs.shape)}", f"(*, {d})")
-    if inputs.numel() // d < 4:
-        raise refuse("inputs", f"{inputs.numel() // d} samples", "at least 4")
+    if inputs.numel() // d < _FEWEST:
+        wanted = f"at least {_FEWEST}: half of them measure"
+        raise refuse("inputs", f"{inputs.numel() // d} samples", wanted)
     if not 1 <= k <= N:
         raise refuse("k", k, f"1 to N = {N}")
     if batch < 1:

@@ -22,9 +22,26 @@ from hashdl.tuning.search import linear_of
 from hashdl.tuning.text import figure, in_code, table
 
 # Held-out inputs: a share of those given, and at most so many; those of the first look.
-_HELD_OUT_SHARE, _MOST_HELD_OUT, _LOOKED_AT = 0.125, 1024, 512
-# Configurations that race, the given one aside, and looks at their accuracy on the way.
-_FINALISTS, _LOOKS = 6, 8
+_HELD_OUT_SHARE, _MOST_HELD_OUT, _LOOKED_AT = 0.25, 4096, 512
+
+
+class _Course(NamedTuple):
+    """How long a race is, and how closely it is watched.
+
+    Attributes:
+        share: of the samples that are there to train on.
+        held_out: most inputs that it is judged by.
+        looks: at the accuracy, on the way.
+    """
+
+    share: float
+    held_out: int
+    looks: int
+
+
+_HEAT, _FINAL = _Course(0.25, 1024, 4), _Course(1.0, _MOST_HELD_OUT, 8)
+# Of those that run the heat, how many run the final, the given one aside.
+_FINALISTS = 3
 # Samples whose outputs of all rows are held at once.
 _CHUNK = 256
 # Of the second size that each way is tried at: probes and candidates, in multiples.
@@ -45,14 +62,16 @@ class TrainingTrial:
         gradient: share of the gradient that its active sets hold, of the weights as they were
             given: :func:`hashdl.metrics.active`.
         recall: share of the ten largest outputs that are active.
-        accuracy: held-out precision at 1 after the race; None: it took no part.
-        steps: training steps that it made in the seconds of the race.
+        heat: held-out precision at 1 after the heat; None: it took no part.
+        accuracy: likewise after the final.
+        steps: training steps that it made in the seconds of the final.
         ms: measured milliseconds a step, rehashing included.
     """
 
     config: HashConfig
     gradient: float
     recall: float
+    heat: float | None = None
     accuracy: float | None = None
     steps: int | None = None
     ms: float | None = None
@@ -66,9 +85,9 @@ class TrainingResult:
         config: the best configuration.
         best: its trial.
         given: the trial of the configuration that the search began with.
-        trials: everything that was tried: those that raced by their accuracy, the others by the
-            share of the gradient.
-        seconds: how long each one trained in the race.
+        trials: everything that was tried: those in the final by their accuracy, those in the heat
+            by theirs, the others by the share of the gradient.
+        seconds: how long each one trained in the final.
     """
 
     config: HashConfig
@@ -102,7 +121,7 @@ class TrainingResult:
 
 _HEADINGS = (
     *("family", "prepared", "ranked by", "L", "P", "C"),
-    *("gradient", "recall", "ms", "steps", "accuracy"),
+    *("gradient", "recall", "heat", "ms", "steps", "accuracy"),
 )
 
 
@@ -118,6 +137,7 @@ def _cells(trial: TrainingTrial) -> tuple[str, ...]:
         *(str(size) for size in (config.tables, config.probes, config.candidates or "-")),
         f"{trial.gradient:.3f}",
         f"{trial.recall:.3f}",
+        "-" if trial.heat is None else f"{trial.heat:.3f}",
         *((figure(trial.ms), str(trial.steps), f"{trial.accuracy:.3f}") if raced else "---"),
     )
 
@@ -141,17 +161,20 @@ def tune_training(
 
     What active sets hold of the gradient tells which configurations are worth a closer look, but
     not which of them learns most: the same rows met again and again, or met as they were some
-    steps ago, teach little. So the few best of a first look race: each trains a copy of the layer
-    by Adam, on the inputs as they are, in the order given; what counts is the held-out precision at
-    1 after the seconds of the fastest. The configuration given stays unless another one is better
-    by more than the standard error of their difference.
+    steps ago, teach little. So the best of each kind race: each trains a copy of the layer by Adam,
+    on the inputs as they are, in the order given; what counts is the held-out precision at 1 after
+    the seconds of the fastest. All kinds run a heat, over a quarter of the inputs; the best of them
+    and the configuration given run the final, over all. That one stays unless another is better
+    by more than the standard error of their difference, on the same held-out inputs.
 
     Ask in the midst of training: of a layer that has learned nothing every family finds the same.
     The number of active rows stays that of ``base``.
 
     Args:
         layer: an output layer. It is not changed.
-        inputs: a sample of what it is given, (\\*, d): ten thousand or more.
+        inputs: a sample of what it is given, (\\*, d): ten thousand or more, of which a quarter,
+            but at most 4096, are held out. Best are samples that the layer has not learned from:
+            of the others it may know the labels by heart.
         labels: int (\\*), or (\\*, M) padded with -1.
         base: the configuration to begin with, whose other fields, :attr:`HashConfig.active` among
             them, the others share. Default: the layer's own.
@@ -185,9 +208,11 @@ def tune_training(
     race = _Race(linear, inputs, labels, batch, lr, seed)
     configs = list(dict.fromkeys(_configs(base, names, linear.in_features)))
     looks = [race.look(config) for config in track(configs, "Looking", enabled=progress)]
-    finalists = _finalists(looks)
-    runs = [race.run(trial) for trial in track(finalists, "Racing", enabled=progress)]
-    return _judge(runs, looks)
+    entered = _best_of_each_kind(looks)
+    heats = [race.run(trial, _HEAT) for trial in track(entered, "Heats", enabled=progress)]
+    finalists = _finalists(heats)
+    runs = [race.run(trial, _FINAL) for trial in track(finalists, "Final", enabled=progress)]
+    return _judge(runs, [*_after_heats(heats), *looks])
 
 
 def _check(
@@ -241,14 +266,14 @@ def _more(config: HashConfig) -> HashConfig:
     )
 
 
-def _finalists(looks: Sequence[TrainingTrial]) -> list[TrainingTrial]:
-    """The given one, and the best of each kind by their share of the gradient."""
+def _best_of_each_kind(looks: Sequence[TrainingTrial]) -> list[TrainingTrial]:
+    """The given one, and of each kind the one with the largest share of the gradient."""
     given, *others = looks
     kinds: dict[tuple[object, ...], TrainingTrial] = {}
     for trial in sorted(others, key=lambda trial: -trial.gradient):
         config = trial.config
         kinds.setdefault((config.family, config.rank, config.selection), trial)
-    return [given, *list(kinds.values())[:_FINALISTS]]
+    return [given, *kinds.values()]
 
 
 # ---- the race ----------------------------------------------------------------------------------
@@ -269,7 +294,7 @@ class _Point(NamedTuple):
 
 
 class _Run(NamedTuple):
-    """A finalist's run."""
+    """One configuration's run."""
 
     trial: TrainingTrial
     points: list[_Point]
@@ -308,15 +333,17 @@ class _Race:
         found = metrics.active(layer, self.held_out[some], self.of_held_out[some], k)
         return TrainingTrial(config, found.gradient, found.recall)
 
-    def run(self, trial: TrainingTrial) -> _Run:
-        """Train a copy of the layer, one pass over the samples."""
+    def run(self, trial: TrainingTrial, course: _Course) -> _Run:
+        """Train a copy of the layer, one pass over its share of the samples."""
         linear = copy.deepcopy(self.linear)
         head = HashSoftmaxWithLoss.from_linear(linear, trial.config).train()
         head.linear.calibrate(self.x[: len(self.x) // 2])
         optimizer = optim.Adam(head.parameters(), lr=self.lr, fused=True)
         batches = list(zip(self.x.split(self.batch), self.labels.split(self.batch), strict=True))
-        every = max(1, len(batches) // _LOOKS)
-        seconds, points = 0.0, []
+        batches = batches[: max(1, round(course.share * len(batches)))]
+        every = max(1, len(batches) // course.looks)
+        judges = slice(None, None, max(1, -(-len(self.held_out) // course.held_out)))
+        seconds, points = 0.0, [_Point(0, 0.0, self._hits(head.linear, judges))]
         for step, (x, labels) in enumerate(batches, 1):
             began = _clock()
             optimizer.zero_grad()
@@ -324,25 +351,49 @@ class _Race:
             optimizer.step()
             seconds += _clock() - began
             if step % every == 0:
-                points.append(_Point(step, seconds, self._hits(head.linear)))
+                points.append(_Point(step, seconds, self._hits(head.linear, judges)))
         return _Run(trial, points)
 
     @torch.no_grad()
-    def _hits(self, layer: nn.Linear) -> Tensor:
-        """Precision at 1 of each held-out input, over all rows."""
+    def _hits(self, layer: nn.Linear, judges: slice) -> Tensor:
+        """Precision at 1 of held-out inputs, over all rows."""
+        held_out, of_held_out = self.held_out[judges], self.of_held_out[judges]
         pieces = [
             metrics.precision_at(F.linear(x, layer.weight, layer.bias).topk(1).indices, labels, 1)
-            for x, labels in zip(
-                self.held_out.split(_CHUNK), self.of_held_out.split(_CHUNK), strict=True
-            )
+            for x, labels in zip(held_out.split(_CHUNK), of_held_out.split(_CHUNK), strict=True)
         ]
         return torch.cat(pieces)
 
 
-def _judge(runs: Sequence[_Run], looks: Sequence[TrainingTrial]) -> TrainingResult:
-    """What each run had reached when the first of them was done."""
+def _finalists(heats: Sequence[_Run]) -> list[TrainingTrial]:
+    """The given one, and the best of the others after the heat."""
+    given, *others = _after_heats(heats)
+    return [given, *sorted(others, key=lambda trial: -(trial.heat or 0.0))[:_FINALISTS]]
+
+
+def _after_heats(heats: Sequence[_Run]) -> list[TrainingTrial]:
+    """With what each had reached when the first of them was done."""
+    _, reached = _reached(heats)
+    return [
+        replace(run.trial, heat=float(point.hits.mean()))
+        for run, point in zip(heats, reached, strict=True)
+    ]
+
+
+def _reached(runs: Sequence[_Run]) -> tuple[float, list[_Point]]:
+    """Seconds of the fastest run, and where each one was then."""
     seconds = min(run.points[-1].seconds for run in runs)
-    reached = [_at(run.points, seconds) for run in runs]
+    return seconds, [_at(run.points, seconds) for run in runs]
+
+
+def _judge(runs: Sequence[_Run], looks: Sequence[TrainingTrial]) -> TrainingResult:
+    """The run that had reached most when the first of them was done; the first, for little less.
+
+    Args:
+        runs: of the final.
+        looks: everything that was tried; of a configuration that is there twice, the first counts.
+    """
+    seconds, reached = _reached(runs)
     raced = [
         replace(
             run.trial,
@@ -356,14 +407,22 @@ def _judge(runs: Sequence[_Run], looks: Sequence[TrainingTrial]) -> TrainingResu
     gain = reached[best].hits - reached[0].hits
     if float(gain.mean()) <= float(gain.std() / len(gain) ** 0.5):
         best = 0
-    others = [trial for trial in looks if trial not in [run.trial for run in runs]]
+    others = {trial.config: trial for trial in reversed(looks)}
+    for trial in raced:
+        del others[trial.config]
     trials = (
         *sorted(raced, key=lambda trial: -(trial.accuracy or 0.0)),
-        *sorted(others, key=lambda trial: -trial.gradient),
+        *sorted(others.values(), key=lambda trial: (-(trial.heat or -1.0), -trial.gradient)),
     )
     return TrainingResult(raced[best].config, raced[best], raced[0], trials, seconds)
 
 
 def _at(points: Sequence[_Point], seconds: float) -> _Point:
-    """The last point before so many seconds; the first one, if there is none."""
-    return next((point for point in reversed(points) if point.seconds <= seconds), points[0])
+    """Where a run was after so many seconds: between two looks, as far as it had come from one."""
+    later = next((i for i, point in enumerate(points) if point.seconds >= seconds), len(points) - 1)
+    before, after = points[max(later - 1, 0)], points[later]
+    if after.seconds <= seconds:
+        return after
+    way = (seconds - before.seconds) / (after.seconds - before.seconds)
+    steps = round(before.steps + way * (after.steps - before.steps))
+    return _Point(steps, seconds, torch.lerp(before.hits, after.hits, way))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hashdl.hashing import FAMILIES, balancing, functions
 from hashdl.hashing.functions import Functions, Scheme
-from hashdl.hashing.kmeans import KMeans
+from hashdl.hashing.kmeans import KMeans, Rows
 from hashdl.hashing.simhash import SimHash
 
 N, D, L, BITS = 300, 9, 3, 4  # D = d + 1
@@ -119,13 +119,13 @@ def test_rows_that_are_not_finite_are_refused(family: str, balance: bool, value:
 def test_learned_functions_see_as_many_rows_as_they_need(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 300 rows every second where 150 are enough, and never fewer than the family asks for."""
     seen = []
-    fit = KMeans.fit
+    fit = KMeans.fit_rows
 
-    def spy(self: KMeans, made: Tensor, rows: Tensor, codes: Tensor | None, K: int) -> Tensor:
-        seen.append((rows.shape[0], None if codes is None else tuple(codes.shape)))
+    def spy(self: KMeans, made: Tensor, rows: Rows, codes: Tensor | None, K: int) -> Tensor:
+        seen.append((rows.weight.shape[0], None if codes is None else tuple(codes.shape)))
         return fit(self, made, rows, codes, K)
 
-    monkeypatch.setattr(KMeans, "fit", spy)
+    monkeypatch.setattr(KMeans, "fit_rows", spy)
     monkeypatch.setattr(functions, "_SAMPLE", N // 2)
     weight, bias = layer()
     codes = torch.zeros(L, N, dtype=torch.int32)

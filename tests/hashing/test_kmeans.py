@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hashdl.hashing import FAMILIES, kmeans
+from hashdl.hashing import balancing, kmeans
 from hashdl.hashing.functions import Scheme
 
-FAMILY = FAMILIES["kmeans"]
+FAMILY = kmeans.KMeans()
 D, L, K = 12, 3, 4
 
 
@@ -78,7 +78,7 @@ def test_a_rehash_moves_centroids_to_the_mean_of_the_rows_that_they_had() -> Non
     assert torch.equal(codes_of(rows, fitted), codes)
     for table in range(L):
         for bucket in range(2**K):
-            mean = F.normalize(rows[codes[:, table] == bucket], dim=1).mean(0)
+            mean = rows[codes[:, table] == bucket].mean(0)
             torch.testing.assert_close(fitted[:, table * 2**K + bucket], F.normalize(mean, dim=0))
 
 
@@ -131,19 +131,38 @@ def test_the_fit_does_not_depend_on_how_much_is_held_at_once(
 
 
 @pytest.mark.usefixtures("threads")
-def test_functions_do_not_depend_on_threads() -> None:
+@pytest.mark.parametrize("balance", [False, True])
+def test_functions_do_not_depend_on_threads(balance: bool) -> None:
     weight, bias = helpers.randn(5000, 40), helpers.randn(5000, seed=1)
     scheme = Scheme("kmeans", transform="", bits=6, tables=2, center_rows=True, seed=3)
-    nothing = torch.zeros(2, 0, 0)
+    queries = balancing.query_moment(helpers.randn(64, 40, seed=2))[0] if balance else None
+    nothing = torch.zeros(2, 41, 41) if balance else torch.zeros(2, 0, 0)
     results = []
     for count in (1, 2):
         torch.set_num_threads(count)
-        first = scheme.new(weight, bias, None, nothing, None)
-        projections = scheme.project_rows(weight, bias, first, range(2))
-        codes = FAMILY.codes(projections, 6)
-        results.append([*first, codes, *scheme.new(weight, bias, None, nothing, codes.t())])
+        first = scheme.new(weight, bias, queries, nothing, None)
+        codes = scheme.row_codes(weight, bias, first, range(2))
+        results.append([*first, codes, *scheme.new(weight, bias, queries, nothing, codes.t())])
         assert torch.get_num_threads() == count
     helpers.assert_same_bits(*results)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("warm", [False, True])
+def test_a_fit_to_unmapped_rows_is_that_to_mapped_ones(bias: bool, warm: bool) -> None:
+    weight, biases = clusters(20, 30), helpers.randn(600, seed=5) if bias else None
+    center = helpers.randn(D + 1, seed=6)
+    if not bias:
+        center[-1] = 0
+    rows = kmeans.Rows(weight, biases, center, helpers.randn(D + 1, D, seed=7))
+    mapped = rows.vectors(torch.arange(600))
+    codes = codes_of(mapped, made()) if warm else None
+    fitted = [
+        FAMILY.fit_rows(made(), rows, codes, K),
+        FAMILY.fit(made(), mapped, codes, K),
+    ]
+    torch.testing.assert_close(*fitted, rtol=1e-3, atol=1e-3)
+    assert torch.equal(rows.codes(fitted[0].t(), L), codes_of(mapped, fitted[0]))
 
 
 # ---- codes and probes ----------------------------------------------------------------------------

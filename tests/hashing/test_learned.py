@@ -208,6 +208,7 @@ def test_layers_learn_with_every_family(name: str) -> None:
 
 
 def layer_and_queries(**changes: object) -> tuple[HashLinear, Tensor]:
+    torch.manual_seed(0)  # of the bias
     config = HashConfig(family="learned", bits=K, tables=L, active=30, candidates=800, cap=800)
     layer = HashLinear(D, 800, config=config.replace(probes=1, rehash_every=4, **changes))
     rows, x, _ = task(queries=800)

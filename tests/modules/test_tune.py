@@ -174,16 +174,16 @@ def test_it_says_when_every_row_is_faster() -> None:
         ({"batch": 0}, "batch: got 0"),
         ({"families": ["best"]}, r"families: got \['best'\]"),
         ({"families": []}, "families: got none"),
-        ({"inputs": torch.ones(3, D)}, "inputs: got 3 samples, wanted at least 4"),
+        ({"inputs": torch.ones(3, D)}, "inputs: got 3 samples, wanted at least 32: half of them"),
         ({"inputs": torch.ones(30, D + 1)}, r"inputs: got shape \(30, 13\), wanted \(\*, 12\)"),
     ],
 )
 def test_bad_arguments_are_refused(changes: dict[str, Any], match: str) -> None:
-    inputs = changes.pop("inputs", torch.ones(30, D))
+    inputs = changes.pop("inputs", torch.ones(40, D))
     with pytest.raises(ValueError, match=f"hashdl.tune: {match}"):
         quick(linear_of(), inputs, **changes)
 
 
 def test_other_layers_are_refused() -> None:
     with pytest.raises(TypeError, match="layer: got Conv2d"):
-        quick(nn.Conv2d(1, 1, 1), torch.ones(30, D))
+        quick(nn.Conv2d(1, 1, 1), torch.ones(40, D))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hashdl import HashConfig, HashLinear, HashSoftmaxWithLoss, metrics, tune_training
 from hashdl.hashing import FAMILIES
 from hashdl.tuning import training
-from hashdl.tuning.training import TrainingTrial, _judge, _Point, _Run
+from hashdl.tuning.training import TrainingTrial, _finalists, _judge, _Point, _Run
 
 D, N = 16, 300
 BASE = HashConfig(active=12, candidates=40, bits=5, tables=4, probes=2, sparse_grad=True, seed=3)
@@ -107,6 +107,38 @@ def test_runs_are_judged_at_the_seconds_of_the_fastest() -> None:
     assert [trial.accuracy for trial in result.trials] == [0.5, 0.0]
     slow = make_run(BASE.replace(tables=9), [none, all_, all_, all_], ms=10)
     assert _judge([fast, slow], [fast.trial, slow.trial]).best.config.tables == 9
+
+
+def test_between_two_looks_a_run_has_come_a_part_of_the_way() -> None:
+    none, all_ = torch.zeros(100), torch.ones(100)
+    fast = make_run(BASE, [none, none, none], ms=10)
+    slow = make_run(BASE.replace(tables=9), [none, all_, all_], ms=12)
+    result = _judge([fast, slow], [fast.trial, slow.trial])
+    assert result.seconds == pytest.approx(0.03)
+    assert result.best.accuracy == 1
+    slow = make_run(BASE.replace(tables=9), [none, all_], ms=24)
+    assert _judge([fast, slow], [fast.trial, slow.trial]).best.accuracy == pytest.approx(0.25)
+
+
+def test_the_best_of_the_heat_and_the_one_given_run_the_final() -> None:
+    hits = [torch.arange(100) % 10 < tenths for tenths in (1, 5, 2, 7, 3, 4)]
+    heats = [
+        make_run(BASE.replace(tables=i + 1), [one.float()], ms=10) for i, one in enumerate(hits)
+    ]
+    finalists = _finalists(heats)
+    assert [trial.config.tables for trial in finalists] == [1, 4, 2, 6]
+    assert [trial.heat for trial in finalists] == pytest.approx([0.1, 0.7, 0.5, 0.4])
+
+
+def test_every_kind_runs_the_heat_and_few_the_final() -> None:
+    result = tuned(*task(), families=None)
+    heats = [trial for trial in result.trials if trial.heat is not None]
+    assert {trial.config.family for trial in heats} == set(FAMILIES)
+    finals = [trial for trial in result.trials if trial.accuracy is not None]
+    assert len(finals) == 4
+    assert all(trial.heat is not None for trial in finals)
+    others = [trial.heat for trial in result.trials[4 : len(heats)]]
+    assert others == sorted(others, reverse=True)
 
 
 def test_what_is_better_by_chance_alone_does_not_replace_what_was_given() -> None:

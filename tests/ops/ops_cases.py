@@ -221,6 +221,13 @@ _CPU: Cases = {
         {"width": 128, "count": 128},
         {"M": 70, "groups": 9, "width": 128, "count": 3, "coarse": True},
     ],
+    "nearest_columns": [
+        *({}, {"bias": False}, {"offset": False}, {"bias": False, "offset": False}),
+        *({"M": M} for M in (0, 1, 6, 95, 97, 200)),
+        *({"width": width, "coarse": True} for width in (1, 2, 15, 16, 63, 64, 65, 200)),
+        *({"d": d, "groups": 1, "width": 128} for d in (0, 1, 64)),
+        {"M": 300, "d": 40, "width": 130, "coarse": True},
+    ],
     "lookup": [
         *({"bits": 1, "probes": 2}, {"bits": 4, "probes": 16}, {"missing": 0.5, "probes": 8}),
         {"B": 50, "N": 2000, "L": 8, "bits": 6, "cap": 20, "candidates": 300, "probes": 5},

@@ -185,6 +185,30 @@ def best_columns_args(
     return scores.round() if coarse else scores, groups, count
 
 
+def nearest_columns_args(
+    M: int = 7,
+    d: int = 5,
+    groups: int = 3,
+    width: int = 9,
+    bias: bool = True,
+    offset: bool = True,
+    coarse: bool = False,
+) -> Args:
+    """``coarse`` rounds everything: sums are exact, and many are equal."""
+
+    def drawn(*shape: int, seed: int) -> Tensor:
+        values = randn(*shape, seed=seed)
+        return values.round() if coarse else values
+
+    return (
+        drawn(M, d, seed=1),
+        drawn(M, seed=2) if bias else None,
+        drawn(d + bias, groups * width, seed=3),
+        drawn(groups * width, seed=4) if offset else None,
+        groups,
+    )
+
+
 def lookup_args(
     B: int = 4,
     N: int = 60,
@@ -678,6 +702,7 @@ OPS = (
     "mark_rows_",
     "probe_signs",
     "best_columns",
+    "nearest_columns",
     "lookup",
     "sketch_scores",
     "select",

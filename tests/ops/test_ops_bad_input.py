@@ -264,6 +264,26 @@ CASES = [
     *numbers("best_columns", "groups", 0, -1),
     Bad("best_columns", "groups", "does-not-divide", value(5), blamed="scores"),
     *numbers("best_columns", "count", 0, -1),
+    *float32_only("nearest_columns", "rows"),
+    *wrong_rank("nearest_columns", "rows"),
+    *not_finite("nearest_columns", "rows"),
+    *wrong_size("nearest_columns", "rows", 0, blamed="bias"),
+    *wrong_size("nearest_columns", "rows", 1, blamed="functions"),
+    *float32_only("nearest_columns", "functions"),
+    *wrong_rank("nearest_columns", "functions"),
+    *wrong_size("nearest_columns", "functions", 0, 1),
+    *shapes("nearest_columns", "functions", empty=lambda t: t[:, :0]),
+    *(
+        bad
+        for name in ("bias", "offset")
+        for bad in [
+            *float32_only("nearest_columns", name),
+            *wrong_rank("nearest_columns", name),
+            *wrong_size("nearest_columns", name, 0),
+        ]
+    ),
+    *numbers("nearest_columns", "groups", 0, -1),
+    Bad("nearest_columns", "groups", "does-not-divide", value(5), blamed="functions"),
     *ids("lookup", "buckets", 2**4),
     *wrong_size("lookup", "buckets", 1),
     *shapes("lookup", "offsets", int64=Tensor.long),

@@ -109,7 +109,8 @@ def assert_close(actual: list[Tensor], expected: list[Tensor]) -> None:
 
 
 def test_every_op_has_a_kernel() -> None:
-    assert set(samples.OPS) - set(ops_cases.CUDA) == set()
+    composed = {"nearest_columns"}  # a product by torch, and the kernel of best_columns
+    assert set(samples.OPS) - set(ops_cases.CUDA) == composed
 
 
 @pytest.mark.parametrize(("name", "parameters"), ops_cases.parameters(ops_cases.CUDA))

@@ -21,6 +21,7 @@ LARGE: dict[str, dict[str, Any]] = {
     "mark_rows_": {"B": 50, "A": 30},
     "probe_signs": {"B": 100, "probes": 8},
     "best_columns": {"M": 100, "width": 70},
+    "nearest_columns": {"M": 500, "d": 33, "width": 70},
     "lookup": {"B": 30, "N": 400, "bits": 3, "cap": 9, "probes": 4},
     "sketch_scores": {"B": 30, "C": 90, "W": 9, "N": 500},
     "select": {"B": 50, "random": 5},

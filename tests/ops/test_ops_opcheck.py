@@ -29,6 +29,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("probe_signs", {"B": 0, "probes": 100}),
     ("best_columns", {}),
     ("best_columns", {"M": 0, "count": 100}),
+    ("nearest_columns", {}),
+    ("nearest_columns", {"M": 0, "bias": False, "offset": False}),
     ("lookup", {}),
     ("lookup", {"B": 1, "candidates": 0}),
     ("lookup", {"probes": 16, "cap": 1}),

@@ -445,6 +445,18 @@ def test_functions_of_a_failed_beginning_are_not_taken_for_old_ones(
 # ---- threads -------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("size", [0, 1, 1023, 1024, 1025, 5000])
+def test_rows_are_hashed_in_pieces_of_one_size(size: int) -> None:
+    """A product with few rows left over may be rounded as threads share it."""
+    rows = rehash._Rows(torch.arange(size)[:, None].float(), torch.arange(size))
+    pieces = [(weight, bias) for _, weight, bias in rows.chunks(rehash._PROJECTIONS // 1024)]
+    sizes = [len(weight) for weight, _ in pieces]
+    assert len(sizes) == -(-size // 1024)
+    assert max(sizes, default=0) - min(sizes, default=0) <= 1
+    for part in zip(*pieces, strict=True):
+        assert torch.equal(torch.cat(part).flatten().long(), torch.arange(size))
+
+
 @pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize(("family", "n_rows"), [("simhash", 40_000), ("kmeans", 9_000)])
 def test_cycles_do_not_depend_on_threads(family: str, n_rows: int) -> None:

@@ -27,7 +27,7 @@ import ops_cases
 import ops_samples as samples
 
 SIMD = ("pack_signs", "probe_signs", "best_columns", "sketch_scores", "select")
-SIMD += ("hadamard_projections",)
+SIMD += ("hadamard_projections", "nearest_columns")
 for name in (*SIMD, *(name for name in ops_cases.CPU if name in ops_cases.FLOATING)):
     dtypes = samples.DTYPES if name in ops_cases.FLOATING else (None,)
     for parameters in ops_cases.CPU[name]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 import hashdl
 from hashdl import HashConfig, HashLinear, cli, demo
 from hashdl.cli import main
+from hashdl.tuning import training
 
 SMALL = ["--hidden", "16", "--epochs", "2", "--batch-size", "64", "--lr", "2e-2", "--active", "20"]
 
@@ -240,3 +242,32 @@ def test_tune_says_by_its_exit_status_that_a_target_is_missed(tmp_path: Path) ->
     )
     flags = ["--recall", "1", "--touched", "0.01", "--families", "kmeans"]
     assert main(["tune", str(tmp_path / "layer.npz"), *flags]) == 1
+
+
+def test_tune_training_prints_and_writes_a_configuration(
+    xmc_files: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(training, "_clock", itertools.count().__next__)  # all steps take as long
+    tried = tmp_path / "tried.json"
+    flags = [*SMALL, "--after", "10", "--families", "simhash", "kmeans", "--json", str(tried)]
+    assert main(["tune-training", "--data", xmc_files, *flags]) == 0
+    printed = capsys.readouterr().out
+    assert "hashdl.HashConfig(" in printed
+    report = json.loads(tried.read_text())
+    assert report["settings"]["after"] == 10
+    assert report["settings"]["batch_size"] == 64
+    config = HashConfig(**report["config"])
+    assert config.active == 20
+    assert config.family in ("simhash", "kmeans")
+
+
+def test_tune_training_wants_enough_samples(
+    xmc_files: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [*SMALL, "--after", "1", "--batch-size", "1000"]
+    assert main(["tune-training", "--data", xmc_files, *flags]) == 2
+    wanted = "train: got 2000 samples, wanted more than 4 batches of 1000"
+    assert wanted in capsys.readouterr().err
