@@ -112,7 +112,7 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 
 def _row_gradient(rows: Tensor, grad: Tensor, shape: torch.Size, sparse: bool) -> Tensor:
-    """The gradient of a whole parameter from that of its touched rows.
+    """The gradient of a whole parameter from that of its touched rows, int64.
 
     They are distinct and ascending, but for padding at the end on a GPU: the last row again, with
     gradients of 0.
@@ -120,12 +120,12 @@ def _row_gradient(rows: Tensor, grad: Tensor, shape: torch.Size, sparse: bool) -
     padded = rows.device.type != "cpu"
     if sparse:
         return torch.sparse_coo_tensor(
-            rows.long().unsqueeze(0), grad, shape, is_coalesced=not padded, check_invariants=False
+            rows.unsqueeze(0), grad, shape, is_coalesced=not padded, check_invariants=False
         )
     whole = grad.new_zeros(shape)
     if padded:
-        return whole.index_add_(0, rows.long(), grad)
-    return whole.index_copy_(0, rows.long(), grad)
+        return whole.index_add_(0, rows, grad)
+    return whole.index_copy_(0, rows, grad)
 
 
 @once_differentiable
@@ -165,10 +165,11 @@ def _layer_gradients(
         with own_dtype(x):
             grad_x.addmm_(grad_s, gathered)
     weight_grad = bias_grad = None
+    ids = touched.long()
     if ctx.needs_input_grad[1]:
-        weight_grad = _row_gradient(touched, grad_weight, weight.shape, ctx.sparse_grad)
+        weight_grad = _row_gradient(ids, grad_weight, weight.shape, ctx.sparse_grad)
     if ctx.has_bias and ctx.needs_input_grad[2]:
-        bias_grad = _row_gradient(touched, grad_bias, weight.shape[:1], ctx.sparse_grad)
+        bias_grad = _row_gradient(ids, grad_bias, weight.shape[:1], ctx.sparse_grad)
     return grad_x, weight_grad, bias_grad
 
 
@@ -288,7 +289,7 @@ def _active_sparse_linear_backward(ctx: Any, grad_z: Tensor) -> tuple[Any, ...]:
         entry_rows = touched.repeat_interleave(starts.diff(), output_size=entries.shape[0])
         weight_grad = _entry_gradient(entry_rows, entries, grad, weight.shape, ctx.sparse_grad)
     if ctx.has_bias and ctx.needs_input_grad[3]:
-        bias_grad = _row_gradient(touched, grad_bias, weight.shape[:1], ctx.sparse_grad)
+        bias_grad = _row_gradient(touched.long(), grad_bias, weight.shape[:1], ctx.sparse_grad)
     return grad_values, None, weight_grad, bias_grad, None, None
 
 
@@ -388,7 +389,7 @@ def _active_columns_backward(ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:
 def _column_gradient(columns: Tensor, grad: Tensor, shape: torch.Size, sparse: bool) -> Tensor:
     """The gradient of a whole weight from that of its touched columns, grad (U, N)."""
     if not sparse:
-        return _row_gradient(columns, grad, torch.Size((shape[1], shape[0])), False).t()
+        return _row_gradient(columns.long(), grad, torch.Size((shape[1], shape[0])), False).t()
     rows = torch.arange(shape[0], device=grad.device)
     entry_rows = rows.repeat_interleave(columns.shape[0])
     entry_columns = columns.repeat(shape[0])

@@ -53,7 +53,7 @@ from hashdl.schedule import earliest_rehash, looks_for_drift, next_rehash
 # Tables hashed together: more of them read a row less often, and wait longer for one another.
 _GROUP, _MOST_GROUPS = 8, 8  # a byte of `dirty` has 8 bits
 # Rows that are worth a step's work: fewer wait until so many are due, or the cycle ends.
-_SLICE = 1 << 12
+_SLICE = 1 << 13
 # Building a table takes about as long as hashing this share of its rows.
 _BUILD_SHARE = 32
 # Projections made at once, of float32: they stay in cache until they are codes. On a GPU so many
