@@ -175,7 +175,7 @@ class FamilyRuns(TrainingRuns):
     def search_rates(self) -> None:
         """Choose each contender's rate."""
         passes = self.args.epochs * self.args.search_share
-        trials = [Trial(passes, rate) for rate in self.args.rates]
+        trials = [Trial(passes, rate, self.args.batch) for rate in self.args.rates]
 
         self.search(dict.fromkeys(self.args.contenders, trials), self._run_of)
         for name in self.args.contenders:
@@ -238,9 +238,8 @@ class FamilyRuns(TrainingRuns):
         done = runs.get(kind, {"lr": None, "passes": passes})
         if done["lr"] == result["lr"] and abs(done["passes"] / passes - 1) <= _SAME_TIME:
             return
-        run, _ = self.run(
-            self._run_of(name, Trial(passes, result["lr"]), seed), self.data, self.figures
-        )
+        trial = Trial(passes, result["lr"], self.args.batch)
+        run, _ = self.run(self._run_of(name, trial, seed), self.data, self.figures)
         runs[kind] = run | {"passes": passes}
         summarize(self.report, self.metric)
         save(self.args.json, self.report)

@@ -25,8 +25,11 @@ NAMES = (
     *("hashed", "hashed_shared"),
 )
 
-#: The same steps with another loss, where accuracy counts: draws corrected for by log q.
-CORRECTED = ("sampled_1000_log_q", "sampled_4000_log_q")
+#: The same steps with another loss, where accuracy counts: draws corrected for by log q, or half.
+CORRECTED = (
+    *("sampled_1000_half_log_q", "sampled_1000_log_q"),
+    *("sampled_4000_half_log_q", "sampled_4000_log_q"),
+)
 
 #: How the hashed contenders hash, where steps are timed; see :func:`step_configs`.
 CONFIGS = {
@@ -41,7 +44,18 @@ CONFIGS = {
 #: And where accuracy counts: as in the demo, and few such rows beside those that a batch shares.
 TRAINING_CONFIGS = {
     "hashed": demo.CONFIG,
-    "hashed_shared": demo.CONFIG.replace(active=16, candidates=100, shared=2000, log_q=0.5),
+    "hashed_shared": HashConfig(
+        active=8,
+        candidates=32,
+        bits=14,
+        tables=2,
+        probes=2,
+        cap=64,
+        shared=3000,
+        log_q=0.5,
+        rehash_every=25,
+        sparse_grad=True,
+    ),
 }
 
 #: Optimizers by name. Each takes dense and sparse gradients.
@@ -198,6 +212,8 @@ def make_factories(
         "adaptive": lambda d, n: AdaptiveHead(d, n, frequencies),
         "sampled_1000": lambda d, n: SampledHead(d, n, negatives=1000),
         "sampled_4000": lambda d, n: SampledHead(d, n, negatives=4000),
+        "sampled_1000_half_log_q": lambda d, n: SampledHead(d, n, negatives=1000, log_q=0.5),
+        "sampled_4000_half_log_q": lambda d, n: SampledHead(d, n, negatives=4000, log_q=0.5),
         "sampled_1000_log_q": lambda d, n: SampledHead(d, n, negatives=1000, log_q=1.0),
         "sampled_4000_log_q": lambda d, n: SampledHead(d, n, negatives=4000, log_q=1.0),
         "hashed": lambda d, n: HashedHead(d, n, configs["hashed"]),

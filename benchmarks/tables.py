@@ -284,6 +284,7 @@ def _accuracies(report: Report) -> Figures:
         report["contenders"],
         (
             ("passes", "epochs", "{:g}"),
+            ("samples a step", "batch", "{}"),
             ("rate", "lr", "{:g}"),
             ("ms a step", "step_ms", "{:.2f}"),
             ("training s", "train_seconds", "{:.1f}"),

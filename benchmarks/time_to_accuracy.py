@@ -3,16 +3,18 @@
 The demo's model (embedding bag, ReLU, output layer) is trained on the built-in lemmas or on an XMC
 data set. The goal is the dense layer's best accuracy less one point. On a validation part of the
 training samples each contender is tried at each of --rates for each of its --epochs (rates fall to
-0 towards the end of a run, so that a short one is not the beginning of a long one); chosen are the
-fewest passes that reach the goal there, at their best rate, or what is most accurate where none do.
-This holds for the dense layer too; where it is most accurate with more passes, it is trained so as
-well (dense_best), for the goal. Then all train with several seeds, and held-out accuracy is noted
-every --evaluate-every steps. Reported are the training seconds to the goal, evaluation not counted:
-mean and standard deviation over the seeds that reached it. Accuracy is top-1, or P@1 with several
-labels a sample.
+0 towards the end of a run, so that a short one is not the beginning of a long one), with each of
+its sizes of a batch (--batches); chosen are the passes and the size that reach the goal there in
+the fewest training seconds, at their best rate, or what is most accurate where none do. This holds
+for the dense layer too; where it is most accurate otherwise, it is trained so as well (dense_best),
+for the goal. Then all train with several seeds, and held-out accuracy is noted every
+--evaluate-every steps of --batch samples. Reported are the training seconds to the goal, evaluation
+not counted: mean and standard deviation over the seeds that reached it. Accuracy is top-1, or P@1
+with several labels a sample.
 
     python benchmarks/time_to_accuracy.py --json time_to_accuracy.json
     python benchmarks/time_to_accuracy.py --data xmc:train.txt,test.txt --epochs all=1,2
+    python benchmarks/time_to_accuracy.py --batches all=256,512 hashed=512,1024
 
 Runs take turns: all contenders with the first seed, then with the next. Finished runs are kept in
 the JSON file; the same command goes on after them.
@@ -27,7 +29,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -74,18 +76,21 @@ EPOCHS = {
     "adaptive": (2.0, 3.0),
     "sampled_1000": (2.0, 3.0),
     "sampled_4000": (2.0, 3.0),
+    "sampled_1000_half_log_q": (2.0, 3.0),
     "sampled_1000_log_q": (2.0, 3.0),
+    "sampled_4000_half_log_q": (2.0, 3.0),
     "sampled_4000_log_q": (2.0, 3.0),
     "hashed": (1.0, 1.25),
     "hashed_shared": (1.0, 1.25),
 }
+_Number = TypeVar("_Number", int, float)
 # The dense layer at its most accurate, where that is not how it reaches the goal soonest.
 _BEST = "dense_best"
 # The same loss as another contender's, so that the same rate and passes are the best.
 _SAME_LOSS = {"chunked": "dense", _BEST: "dense"}
 _MARGIN = 0.01
 # These may differ between a report and a run that goes on with it.
-_MAY_CHANGE = ("contenders", "rates", "epochs", "seeds")
+_MAY_CHANGE = ("contenders", "rates", "epochs", "batches", "seeds")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -102,42 +107,66 @@ def build_parser() -> argparse.ArgumentParser:
         + " ".join(f"{name}={','.join(f'{p:g}' for p in tried)}" for name, tried in EPOCHS.items())
         + ")",
     )
+    runs.add_argument(
+        "--batches",
+        nargs="+",
+        default=[],
+        metavar="NAME=SIZE,…",
+        help="samples a step that are tried of some contenders, or all=SIZE,… (default: --batch)",
+    )
     add_config_flag(parser)
     return parser
 
 
-def passes(overrides: Sequence[str]) -> dict[str, tuple[float, ...]]:
-    """Epochs of each contender that are tried.
+def tried(
+    flag: str, overrides: Sequence[str], default: Mapping[str, tuple[_Number, ...]]
+) -> dict[str, tuple[_Number, ...]]:
+    """What is tried of each contender: passes, or sizes of a batch.
+
+    Args:
+        flag: where ``overrides`` stood.
+        overrides: ``NAME=NUMBER,…``; the name ``all`` means all that have no other.
+        default: by contender.
 
     Raises:
-        ValueError: no such contender, or no numbers.
+        ValueError: no such contender, or no positive numbers of the default's type.
     """
+    number = type(next(iter(default.values()))[0])
     chosen = {
-        name: tuple(float(each) for each in value.split(","))
+        name: tuple(number(each) for each in value.split(","))
         for name, value in parse_pairs(overrides).items()
     }
-    default = chosen.pop("all", None)
-    epochs = EPOCHS if default is None else dict.fromkeys(EPOCHS, default)
-    unknown = sorted(chosen.keys() - EPOCHS.keys())
+    wrong = sorted(name for name, values in chosen.items() if min(values) <= 0)
+    if wrong:
+        raise ValueError(f"{flag}: got some of {wrong} that are not positive, wanted positive ones")
+    unknown = sorted(chosen.keys() - default.keys() - {"all"})
     if unknown:
-        raise ValueError(f"--epochs: got {unknown}, wanted names of contenders, or all")
-    return epochs | chosen
+        raise ValueError(f"{flag}: got {unknown}, wanted names of contenders, or all")
+    of_all = chosen.pop("all", None)
+    return {name: of_all or values for name, values in default.items()} | chosen
 
 
 def soonest(
     results: Sequence[Mapping[str, float]], metric: str, goal: float
 ) -> Mapping[str, float]:
-    """The trial with the fewest passes that reached a goal; the most accurate where none did.
+    """The best rate of the passes and the batch that reached a goal in the fewest seconds.
+
+    The most accurate trial where none reached it.
 
     Args:
-        results: ``epochs``, ``lr`` and the accuracy of each trial.
+        results: the trials, with ``train_seconds`` and the accuracy of each.
         metric: name of the accuracy.
         goal: accuracy.
     """
     reached = [result for result in results if result[metric] >= goal]
-    fewest = min((result["epochs"] for result in reached), default=None)
+    if not reached:
+        return most_accurate(results, metric)
+    # Another rate takes as long: seconds do not tell rates apart.
+    quickest = min(reached, key=lambda result: result["train_seconds"])
+    alike = ("epochs", "batch")
     return most_accurate(
-        [result for result in reached if result["epochs"] == fewest] or results, metric
+        [result for result in reached if all(result[name] == quickest[name] for name in alike)],
+        metric,
     )
 
 
@@ -155,7 +184,8 @@ class Experiment(TrainingRuns):
         self, args: argparse.Namespace, report: Report, data: Samples, stop: StopWanted
     ) -> None:
         super().__init__(args, report, data, stop, trials_from=_SAME_LOSS)
-        self.epochs = passes(args.epochs)
+        self.epochs = tried("--epochs", args.epochs, EPOCHS)
+        self.batches = tried("--batches", args.batches, dict.fromkeys(EPOCHS, (args.batch,)))
         frequencies = torch.bincount(data.train.label_indices, minlength=data.train.n_labels)
         self.factories = make_factories(make_configs(TRAINING_CONFIGS, args.config), frequencies)
 
@@ -163,7 +193,12 @@ class Experiment(TrainingRuns):
         """Choose each contender's rate and passes."""
 
         trials = {
-            name: [Trial(*pair) for pair in product(self.epochs[name], self.args.rates)]
+            name: [
+                Trial(epochs, rate, batch)
+                for epochs, batch, rate in product(
+                    self.epochs[name], self.batches[name], self.args.rates
+                )
+            ]
             for name in self.args.contenders
         }
         self.search(trials, self._run_of)
@@ -174,21 +209,17 @@ class Experiment(TrainingRuns):
             goal = best[self.metric] - _MARGIN
             if soonest(self.results("dense"), self.metric, goal) != best:
                 contenders[_BEST] = {"validation": [], "runs": best_runs}
-                self._choose(_BEST, best)
+                self.choose(_BEST, best)
         for name in self.args.contenders:
-            self._choose(name, soonest(self.results(name), self.metric, goal))
-
-    def _choose(self, name: str, trial: Mapping[str, float]) -> None:
-        self.choose(name, trial)
-        self.report["contenders"][name]["epochs"] = trial["epochs"]
+            self.choose(name, soonest(self.results(name), self.metric, goal))
 
     def train_all(self) -> None:
         """Train each contender with each seed as chosen, unless that has been done."""
         for seed in self.args.seeds:
             for name, result in self.report["contenders"].items():
-                chosen = Trial(result["epochs"], result["lr"])
+                chosen = Trial.of(result)
                 done = result["runs"].get(str(seed))
-                if done is None or (done["epochs"], done["lr"]) != chosen:
+                if done is None or Trial.of(done) != chosen:
                     run, trainer = self.run(self._run_of(name, chosen, seed), self.data)
                     add_costs(run, trainer)
                     result["runs"][str(seed)] = run

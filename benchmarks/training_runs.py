@@ -89,7 +89,7 @@ def add_training_flags(
         "--evaluate-every",
         type=positive,
         default=evaluate_every,
-        help=f"steps (default: {evaluate_every})",
+        help=f"steps of --batch samples (default: {evaluate_every})",
     )
     return runs
 
@@ -132,6 +132,7 @@ class Run(NamedTuple):
         make_head: its output layer.
         epochs: passes over the training samples.
         lr: learning rate.
+        batch: samples a step.
         seed: of the initial weights and of the order of samples.
         looks_once: accuracy is measured at the end alone.
     """
@@ -140,6 +141,7 @@ class Run(NamedTuple):
     make_head: HeadFactory
     epochs: float
     lr: float
+    batch: int
     seed: int
     looks_once: bool = False
 
@@ -150,17 +152,24 @@ class Trial(NamedTuple):
     Attributes:
         epochs: passes over the training samples.
         lr: learning rate.
+        batch: samples a step.
     """
 
     epochs: float
     lr: float
+    batch: int
+
+    @classmethod
+    def of(cls, result: Mapping[str, Any]) -> Trial:
+        """The trial that a result is of."""
+        return cls(*(result[name] for name in cls._fields))
 
 
 def most_accurate(results: Sequence[Mapping[str, float]], metric: str) -> Mapping[str, float]:
     """The trial after which a validation part was classified best; the first of equal ones.
 
     Args:
-        results: ``epochs``, ``lr`` and the accuracy of each trial.
+        results: the trials, with the accuracy of each.
         metric: name of the accuracy.
     """
     return max(results, key=lambda result: result[metric])
@@ -205,30 +214,33 @@ class TrainingRuns:
         validation = Samples(*self.data.train.split(self.args.validation_share, self.args.seed))
         for name in (name for name in trials if self._source(name) == name):
             results = self.report["contenders"][name]["validation"]
-            made = {(result["epochs"], result["lr"]) for result in results}
+            made = {Trial.of(result) for result in results}
             for trial in trials[name]:
                 if trial not in made:
                     run = run_of(name, trial, self.args.seed)._replace(looks_once=True)
-                    accuracy = float(self.run(run, validation)[0][self.metric])
-                    results.append(trial._asdict() | {self.metric: accuracy})
+                    found = self.run(run, validation)[0]
+                    accuracy, seconds = float(found[self.metric]), found["train_seconds"]
+                    results.append(
+                        trial._asdict() | {self.metric: accuracy, "train_seconds": seconds}
+                    )
                     save(self.args.json, self.report)
 
     def results(self, name: str) -> Sequence[Mapping[str, float]]:
-        """``epochs``, ``lr`` and accuracy of the trials of a contender, or of whose it takes."""
+        """Each trial of a contender, or of whose it takes, with its accuracy and seconds."""
         results: Sequence[Mapping[str, float]] = self.report["contenders"][self._source(name)][
             "validation"
         ]
         return results
 
     def choose(self, name: str, trial: Mapping[str, float]) -> None:
-        """Note the rate of a contender's trial, and say so where it is an outermost one.
+        """Note a contender's trial, and say so where its rate is an outermost one.
 
         Args:
             name: of the contender.
             trial: of :meth:`results`.
         """
         result, rates = self.report["contenders"][name], [each["lr"] for each in self.results(name)]
-        result["lr"] = trial["lr"]
+        result |= Trial.of(trial)._asdict()
         result["lr_is_outermost"] = trial["lr"] in (min(rates), max(rates))
         if result["lr_is_outermost"]:
             print(
@@ -256,20 +268,25 @@ class TrainingRuns:
         """
         if self.stop():
             raise KeyboardInterrupt
+        args = self.args
         settings = Settings(
             epochs=run.epochs,
-            batch_size=self.args.batch,
+            batch_size=run.batch,
             lr=run.lr,
             seed=run.seed,
-            evaluate_every=sys.maxsize if run.looks_once else self.args.evaluate_every,
+            evaluate_every=(
+                sys.maxsize
+                if run.looks_once  # after as many samples, whatever the batch
+                else max(1, round(args.evaluate_every * args.batch / run.batch))
+            ),
         )
         result, trainer = run_head(
-            f"{run.name} {run.epochs:g} passes lr {run.lr:g} seed {run.seed}",
+            f"{run.name} {run.epochs:g} passes of {run.batch} lr {run.lr:g} seed {run.seed}",
             run.make_head,
             *samples,
             settings,
-            hidden=self.args.hidden,
-            init_std=self.args.init_std,
+            hidden=args.hidden,
+            init_std=args.init_std,
             figures=figures,
         )
         if trainer.interrupted:

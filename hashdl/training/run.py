@@ -68,6 +68,7 @@ def run_head(
     result = {
         "epochs": settings.epochs,
         "lr": settings.lr,
+        "batch": settings.batch_size,
         "steps": progress.step,
         "train_seconds": progress.seconds,
         "step_ms": 1000 * progress.seconds / max(progress.step, 1),

@@ -123,7 +123,8 @@ class Trainer:
             loss = torch.tensor(float("nan"))
             began = time.perf_counter()
             for batch in self._batches():
-                torch.manual_seed(self.settings.seed + self.progress.step)
+                # Not torch.manual_seed, which seeds every device and takes far longer.
+                torch.default_generator.manual_seed(self.settings.seed + self.progress.step)
                 self._set_rate()
                 loss = self.step(batch)
                 now = time.perf_counter()

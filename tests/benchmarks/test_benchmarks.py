@@ -216,14 +216,39 @@ def test_time_to_accuracy_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert is_png(tmp_path / "plot.png")
 
 
-def test_the_goal_is_reached_with_the_fewest_passes() -> None:
+def test_the_goal_is_reached_in_the_fewest_seconds() -> None:
     results = [
-        {"epochs": epochs, "lr": lr, "p1": p1}
-        for epochs, lr, p1 in ((3, 0.1, 0.75), (1, 0.1, 0.6), (2, 0.1, 0.71), (2, 0.2, 0.72))
+        {"epochs": epochs, "batch": batch, "lr": lr, "train_seconds": seconds, "p1": p1}
+        for epochs, batch, lr, seconds, p1 in (
+            (3, 8, 0.1, 30, 0.75),
+            (1, 8, 0.1, 10, 0.6),
+            (2, 8, 0.1, 20, 0.73),
+            (3, 16, 0.1, 18, 0.71),
+            (3, 16, 0.2, 19, 0.72),  # no other step than at .1: as fast
+        )
     ]
-    assert time_to_accuracy.soonest(results, "p1", 0.7) == results[3]
+    assert time_to_accuracy.soonest(results, "p1", 0.7) == results[4]
+    assert time_to_accuracy.soonest(results, "p1", 0.725) == results[2]
     assert time_to_accuracy.soonest(results, "p1", 0.74) == results[0]
     assert time_to_accuracy.soonest(results, "p1", 0.8) == results[0]
+
+
+def test_sizes_of_batches_are_searched(tmp_path: Path) -> None:
+    path, epochs = tmp_path / "x.json", ["--epochs", "all=1"]
+    flags = ["--data", xmc_files(tmp_path, several=False), *TINY_RUN, *epochs, "--seeds", "0"]
+    flags += ["--contenders", "dense", "hashed", "--batches", "hashed=20,100"]
+    contenders = run(time_to_accuracy.main, path, *flags)["contenders"]
+    tried = {
+        name: [trial["batch"] for trial in result["validation"]]
+        for name, result in contenders.items()
+    }
+    assert tried == {"dense": [50], "hashed": [20, 100]}
+    for result in contenders.values():
+        run_of_it = result["runs"]["0"]
+        assert run_of_it["batch"] == result["batch"]
+        # Accuracy is looked at after as many samples: every third step of 50.
+        steps = max(1, round(150 / result["batch"]))
+        assert run_of_it["history"][0]["step"] == min(steps, run_of_it["steps"])
 
 
 def test_dense_is_trained_for_the_goal_as_well(
@@ -300,11 +325,16 @@ def test_bad_arguments_are_explained(
     assert message in capsys.readouterr().err
 
 
-def test_unknown_contenders_in_epochs() -> None:
-    passes = time_to_accuracy.passes(["all=2", "dense=1,1.5"])
-    assert (passes["dense"], passes["hashed"]) == ((1, 1.5), (2,))
-    with pytest.raises(ValueError, match="--epochs"):
-        time_to_accuracy.passes(["dens=1"])
+def test_passes_and_batches_by_contender() -> None:
+    default = {"dense": (1.0,), "hashed": (3.0, 4.0)}
+    passes = time_to_accuracy.tried("--epochs", ["all=2", "dense=1,1.5"], default)
+    assert passes == {"dense": (1, 1.5), "hashed": (2,)}
+    assert time_to_accuracy.tried("--epochs", [], default) == default
+    for wrong in ("dens=1", "dense=0", "dense=1,-2"):
+        with pytest.raises(ValueError, match=r"--epochs: got .*dens"):
+            time_to_accuracy.tried("--epochs", [wrong], default)
+    with pytest.raises(ValueError, match="literal"):
+        time_to_accuracy.tried("--batches", ["dense=1.5"], {"dense": (256,)})
 
 
 def test_sizes_that_do_not_fit_are_left_out(
