@@ -234,15 +234,24 @@ class Hashed(Net):
         share: of the neurons that are active.
         config: how they are found.
         deeper: times as many are active after the first layer, where inputs are few.
+        above_mean: see HashMLP.
     """
 
     def __init__(
-        self, sizes: Sequence[int], share: float, config: HashConfig, deeper: float = 1.0
+        self,
+        sizes: Sequence[int],
+        share: float,
+        config: HashConfig,
+        deeper: float = 1.0,
+        *,
+        above_mean: bool = False,
     ) -> None:
         super().__init__()
         shares = [share, *[share if deeper == 1 else min(deeper * share, 1.0)] * (len(sizes) - 3)]
         configs = [_sharing(config, some, n) for some, n in zip(shares, sizes[1:-1], strict=True)]
-        self.net = HashMLP(sizes[0], sizes[1:-1], sizes[-1], config=configs)
+        self.net = HashMLP(
+            *(sizes[0], sizes[1:-1], sizes[-1]), config=configs, above_mean=above_mean
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits."""
@@ -376,7 +385,7 @@ def make_methods(ours: HashConfig) -> Mapping[str, Factory]:
         "adaptive_dropout": AdaptiveDropout,
         "winner_take_all": WinnerTakeAll,
         "hashed_published": lambda sizes, share: Hashed(sizes, share, PUBLISHED),
-        "hashed": lambda sizes, share: Hashed(sizes, share, ours, OURS_DEEPER),
+        "hashed": lambda sizes, share: Hashed(sizes, share, ours, OURS_DEEPER, above_mean=True),
     }
 
 
