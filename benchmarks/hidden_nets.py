@@ -22,17 +22,18 @@ PUBLISHED = HashConfig(
     bits=6, tables=5, probes=10, selection="union", center=False, balance=False, sparse_grad=True
 )
 #: Ours: all neurons of a layer are ranked in the few coordinates in which their outputs vary most:
-#: a layer so narrow needs no more than one bit, both buckets of which are read. A third of the
-#: active ones are random: neurons that no sample chooses would never learn, and nets overfit less.
+#: a layer so narrow needs no more than one bit, both buckets of which are read. A fifth of the
+#: active ones are random: neurons that no sample chooses would never learn. Outputs count above the
+#: mean of those found (HashMLP's above_mean).
 OURS = HashConfig(
-    rank=16,
+    rank=12,
     selection="sketch",
     bits=1,
     tables=1,
     probes=2,
     cap=1 << 20,
     candidates=1 << 20,
-    random=1 / 3,
+    random=0.2,
     rehash_every=100,
     sparse_grad=True,
 )
