@@ -157,12 +157,19 @@ class Study:
             KeyboardInterrupt: Ctrl-C was pressed.
         """
         args = self.args
-        for n in track(sorted(args.neurons), "Widths"):
+        for n in track(self._widths(), "Widths"):
             if not args.retime:
                 for name in args.contenders:
                     if name != "standard" or n <= args.dense_up_to:
                         self._train(name, n)
             self._time(n)
+
+    def _widths(self) -> list[int]:
+        """Those asked for; with --retime, all that there are."""
+        if not self.args.retime:
+            return sorted(self.args.neurons)
+        results = self.report["contenders"].values()
+        return sorted({int(n) for result in results for n in result["by_rows"]})
 
     def _train(self, name: str, n: int) -> None:
         """Search the rate, unless that was done."""
