@@ -28,6 +28,8 @@ StopWanted = Callable[[], bool]
 
 # Where the report goes and how it is shown are no settings; threads stand under "machine".
 _NOT_SETTINGS = ("json", "threads")
+#: What a machine's description says of threads.
+_THREADS = ("threads", "torch_threads")
 
 
 def positive(text: str) -> int:
@@ -97,13 +99,42 @@ def save(path: Path | None, report: Report) -> None:
         write_json(path, report)
 
 
-def continued(path: Path | None, report: Report, may_change: Sequence[str]) -> Report:
+def add_retime_flag(group: argparse._ArgumentGroup) -> None:
+    """``--retime``: see :func:`as_finished`."""
+    group.add_argument(
+        "--retime",
+        action="store_true",
+        help="measure the times of a finished --json again, in --repeat rounds; nothing is trained",
+    )
+
+
+def as_finished(args: argparse.Namespace) -> argparse.Namespace:
+    """The flags with which a finished report was made, only its times are to be measured again.
+
+    Args:
+        args: of which ``--repeat`` holds still.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if args.json is None or not args.json.exists():
+        raise ValueError(f"--retime: --json: got {args.json}, wanted a finished study's file")
+    settings = json.loads(args.json.read_text())["settings"]
+    kept = {name: settings[name] for name in vars(args) if name in settings}
+    return argparse.Namespace(**vars(args) | kept | {"repeat": args.repeat, "retime": True})
+
+
+def continued(
+    path: Path | None, report: Report, may_change: Sequence[str], *, threads_too: bool = False
+) -> Report:
     """The report, with what an earlier run left in its file.
 
     Args:
         path: of ``--json``.
         report: without figures.
         may_change: settings that may differ between the two.
+        threads_too: so may the numbers of threads, on which no accuracy depends: all times are
+            to be measured again.
 
     Raises:
         ValueError: that file holds another experiment, or one of another machine.
@@ -113,7 +144,8 @@ def continued(path: Path | None, report: Report, may_change: Sequence[str]) -> R
     earlier: Report = json.loads(path.read_text())
     # As JSON has it: tuples are lists there.
     wanted = json.loads(json.dumps(report))
-    for group, free in (("settings", may_change), ("machine", ())):
+    may_differ = {"settings": may_change, "machine": _THREADS if threads_too else ()}
+    for group, free in may_differ.items():
         have = earlier.get(group, {})
         for name, value in wanted[group].items():
             if name not in free and have.get(name) != value:

@@ -22,17 +22,18 @@ PUBLISHED = HashConfig(
     bits=6, tables=5, probes=10, selection="union", center=False, balance=False, sparse_grad=True
 )
 #: Ours: all neurons of a layer are ranked in the few coordinates in which their outputs vary most:
-#: a layer so narrow needs no more than one bit, both buckets of which are read. A third of the
-#: active ones are random: neurons that no sample chooses would never learn, and nets overfit less.
+#: a layer so narrow needs no more than one bit, both buckets of which are read. A fifth of the
+#: active ones are random: neurons that no sample chooses would never learn. Outputs count above the
+#: mean of those found (HashMLP's above_mean).
 OURS = HashConfig(
-    rank=16,
+    rank=12,
     selection="sketch",
     bits=1,
     tables=1,
     probes=2,
     cap=1 << 20,
     candidates=1 << 20,
-    random=1 / 3,
+    random=0.2,
     rehash_every=100,
     sparse_grad=True,
 )
@@ -234,15 +235,24 @@ class Hashed(Net):
         share: of the neurons that are active.
         config: how they are found.
         deeper: times as many are active after the first layer, where inputs are few.
+        above_mean: see HashMLP.
     """
 
     def __init__(
-        self, sizes: Sequence[int], share: float, config: HashConfig, deeper: float = 1.0
+        self,
+        sizes: Sequence[int],
+        share: float,
+        config: HashConfig,
+        deeper: float = 1.0,
+        *,
+        above_mean: bool = False,
     ) -> None:
         super().__init__()
         shares = [share, *[share if deeper == 1 else min(deeper * share, 1.0)] * (len(sizes) - 3)]
         configs = [_sharing(config, some, n) for some, n in zip(shares, sizes[1:-1], strict=True)]
-        self.net = HashMLP(sizes[0], sizes[1:-1], sizes[-1], config=configs)
+        self.net = HashMLP(
+            *(sizes[0], sizes[1:-1], sizes[-1]), config=configs, above_mean=above_mean
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits."""
@@ -376,7 +386,7 @@ def make_methods(ours: HashConfig) -> Mapping[str, Factory]:
         "adaptive_dropout": AdaptiveDropout,
         "winner_take_all": WinnerTakeAll,
         "hashed_published": lambda sizes, share: Hashed(sizes, share, PUBLISHED),
-        "hashed": lambda sizes, share: Hashed(sizes, share, ours, OURS_DEEPER),
+        "hashed": lambda sizes, share: Hashed(sizes, share, ours, OURS_DEEPER, above_mean=True),
     }
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import count, islice
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.optimizer import ParamsT
 
-from benchmarks.common import StopWanted
+from benchmarks.common import StopWanted, interleave
 from benchmarks.energy import rehash_reads, step_energy
 from benchmarks.hidden_nets import Net, Work
 from hashdl import optim
@@ -162,6 +163,38 @@ class TimedTraining:
         with EnergyMeter() as meter:
             self.step_ms()
         return energy(self.net, self.data, self.batch, work, meter, self.BLOCK)
+
+
+def step_figures(
+    trainings: Mapping[str, TimedTraining],
+    counted: Tensor,
+    repeat: int,
+    stop: StopWanted,
+    what: str,
+) -> dict[str, dict[str, Any]]:
+    """Milliseconds and joules of a training step, of nets that take blocks of steps in turn.
+
+    Args:
+        trainings: of what nets, by name.
+        counted: samples whose work is counted.
+        repeat: blocks of each net; the median counts.
+        stop: ends the measurement.
+        what: shown beside the progress.
+
+    Returns:
+        ``step_ms``, ``rounds_ms`` and the figures of :func:`energy`, by name.
+
+    Raises:
+        KeyboardInterrupt: a stop was wanted in the first round.
+    """
+    measures = {name: training.step_ms for name, training in trainings.items()}
+    rounds = interleave(measures, repeat, stop, what)
+    figures: dict[str, dict[str, Any]] = {}
+    for name, training in trainings.items():
+        times = rounds[name]
+        figures[name] = {"step_ms": statistics.median(times), "rounds_ms": times}
+        figures[name] |= training.energy(training.net.multiplications(counted, training.batch))
+    return figures
 
 
 def _endless(data: DenseDataset, batch: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -12,8 +12,8 @@ weights are; the standard net is trained as without.
 
 Multiplications are those of a training step a sample (forward and both gradients; finding and
 ranking the active neurons and rehashing included) and of a prediction, both as shares of the dense
-net's. They are not those of active neurons: ours makes 5 % of the multiplications at --shares 0.072
-with 2 hidden layers, and at --shares 0.084 with 3.
+net's. They are not those of active neurons: ours makes 5 % of the multiplications at --shares 0.075
+with 2 hidden layers, and at --shares 0.088 with 3.
 
 Milliseconds are those of a whole training step as implemented: all but the hashed methods are
 masked dense nets. They are measured apart, when all of a data set and depth are trained: fresh nets
@@ -23,7 +23,7 @@ nothing. Joules are of such a block, by counters where there are any, and estima
 
     python benchmarks/kdd2017.py --json kdd2017.json
     python benchmarks/kdd2017.py --data mnist --layers 2 --shares 0.05 --seeds 0 --json mnist.json
-    python benchmarks/kdd2017.py --data convex --shares 0.072 --rates-as-drawn --json convex.json
+    python benchmarks/kdd2017.py --data convex --shares 0.075 --rates-as-drawn --json convex.json
     python benchmarks/kdd2017.py --json kdd2017.json --retime
     python benchmarks/plot.py kdd2017.json kdd2017.png
 
@@ -33,7 +33,6 @@ Finished runs are kept in the JSON file; the same command goes on after them.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -48,8 +47,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.common import (
     Report,
     StopWanted,
+    add_retime_flag,
+    as_finished,
     continued,
-    interleave,
     make_parser,
     new_report,
     positive,
@@ -58,7 +58,15 @@ from benchmarks.common import (
     spread,
 )
 from benchmarks.hidden_nets import NAMES, OURS, PUBLISHED, Net, make_methods
-from benchmarks.hidden_training import COUNTED, DATA, TimedTraining, accuracy, fit, load
+from benchmarks.hidden_training import (
+    COUNTED,
+    DATA,
+    TimedTraining,
+    accuracy,
+    fit,
+    load,
+    step_figures,
+)
 from benchmarks.layers import config_fields, make_configs
 from benchmarks.steps import add_config_flag
 from hashdl.progress import track
@@ -121,11 +129,7 @@ def build_parser() -> argparse.ArgumentParser:
     runs.add_argument(
         "--quick", action="store_true", help="a few samples of each data set: to try the command"
     )
-    runs.add_argument(
-        "--retime",
-        action="store_true",
-        help="measure the times of a finished --json again, in --repeat rounds; nothing is trained",
-    )
+    add_retime_flag(runs)
     add_config_flag(parser)
     return parser
 
@@ -254,12 +258,10 @@ class Study:
             net, train = self._build(name, point, seed), self.splits[point["data"]].train
             key = f"{name}/{point['share']:g}"
             trainings[key] = TimedTraining(net, train, point["lr"], args.batch, seed)
-        measures = {key: training.step_ms for key, training in trainings.items()}
-        rounds = interleave(measures, args.repeat, self.stop, f"Timing, {title}")
-        for (key, training), (_, point) in zip(trainings.items(), points, strict=True):
-            point |= {"step_ms": statistics.median(rounds[key]), "rounds_ms": rounds[key]}
-            inputs = self.splits[point["data"]].valid.inputs[:COUNTED]
-            point |= training.energy(training.net.multiplications(inputs, args.batch))
+        counted = self.splits[points[0][1]["data"]].valid.inputs[:COUNTED]
+        figures = step_figures(trainings, counted, args.repeat, self.stop, f"Timing, {title}")
+        for key, (_, point) in zip(trainings, points, strict=True):
+            point |= figures[key]
 
 
 def summarize(report: Report) -> None:
@@ -281,26 +283,13 @@ def summarize(report: Report) -> None:
                 point["top1_vs_standard"] = point["top1"] - dense["top1"]
 
 
-def _as_finished(args: argparse.Namespace) -> argparse.Namespace:
-    """The flags with which a finished study was made; only its times are to be measured.
-
-    Raises:
-        ValueError: there is none.
-    """
-    if args.json is None or not args.json.exists():
-        raise ValueError(f"--retime: --json: got {args.json}, wanted a finished study's file")
-    settings = json.loads(args.json.read_text())["settings"]
-    kept = {name: settings[name] for name in vars(args) if name in settings}
-    return argparse.Namespace(**vars(args) | kept | {"repeat": args.repeat, "retime": True})
-
-
 def measure(args: argparse.Namespace, stop: StopWanted) -> Report:
     """The study, or as much of it as there was time for."""
     if args.retime:
-        args = _as_finished(args)
+        args = as_finished(args)
     configs = {"hashed_published": PUBLISHED} | make_configs({"hashed": OURS}, args.config)
     report = new_report("kdd2017", args, configs=config_fields(configs))
-    report = continued(args.json, report, _MAY_CHANGE)
+    report = continued(args.json, report, _MAY_CHANGE, threads_too=args.retime)
     study = Study(args, report, stop)
     try:
         study.run()

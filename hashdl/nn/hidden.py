@@ -32,6 +32,16 @@ class HashHidden(nn.Module):
     or, gated, :math:`h_n = f(\langle g_n, x \rangle + c_n) (\langle w_n, x \rangle + b_n)`, where
     the rows g of the gate are hashed.
 
+    Where one neuron takes another's place among the active ones, its output jumps from 0 to f of
+    a large number, which no dense network does. With ``above_mean`` it does not:
+
+    .. math::
+        h_n = f(z_n - \max(m, 0)), \qquad m = \tfrac{1}{|S|} \sum_{n \in S} z_n, \qquad
+        z_n = \langle w_n, x \rangle + b_n
+
+    with S the active neurons that were found, random ones not among them. What changes places has
+    an output below their mean m, and f of a negative number is zero, or nearly.
+
     Args:
         in_features: d, size of a dense input.
         neurons: N.
@@ -41,6 +51,8 @@ class HashHidden(nn.Module):
         bias: learn additive biases.
         device: of parameters and tables.
         dtype: of parameters.
+        above_mean: activate what an output has above the mean of a sample's active ones.
+            Default: ``False``.
 
     Attributes:
         up: the layer w; without a gate it has the tables.
@@ -57,6 +69,7 @@ class HashHidden(nn.Module):
         bias: bool,
         device: torch.device | str | None,
         dtype: torch.dtype | None,
+        above_mean: bool = False,
     ) -> None:
         super().__init__()
 
@@ -67,6 +80,7 @@ class HashHidden(nn.Module):
         self.up = layer(config.replace(active=1.0, random=0.0) if gated else config)
         self.gate = layer(config) if gated else None
         self.activation = activation
+        self.above_mean = above_mean
 
     @property
     def hashed(self) -> HashLinear:
@@ -76,10 +90,21 @@ class HashHidden(nn.Module):
     def forward(self, input: Tensor | Active) -> Active:
         """Active outputs, from a dense input (\\*, d) or from a layer's active outputs."""
         rows, values = self._linear(self.hashed, input, None)
+        if self.above_mean:
+            values = values - self._mean_found(rows, values).clamp_min(0)
         values = self.activation(values)
         if self.gate is not None:
             values = values * self._linear(self.up, input, rows)[1]
         return Active(rows, values)
+
+    def _mean_found(self, rows: Tensor, values: Tensor) -> Tensor:
+        """Mean output (\\*, 1) of the active rows that were found: random ones come last."""
+        tables = self.hashed.tables
+        if self.training and tables is not None:
+            found = rows.shape[-1] - tables.sizes.R
+            rows, values = rows[..., :found], values[..., :found]
+        # Outputs at padding are 0.
+        return values.sum(-1, keepdim=True) / (rows >= 0).sum(-1, keepdim=True).clamp_min(1)
 
     def _linear(
         self, layer: HashLinear, input: Tensor | Active, rows: Tensor | None

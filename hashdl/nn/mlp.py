@@ -13,6 +13,10 @@ from hashdl.config import HashConfig
 from hashdl.nn.columns import ColumnLinear
 from hashdl.nn.hidden import HashHidden
 
+#: How much larger later layers are drawn where outputs count above their mean. For normal outputs,
+#: of which a twentieth is active, 2.3 would keep the second moment that nn.ReLU passes on.
+_ABOVE_MEAN = 3.0
+
 
 class HashMLP(nn.Module):
     r"""A multi-layer perceptron whose hidden layers compute active times active.
@@ -31,6 +35,11 @@ class HashMLP(nn.Module):
     (He et al., *Delving Deep into Rectifiers*, ICCV 2015, section 2.2). Optimizers that step by as
     much whatever the gradient should take steps as much larger there: :meth:`parameter_groups`.
 
+    With ``above_mean`` outputs do not jump where neurons take each other's places
+    (:class:`hashdl.nn.HashHidden`): smoother functions, which tell more about samples that were not
+    trained on. What is above the mean of the largest outputs varies less than what nn.ReLU passes
+    on, so weights of later layers are drawn three times as large again.
+
     Args:
         in_features: d, size of an input.
         hidden: neurons of each hidden layer.
@@ -40,6 +49,8 @@ class HashMLP(nn.Module):
         gated: multiply each activated hidden layer (the gate, which is hashed) with a linear one
             that is computed at the same neurons. Default: ``False``.
         bias: learn additive biases. Default: ``True``.
+        above_mean: activate what an output has above the mean of a sample's active ones in that
+            layer. Default: ``False``.
         config: how to hash; of several, one a hidden layer. Default: ``HashConfig()``.
         device: of parameters and tables.
         dtype: of parameters.
@@ -70,6 +81,7 @@ class HashMLP(nn.Module):
         activation: nn.Module | None = None,
         gated: bool = False,
         bias: bool = True,
+        above_mean: bool = False,
         config: HashConfig | Sequence[HashConfig] | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -80,19 +92,25 @@ class HashMLP(nn.Module):
             activation = nn.SiLU() if gated else nn.ReLU()
         sizes = [in_features, *hidden]
         self.hidden = nn.ModuleList(
-            HashHidden(d, n, activation, gated, one, bias, device, dtype)
+            HashHidden(d, n, activation, gated, one, bias, device, dtype, above_mean)
             for d, n, one in zip(sizes, hidden, configs, strict=False)
         )
         sparse = configs[-1].sparse_grad
         self.output = ColumnLinear(
             sizes[-1], out_features, bias, sparse_grad=sparse, device=device, dtype=dtype
         )
-        self._draw_for_active_inputs()
+        self._draw_for_active_inputs(_ABOVE_MEAN if above_mean else 1.0)
 
-    def _draw_for_active_inputs(self) -> None:
-        """Scale what nn.Linear has drawn for N inputs, where few are active."""
+    def _draw_for_active_inputs(self, more: float) -> None:
+        """Scale what nn.Linear has drawn for N inputs, where few are active.
+
+        Args:
+            more: times as large again, after the first layer.
+        """
         for layer, share in self._shares():
             scale_for_active(layer, share)
+            if layer is not self.hidden[0]:
+                _scale(layer, more)
 
     def _shares(self) -> Iterator[tuple[nn.Module, float]]:
         """Each layer, and the share of its inputs that is active."""
@@ -132,6 +150,11 @@ class HashMLP(nn.Module):
 
 
 @torch.no_grad()
+def _scale(layer: nn.Module, factor: float) -> None:
+    for parameter in layer.parameters():
+        parameter.mul_(factor)
+
+
 def scale_for_active(layer: nn.Module, share: float) -> None:
     r"""Scale freshly drawn parameters for inputs of which a share is not zero.
 
@@ -140,8 +163,7 @@ def scale_for_active(layer: nn.Module, share: float) -> None:
             :math:`\sqrt{1 / share}` times as large, in place.
         share: above 0, at most 1.
     """
-    for parameter in layer.parameters():
-        parameter.mul_(step_for_active(share))
+    _scale(layer, step_for_active(share))
 
 
 def groups_for_active(layers: Iterable[tuple[nn.Module, float]], lr: float) -> list[dict[str, Any]]:

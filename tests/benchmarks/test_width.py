@@ -17,6 +17,7 @@ from benchmarks.tables import describe
 pytest.importorskip("sklearn")
 
 TINY = ["--quick", "--data", "digits", "--active", "5", "--epochs", "1", "--dense-up-to", "150"]
+TINY += ["--repeat", "2"]
 
 
 @pytest.fixture(autouse=True)
@@ -42,8 +43,33 @@ def test_widths_and_their_exponents(tmp_path: Path) -> None:
     for figures in hashed["by_rows"].values():
         assert figures["multiplications"] > 0
         assert 0 <= figures["top1"] <= 1
+        assert len(figures["rounds_ms"]) == 2
+        assert figures["step_ms"] > 0
+        assert figures["joules_step_estimated"] > 0
     assert "neurons" in describe(report)
     assert plot.main([str(path), str(tmp_path / "plot.png")]) == 0
+
+
+def test_times_are_measured_again_and_nothing_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "width.json"
+    for n in ("100", "120"):
+        assert width.main([*TINY, "--neurons", n, "--json", str(path)]) == 0
+    first = json.loads(path.read_text())
+    monkeypatch.setattr(width, "fit", None)
+    # Other threads change times alone.
+    first["machine"]["threads"] += 1
+    path.write_text(json.dumps(first))
+    assert width.main(["--json", str(path), "--retime", "--repeat", "3"]) == 0
+    again = json.loads(path.read_text())
+    assert again["settings"] == first["settings"] | {"repeat": 3, "retime": True}
+    assert again["machine"]["threads"] == first["machine"]["threads"] - 1
+    for name, result in again["contenders"].items():
+        assert list(result["by_rows"]) == ["100", "120"]
+        for n, figures in result["by_rows"].items():
+            assert figures["top1"] == first["contenders"][name]["by_rows"][n]["top1"]
+            assert len(figures["rounds_ms"]) == 3
 
 
 def test_laws_are_fitted_to_the_widths_asked_for() -> None:

@@ -40,17 +40,34 @@ def chosen(monkeypatch: pytest.MonkeyPatch) -> Take:
     return lambda layer: seen[id(layer)]
 
 
-def make_mlp(gated: bool = False, dtype: torch.dtype = torch.float64, **changes: object) -> HashMLP:
+def make_mlp(
+    gated: bool = False,
+    dtype: torch.dtype = torch.float64,
+    above_mean: bool = False,
+    **changes: object,
+) -> HashMLP:
     torch.manual_seed(0)
-    return HashMLP(D, HIDDEN, 4, gated=gated, config=SMALL.replace(**changes), dtype=dtype)
+    config = SMALL.replace(**changes)
+    return HashMLP(D, HIDDEN, 4, gated=gated, above_mean=above_mean, config=config, dtype=dtype)
 
 
 def masked_hidden(layer: HashHidden, x: Tensor, rows: Tensor) -> Tensor:
     """A hidden layer on dense inputs, all but the rows set to 0."""
-    h = layer.activation(F.linear(x, layer.hashed.weight, layer.hashed.bias))
+    z = F.linear(x, layer.hashed.weight, layer.hashed.bias)
+    if layer.above_mean:
+        z = z - masked_mean(layer.hashed, z, rows)
+    h = layer.activation(z)
     if layer.gate is not None:
         h = h * F.linear(x, layer.up.weight, layer.up.bias)
     return h * mask_of(rows, layer.hashed.out_features)
+
+
+def masked_mean(layer: HashLinear, z: Tensor, rows: Tensor) -> Tensor:
+    """Mean of the outputs at the rows that were found, where it is above 0."""
+    if layer.training and layer.tables is not None:
+        rows = rows[:, : layer.tables.sizes.A - layer.tables.sizes.R]
+    found = mask_of(rows, layer.out_features)
+    return ((z * found).sum(1, keepdim=True) / found.sum(1, keepdim=True)).clamp_min(0)
 
 
 def masked_mlp(model: HashMLP, x: Tensor, chosen: Take) -> Tensor:
@@ -85,13 +102,37 @@ def test_parameters_are_drawn_for_the_inputs_that_are_active(gated: bool) -> Non
     assert every.output.weight.abs().max() <= HIDDEN[-1] ** -0.5
 
 
+def test_outputs_above_the_mean_do_not_jump_where_neurons_change_places() -> None:
+    config = HashConfig(active=4, selection="exact", bits=1, tables=1, probes=2, cap=99)
+    config = config.replace(candidates=99, balance=False)
+    line = torch.linspace(0, 1, 2001, dtype=torch.float64).unsqueeze(1)
+    jumps = []
+    for above_mean in (False, True):
+        torch.manual_seed(0)
+        model = HashMLP(D, [40], 1, above_mean=above_mean, config=config, dtype=torch.float64)
+        ends = torch.randn(2, D, dtype=torch.float64)
+        y = model.eval()(ends[0] * line + ends[1] * (1 - line)).detach()
+        jumps.append(float(y.diff(dim=0).abs().max() / y.std()))
+    assert jumps[0] > 0.1
+    assert jumps[1] < 0.01
+
+
+def test_later_layers_are_drawn_larger_where_outputs_count_above_their_mean() -> None:
+    plain, larger = make_mlp(), make_mlp(above_mean=True)
+    factors = [1.0] * 2 + [3.0] * 6  # weights and biases
+    for one, other, factor in zip(plain.parameters(), larger.parameters(), factors, strict=True):
+        torch.testing.assert_close(other, factor * one)
+
+
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("sparse_grad", [False, True])
+@pytest.mark.parametrize("above_mean", [False, True])
 def test_an_mlp_is_the_masked_dense_one(
-    chosen: Take, sparse_grad: bool, gated: bool, training: bool
+    chosen: Take, above_mean: bool, sparse_grad: bool, gated: bool, training: bool
 ) -> None:
-    model = make_mlp(gated, sparse_grad=sparse_grad, random=0.2).train(training)
+    changes = {"sparse_grad": sparse_grad, "random": 0.2}
+    model = make_mlp(gated, above_mean=above_mean, **changes).train(training)
     x = inputs(6, dtype=torch.float64).requires_grad_()
     y = model(x)
     wanted = masked_mlp(model, x, chosen)
