@@ -1,13 +1,12 @@
 #include "cpu/nearest.h"
 
-#include "cpu/vec.h"
+#include "cpu/tile.h"
 
 namespace hashdl::cpu::HASHDL_SIMD_LEVEL {
 namespace {
 
 constexpr int64_t kLanes = VecOf<float>::lanes;
-// Rows and vectors of columns whose sums are in registers at once: of 32 registers, or of 16.
-constexpr int kRows = kVectorBytes == 64 ? 6 : 4, kVectors = kVectorBytes == 64 ? 4 : 2;
+constexpr int kRows = kTileRows, kVectors = kTileVectors;
 // Columns of a panel, which is copied to where its rows stand side by side.
 constexpr int64_t kPanel = kVectors * kLanes;
 // Rows that meet one panel after the other: with what is known of them they stay in cache.
@@ -41,19 +40,6 @@ struct Best {
   VecI32 vector;
 };
 
-/// sums += the rows' coordinate x[r] times a row of the panel.
-HASHDL_INLINE void add(const float (&x)[kRows], const float* panel,
-                       Vec<float> (&sums)[kRows][kVectors]) {
-  Vec<float> functions[kVectors];
-  for (int v = 0; v < kVectors; ++v) functions[v] = load(panel + v * kLanes);
-  for (int r = 0; r < kRows; ++r) {
-    const Vec<float> coordinate = x[r] - Vec<float>{};  // in all lanes
-    for (int v = 0; v < kVectors; ++v) {
-      sums[r][v] = multiply_add(coordinate, functions[v], sums[r][v]);
-    }
-  }
-}
-
 /// Lets kRows rows meet a panel, the vectors of which have numbers from `first` on.
 HASHDL_INLINE void meet(const Panel& panel, const Rows& rows, const float* (&biases)[kRows],
                         int64_t d, int32_t first, Best* best, Vec<float>& poison) {
@@ -62,14 +48,11 @@ HASHDL_INLINE void meet(const Panel& panel, const Rows& rows, const float* (&bia
     for (int v = 0; v < kVectors; ++v) sums[r][v] = load(panel.values + v * kLanes);
   }
   const float* functions = panel.values + kPanel;
-  float x[kRows];
-  for (int64_t k = 0; k < d; ++k, functions += kPanel) {
-    for (int r = 0; r < kRows; ++r) x[r] = rows[r][k];
-    add(x, functions, sums);
-  }
+  add_product_of_rows(rows, functions, kPanel, d, sums);
   if (biases[0] != nullptr) {
+    float x[kRows];
     for (int r = 0; r < kRows; ++r) x[r] = *biases[r];
-    add(x, functions, sums);
+    add_products(x, functions + d * kPanel, sums);
   }
   for (int r = 0; r < kRows; ++r) {
     Best known = best[r];

@@ -4,15 +4,13 @@
 #include <vector>
 
 #include "cpu/signs.h"
-#include "cpu/vec.h"
+#include "cpu/tile.h"
 
 namespace hashdl::cpu::HASHDL_SIMD_LEVEL {
 namespace {
 
 constexpr int64_t kLanes = VecOf<float>::lanes;
-// A tile of projections is summed in registers: of so many rows, by so many vectors of columns.
-constexpr int kRows = kVectorBytes == 64 ? 6 : 4;
-constexpr int kVectors = kVectorBytes == 64 ? 4 : 2;
+constexpr int kRows = kTileRows, kVectors = kTileVectors;
 
 /// What one thread needs.
 template <typename T>
@@ -52,17 +50,10 @@ HASHDL_INLINE void project_tile(const SignCodes<T>& args, const float* const (&r
     for (int r = 0; r < R; ++r) sums[r][v] = offset;
   }
   const float* planes = args.planes + f;
-  for (int64_t k = 0; k < args.d; ++k, planes += args.W) {
-    for (int v = 0; v < V; ++v) {
-      const Vec<float> columns = load(planes + v * kLanes);
-      for (int r = 0; r < R; ++r) sums[r][v] += rows[r][k] * columns;
-    }
-  }
-  for (int v = 0; v < V; ++v) {
-    const Vec<float> columns = load(planes + v * kLanes);
-    for (int r = 0; r < R; ++r) {
-      store(projections + r * args.W + f + v * kLanes, sums[r][v] + biases[r] * columns);
-    }
+  add_product_of_rows(rows, planes, args.W, args.d, sums);
+  add_products(biases, planes + args.d * args.W, sums);
+  for (int r = 0; r < R; ++r) {
+    for (int v = 0; v < V; ++v) store(projections + r * args.W + f + v * kLanes, sums[r][v]);
   }
 }
 
