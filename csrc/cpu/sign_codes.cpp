@@ -1,7 +1,6 @@
 #include "cpu/sign_codes.h"
 
 #include <type_traits>
-#include <vector>
 
 #include "cpu/signs.h"
 #include "cpu/tile.h"
@@ -12,28 +11,16 @@ namespace {
 constexpr int64_t kLanes = VecOf<float>::lanes;
 constexpr int kRows = kTileRows, kVectors = kTileVectors;
 
-/// What one thread needs.
-template <typename T>
-struct Room {
-  explicit Room(const SignCodes<T>& args)
-      : rows(std::is_same_v<T, float> ? 0 : kRows * args.d),
-        projections(kRows * args.W),
-        codes(kRows * args.L) {}
-
-  std::vector<float> rows, projections;
-  std::vector<int32_t> codes;
-};
-
 /// Rows m to m + R as floats.
 template <int R, typename T>
-HASHDL_INLINE void read_rows(const SignCodes<T>& args, int64_t m, Room<T>& room,
+HASHDL_INLINE void read_rows(const SignCodes<T>& args, int64_t m, const SignCodesRoom& room,
                              const float* (&rows)[R]) {
   for (int r = 0; r < R; ++r) {
     const T* row = args.weight + (m + r) * args.d;
     if constexpr (std::is_same_v<T, float>) {
       rows[r] = row;
     } else {
-      float* copy = room.rows.data() + r * args.d;
+      float* copy = room.rows + r * args.d;
       for (int64_t k = 0; k < args.d; ++k) copy[k] = static_cast<float>(load1(row + k));
       rows[r] = copy;
     }
@@ -68,17 +55,17 @@ HASHDL_INLINE void project_columns(const SignCodes<T>& args, const float* const 
 }
 
 template <int R, typename T>
-bool hash_rows(const SignCodes<T>& args, int64_t m, Room<T>& room) {
+bool hash_rows(const SignCodes<T>& args, int64_t m, const SignCodesRoom& room) {
   const float* rows[R];
   float biases[R];
   read_rows<R>(args, m, room, rows);
   for (int r = 0; r < R; ++r) {
     biases[r] = args.bias == nullptr ? 0.0f : static_cast<float>(load1(args.bias + m + r));
   }
-  float* projections = room.projections.data();
+  float* projections = room.projections;
   project_columns<R, kVectors>(args, rows, biases, 0, projections);
   bool finite = true;
-  int32_t* codes = room.codes.data();
+  int32_t* codes = room.codes;
   for (int r = 0; r < R; ++r) {
     finite &=
         sign_kernels<float>().pack(projections + r * args.W, args.L, args.K, codes + r * args.L);
@@ -90,8 +77,7 @@ bool hash_rows(const SignCodes<T>& args, int64_t m, Room<T>& room) {
 }
 
 template <typename T>
-bool codes(const SignCodes<T>& args, int64_t begin, int64_t end) {
-  Room<T> room(args);
+bool codes(const SignCodes<T>& args, int64_t begin, int64_t end, const SignCodesRoom& room) {
   bool finite = true;
   int64_t m = begin;
   for (; m + kRows <= end; m += kRows) finite &= hash_rows<kRows>(args, m, room);

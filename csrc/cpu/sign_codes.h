@@ -19,13 +19,20 @@ struct SignCodes {
   int64_t M, d, L, K, W;
 };
 
+/// What one thread needs, for the rows that are taken at once: R.
+struct SignCodesRoom {
+  float* rows;         ///< (R, d)
+  float* projections;  ///< (R, W)
+  int32_t* codes;      ///< (R, L)
+};
+
 template <typename T>
 struct SignCodesKernels {
   int64_t lanes;  ///< W is a multiple of it
-  int64_t rows;   ///< are taken at once
+  int64_t rows;   ///< R
   /// Rows m in [begin, end): bit k of codes[l, m] is [projection m, l K + k > 0]. Returns false
   /// when a projection is NaN or infinite.
-  bool (*codes)(const SignCodes<T>&, int64_t begin, int64_t end);
+  bool (*codes)(const SignCodes<T>&, int64_t begin, int64_t end, const SignCodesRoom&);
 };
 
 HASHDL_DECLARE_TABLE(SignCodesKernels, sign_codes_kernels)

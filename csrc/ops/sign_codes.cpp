@@ -63,7 +63,11 @@ Tensor sign_codes(const Tensor& weight, const std::optional<Tensor>& bias, const
     // Whole blocks of rows a thread.
     const int64_t blocks = (M + kernels.rows - 1) / kernels.rows;
     finite = parallel_all(blocks, kGrain / kernels.rows, [&](int64_t begin, int64_t end) {
-      return kernels.codes(args, begin * kernels.rows, std::min(end * kernels.rows, M));
+      const int64_t R = kernels.rows;
+      std::vector<float> floats(R * (d + packed.W));
+      std::vector<int32_t> ints(R * L);
+      const cpu::SignCodesRoom room{floats.data(), floats.data() + R * d, ints.data()};
+      return kernels.codes(args, begin * R, std::min(end * R, M), room);
     });
   });
   check(finite, op, "weight", "got NaN or infinity, wanted finite values");
