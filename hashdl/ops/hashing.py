@@ -383,7 +383,7 @@ def _check_nearest_columns(
     check_shape(rows, (None, None), op, "rows")
     M, d = rows.shape
     check_dtype(functions, torch.float32, op, "functions")
-    check_shape(functions, (d + (bias is not None), None), op, "functions")
+    check_shape(functions, (d + int(bias is not None), None), op, "functions")
     F = functions.shape[1]
     what = f"got shape {tuple(functions.shape)}, wanted (*, positive multiple of groups = {groups})"
     check(F > 0 and F % groups == 0, op, "functions", what)
