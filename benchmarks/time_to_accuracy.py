@@ -6,11 +6,11 @@ training samples each contender is tried at each of --rates for each of its --ep
 0 towards the end of a run, so that a short one is not the beginning of a long one), with each of
 its sizes of a batch (--batches); chosen are the passes and the size that reach the goal there, by a
 standard error, in the fewest training seconds, at their best rate, or what is most accurate where
-none do. This holds for the dense layer too; where it is most accurate otherwise, it is trained so as well (dense_best),
-for the goal. Then all train with several seeds, and held-out accuracy is noted every
---evaluate-every steps of --batch samples. Reported are the training seconds to the goal, evaluation
-not counted: mean and standard deviation over the seeds that reached it. Accuracy is top-1, or P@1
-with several labels a sample.
+none do. This holds for the dense layer too; where it is most accurate otherwise, it is trained so
+as well (dense_best), for the goal. Then all train with several seeds, and held-out accuracy is
+noted every --evaluate-every steps of --batch samples. Reported are the training seconds to the
+goal, evaluation not counted: mean and standard deviation over the seeds that reached it. Accuracy
+is top-1, or P@1 with several labels a sample.
 
     python benchmarks/time_to_accuracy.py --json time_to_accuracy.json
     python benchmarks/time_to_accuracy.py --data xmc:train.txt,test.txt --epochs all=1,2
