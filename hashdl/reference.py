@@ -629,6 +629,11 @@ def search(
     )
 
 
+def _padded(ids: Tensor, size: int) -> Tensor:
+    """Ids as int32 (size,), -1 after the last."""
+    return torch.nn.functional.pad(ids, (0, size - ids.numel()), value=-1).to(torch.int32)
+
+
 def shared_rows(
     labels: Tensor, count: int, max_labels: int, n_rows: int, seed: int, step: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -636,14 +641,10 @@ def shared_rows(
     _check_ids(labels, -1, n_rows, "shared_rows", "labels")
     key = _stream_keys(seed, step, torch.tensor([_SHARED_STREAM], device=labels.device))
     draws = _draw_below(key, torch.arange(4 * count, device=labels.device), n_rows)
-    distinct_labels = _first_seen(labels[labels >= 0])[0][:max_labels]
-    rows = _first_seen(torch.cat([distinct_labels, draws.to(torch.int32)]))[0][:count]
-    n_labels = torch.tensor([distinct_labels.numel()], device=labels.device)
-    padded = (
-        torch.nn.functional.pad(ids, (0, size - ids.numel()), value=-1).to(torch.int32)
-        for ids, size in ((rows, count), (distinct_labels, max_labels))
-    )
-    return next(padded), n_labels, next(padded)
+    distinct = _first_seen(labels[labels >= 0])[0][:max_labels]
+    rows = _first_seen(torch.cat([distinct, draws.to(torch.int32)]))[0][:count]
+    n_labels = torch.tensor([distinct.numel()], device=labels.device)
+    return _padded(rows, count), n_labels, _padded(distinct, max_labels)
 
 
 # ---- gathered linear ---------------------------------------------------------------------------

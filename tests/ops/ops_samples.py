@@ -693,6 +693,7 @@ def _with_buffers(name: str, tables: HashTables, given: dict[str, Any]) -> Args:
 
 OPS = (
     "pack_signs",
+    "sign_codes",
     "pack_digits",
     "probe_digits",
     "densified_projections",

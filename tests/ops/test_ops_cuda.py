@@ -109,7 +109,8 @@ def assert_close(actual: list[Tensor], expected: list[Tensor]) -> None:
 
 
 def test_every_op_has_a_kernel() -> None:
-    composed = {"nearest_columns"}  # a product by torch, and the kernel of best_columns
+    # A product by torch, and the kernel of best_columns, or of pack_signs.
+    composed = {"nearest_columns", "sign_codes"}
     assert set(samples.OPS) - set(ops_cases.CUDA) == composed
 
 

@@ -12,6 +12,7 @@ import torch
 # Large enough that every parallel loop is split, whatever its grain.
 LARGE: dict[str, dict[str, Any]] = {
     "pack_signs": {"M": 1000},
+    "sign_codes": {"M": 1000},
     "pack_digits": {"M": 300},
     "probe_digits": {"B": 60},
     "densified_projections": {"M": 100},
