@@ -5,8 +5,9 @@ ReLU units, trained with all neurons (standard), with random ones (dropout), wit
 depend on the input (adaptive_dropout), with exactly the largest (winner_take_all), and with those
 that hashing finds: by the published recipe (hashed_published: K = 6, L = 5, 10 probes), and by ours
 (hashed; --config changes it), which has twice the share after the first layer. Each method at each
-share of active neurons has the learning rate of --rates that is best on the validation part;
-reported is the test accuracy after the last epoch, mean and standard deviation over the seeds.
+share of active neurons trains with every seed at each of --rates; the rate whose accuracy on the
+validation part, mean over the seeds, is best counts. Reported is the test accuracy after the last
+epoch, mean and standard deviation over the seeds.
 With --rates-as-drawn layers that are drawn for few active inputs have rates as much larger as their
 weights are; the standard net is trained as without.
 
@@ -163,12 +164,15 @@ class Study:
 
     def _train_all(self) -> None:
         for name, point in track(list(self._points()), "Points"):
-            self._search_rate(name, point)
-            for seed in self.args.seeds:
-                if str(seed) not in point["runs"]:
-                    point["runs"][str(seed)] = self._run(name, point, seed)
-                    summarize(self.report)
-                    save(self.args.json, self.report)
+            for rate in self.args.rates:
+                trials = point["trials"].setdefault(f"{rate:g}", {})
+                for seed in self.args.seeds:
+                    if str(seed) not in trials:
+                        trials[str(seed)] = self._train(name, point, rate, seed)
+                        save(self.args.json, self.report)
+            choose_rate(point)
+            summarize(self.report)
+            save(self.args.json, self.report)
 
     def _points(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Each contender with each data set, depth and share; standard has one share."""
@@ -179,35 +183,11 @@ class Study:
                     points = self.report["contenders"].setdefault(name, {"points": {}})["points"]
                     for active in [1.0] if name == "standard" else args.shares:
                         new = {"data": data, "layers": layers, "share": active}
-                        new |= {"validation": {}, "runs": {}}
+                        new |= {"trials": {}, "runs": {}}
                         yield name, points.setdefault(f"{data}/{layers}/{active:g}", new)
 
-    def _search_rate(self, name: str, point: dict[str, Any]) -> None:
-        tried = point["validation"]
-        for rate in self.args.rates:
-            if f"{rate:g}" not in tried:
-                result = self._train(name, point, rate, self.args.seed)
-                tried[f"{rate:g}"] = result.pop("valid")
-                point.setdefault("searched", {})[f"{rate:g}"] = result
-                save(self.args.json, self.report)
-        best = float(max(tried, key=tried.__getitem__))
-        if point.get("lr") != best:
-            point["runs"].clear()
-        point["lr"] = best
-        rates = [float(rate) for rate in tried]
-        point["lr_is_outermost"] = best in (min(rates), max(rates))
-
-    def _run(self, name: str, point: dict[str, Any], seed: int) -> dict[str, Any]:
-        """The figures of one seed; the search has those of its own."""
-        searched = point.get("searched", {}).get(f"{point['lr']:g}")
-        if seed == self.args.seed and searched is not None:
-            return dict(searched)
-        result = self._train(name, point, point["lr"], seed)
-        del result["valid"]
-        return result
-
     def _train(self, name: str, point: dict[str, Any], rate: float, seed: int) -> dict[str, Any]:
-        """One run.
+        """The figures of one run.
 
         Raises:
             KeyboardInterrupt: Ctrl-C was pressed.
@@ -262,6 +242,25 @@ class Study:
         figures = step_figures(trainings, counted, args.repeat, self.stop, f"Timing, {title}")
         for key, (_, point) in zip(trainings, points, strict=True):
             point |= figures[key]
+
+
+def choose_rate(point: dict[str, Any]) -> None:
+    """Take the runs at the rate that is best on the validation part, mean over the seeds.
+
+    Args:
+        point: with ``trials`` of as many seeds at each rate: those at which some are missing,
+            as of an earlier command with other seeds, do not count.
+    """
+    trials = point["trials"]
+    seeds = max(map(len, trials.values()))
+    means = {
+        float(rate): statistics.fmean(run["valid"] for run in runs.values())
+        for rate, runs in trials.items()
+        if len(runs) == seeds
+    }
+    best = max(means, key=means.__getitem__)
+    point["lr"], point["runs"] = best, trials[f"{best:g}"]
+    point["lr_is_outermost"] = best in (min(means), max(means))
 
 
 def summarize(report: Report) -> None:

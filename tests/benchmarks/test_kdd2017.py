@@ -106,7 +106,7 @@ def test_ctrl_c_keeps_finished_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     def interrupt(*args: Any) -> float:
         calls.append(args)
-        if len(calls) == 2:  # the first seed's test, after the search of the rate
+        if len(calls) == 2:  # the first seed's test
             signal.raise_signal(signal.SIGINT)
         return accuracy(*args)
 
@@ -114,7 +114,21 @@ def test_ctrl_c_keeps_finished_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     flags = [*TINY, "--contenders", "standard", "--seeds", "0", "1", "--json", str(path)]
     assert kdd2017.main(flags) == 130
     (point,) = load(path)["contenders"]["standard"]["points"].values()
-    assert list(point["runs"]) == ["0"]
+    assert list(point["trials"]["0.01"]) == ["0"]
+    assert not point["runs"]  # of some seeds alone they would be no mean
+
+
+def test_the_rate_is_the_best_of_all_seeds_together() -> None:
+    def runs(*valid: float) -> dict[str, dict[str, float]]:
+        return {str(seed): {"valid": accuracy} for seed, accuracy in enumerate(valid)}
+
+    point: dict[str, Any] = {
+        "trials": {"0.001": runs(0.9, 0.5), "0.003": runs(0.8, 0.7), "0.01": runs(1.0)}
+    }
+    kdd2017.choose_rate(point)
+    assert point["lr"] == 0.003
+    assert point["lr_is_outermost"]
+    assert point["runs"] == runs(0.8, 0.7)
 
 
 def test_bad_shares_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
