@@ -14,7 +14,7 @@ nothing but the planes changes, and rows and queries have planes of their own.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor
@@ -23,6 +23,8 @@ from torch import Tensor
 _FLOOR = 1e-3
 # Samples of a batch and rows of a weight that a moment is estimated from.
 _QUERIES, _ROWS = 64, 1 << 13
+# Parts of the rows that add to a moment side by side.
+_PARTS = 8
 # Multiplications of an eigenproblem, about, in D^3: to a tridiagonal matrix, and vectors back.
 _EIGEN = 4
 # Share of the estimate that a training step may renew.
@@ -30,14 +32,24 @@ _RENEWED = 0.02
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Sums and eigenvectors in one order, whatever the number of threads."""
+def _at_most_threads(count: int) -> Iterator[None]:
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(min(count, threads))
     try:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def one_thread() -> AbstractContextManager[None]:
+    """Sums and eigenvectors in one order, whatever the number of threads."""
+    return _at_most_threads(1)
+
+
+def _products(a: Tensor, b: Tensor) -> Tensor:
+    """Products of as many pairs of matrices, with a thread each: sums in one order."""
+    with _at_most_threads(a.shape[0]):
+        return torch.bmm(a, b)
 
 
 def _spread(vectors: Tensor, most: int) -> Tensor:
@@ -49,6 +61,14 @@ def _spread(vectors: Tensor, most: int) -> Tensor:
 def _moment(vectors: Tensor) -> Tensor:
     with one_thread():
         return vectors.t() @ vectors / max(vectors.shape[0], 1)
+
+
+def _moment_of_many(vectors: Tensor) -> Tensor:
+    """As :func:`_moment`, by parts of the vectors that have a thread each."""
+    M, D = vectors.shape
+    parts = vectors[: M - M % _PARTS].view(_PARTS, -1, D)
+    rest = vectors[M - M % _PARTS :]
+    return (_products(parts.mT, parts).sum(0) + rest.t() @ rest) / max(M, 1)
 
 
 def some_queries(x: Tensor) -> Tensor:
@@ -73,7 +93,7 @@ def row_moment(weight: Tensor, bias: Tensor | None, center: Tensor) -> Tensor:
     vectors = torch.cat([some, last[:, None]], 1).sub_(center)
     ends = vectors.aminmax() if vectors.numel() else (vectors.new_zeros(()),) * 2
     longest = torch.maximum(-ends[0], ends[1]).clamp_min(torch.finfo(vectors.dtype).tiny)
-    return _moment(vectors.div_(longest))
+    return _moment_of_many(vectors.div_(longest))
 
 
 def renew(moment: Tensor, x: Tensor, seen: int) -> int:
@@ -134,11 +154,13 @@ def maps(queries: Tensor, rows: Tensor) -> Tensor:
         return unit_maps(queries.shape[0], queries.device)
     with one_thread():
         spread, axes = _eigen(queries.double())
-        root = (axes * spread.sqrt()) @ axes.t()
-        inverse = (axes * spread.rsqrt()) @ axes.t()
-        common, turned = _eigen(root @ rows.double() @ root)
-        fourth = common.pow(0.25)
-        # Turned back at the end: the signs of eigenvectors are anyone's choice.
-        of_rows = root @ (turned / fourth) @ turned.t()
-        of_queries = inverse @ (turned * fourth) @ turned.t()
-    return torch.stack([of_rows, of_queries]).float()
+    # One for rows, and one for queries.
+    roots = _products(
+        axes * torch.stack([spread.sqrt(), spread.rsqrt()])[:, None], axes.t().expand(2, -1, -1)
+    )
+    with one_thread():
+        common, turned = _eigen(roots[0] @ rows.double() @ roots[0])
+    fourth = common.pow(0.25)
+    # Turned back at the end: the signs of eigenvectors are anyone's choice.
+    stretched = turned * torch.stack([1 / fourth, fourth])[:, None]
+    return _products(_products(roots, stretched), turned.t().expand(2, -1, -1)).float()

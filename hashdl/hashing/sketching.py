@@ -62,11 +62,10 @@ def planes(
 
 def _leading_axes(moment: Tensor, of_queries: Tensor, count: int) -> Tensor:
     """Axes (D, count) of the second moment of balanced queries, the longest first."""
-    balanced = (of_queries.t() @ moment @ of_queries).double()
+    balanced = of_queries.t() @ moment @ of_queries
     axes = torch.linalg.eigh((balanced + balanced.t()) / 2)[1].flip(1)[:, :count]
     negative = axes.sum(0) < 0  # signs of eigenvectors are anyone's choice
-    leading: Tensor = torch.where(negative, -axes, axes).to(moment.dtype)
-    return leading
+    return torch.where(negative, -axes, axes)
 
 
 def sketch(
