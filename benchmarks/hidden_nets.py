@@ -22,7 +22,7 @@ PUBLISHED = HashConfig(
     bits=6, tables=5, probes=10, selection="union", center=False, balance=False, sparse_grad=True
 )
 #: Ours: all neurons of a layer are ranked in the few coordinates in which their outputs vary most:
-#: a layer so narrow needs no more than one bit, both buckets of which are read. A fifth of the
+#: a layer so narrow needs no more than one bit, both buckets of which are read. Three tenths of the
 #: active ones are random: neurons that no sample chooses would never learn. Outputs count above the
 #: mean of those found (HashMLP's above_mean).
 OURS = HashConfig(
@@ -33,7 +33,7 @@ OURS = HashConfig(
     probes=2,
     cap=1 << 20,
     candidates=1 << 20,
-    random=0.2,
+    random=0.3,
     rehash_every=100,
     sparse_grad=True,
 )

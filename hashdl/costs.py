@@ -9,12 +9,12 @@ from hashdl.schedule import OBSERVED_EVERY
 #: How much dearer than in a matrix product a multiplication is whose row each sample fetches for
 #: itself, look-up, selection, optimizer and rehashes included. With it :func:`hashed_work` is
 #: :func:`dense_work` at the ``break_even_rows`` of ``hashed`` in ``python
-#: benchmarks/output_layer.py --break-even --batch 128 --repeat 3 --threads 1``: 6,772 rows, the
-#: median of three runs in CPU time on an AMD EPYC (avx2), 128 features.
-GATHERED = 20.0
+#: benchmarks/output_layer.py --break-even --batch 128``: 2,246 rows on 2 threads of an AMD EPYC
+#: (avx512), 128 features. Where the library of matrix products is faster, it is more.
+GATHERED = 6.7
 
-#: The same for rows shared by the batch, fetched once: by ``hashed_shared``, 5,474 rows.
-SHARED = 4.0
+#: The same for rows shared by the batch, fetched once: by ``hashed_shared``, 2,488 rows.
+SHARED = 2.0
 
 
 def dense_work(n_rows: int, features: int) -> float:
