@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -149,6 +150,8 @@ class LayerStep:
         self.head, self.optimizer, self.inputs = head, optimizer, inputs
         self.given_block = block
         self.block = _LEAST_STEPS
+        #: Milliseconds of the longest step of each block that was timed.
+        self.longest_ms: list[float] = []
 
     def warm_up(self) -> None:
         """Allocate states and build tables, then set how many steps a block has."""
@@ -161,10 +164,9 @@ class LayerStep:
 
     def step_ms(self) -> float:
         """Milliseconds of a step: mean over one block."""
-        batches = self.inputs.batches(self.block)
-        began = time.perf_counter()
-        self._train(batches)
-        return 1000 * (time.perf_counter() - began) / self.block
+        seconds = self._train(self.inputs.batches(self.block))
+        self.longest_ms.append(1000 * max(seconds))
+        return 1000 * statistics.fmean(seconds)
 
     def parts_ms(self) -> dict[str, float]:
         """Mean milliseconds a step of each named part, under the profiler."""
@@ -188,13 +190,17 @@ class LayerStep:
         with torch.no_grad():
             return self.head.rows_read(hidden, targets)
 
-    def _train(self, batches: Sequence[Batch]) -> None:
+    def _train(self, batches: Sequence[Batch]) -> list[float]:
+        """Seconds of each step."""
+        moments = [time.perf_counter()]
         for hidden, targets in batches:
             self.optimizer.zero_grad(set_to_none=True)
             loss = self.head.loss(hidden, targets)
             with part("backward"):
                 loss.backward()
             self.optimizer.step()
+            moments.append(time.perf_counter())
+        return [end - begin for begin, end in pairwise(moments)]
 
 
 @dataclass(frozen=True)
@@ -280,9 +286,10 @@ def measure_layers(
         what: shown beside the progress.
 
     Returns:
-        For each contender ``step_ms`` (median of the rounds), ``rounds_ms``, ``block_steps``,
-        ``rows_read``, joules, ``parts_ms`` and, where the system tells, ``peak_mb``; and
-        ``vs_dense`` and ``vs_sampled_1000``, medians of the rounds' ratios, where these take part.
+        For each contender ``step_ms`` (median of the rounds), ``rounds_ms``, ``longest_ms`` (the
+        longest step of a block, which holds a rehash; median), ``block_steps``, ``rows_read``,
+        joules, ``parts_ms`` and, where the system tells, ``peak_mb``; and ``vs_dense`` and
+        ``vs_sampled_1000``, medians of the rounds' ratios, where these take part.
 
     Raises:
         ValueError: it would not fit into memory.
@@ -305,6 +312,7 @@ def measure_layers(
     rounds = interleave(measures, repeat, stop, what)
     for name, step in steps.items():
         results[name] |= {"step_ms": statistics.median(rounds[name]), "rounds_ms": rounds[name]}
+        results[name]["longest_ms"] = statistics.median(step.longest_ms[-len(rounds[name]) :])
         results[name] |= _ratios(rounds, name)
         results[name]["rows_read"] = step.rows_read()
         results[name] |= step.energy()

@@ -40,6 +40,7 @@ def tables_of(report: Report) -> list[Figures]:
         "break_even": lambda: [_by_rows(report, "step_ms", "ms a step at {:,} rows")],
         "scaling": lambda: [
             _by_rows(report, "step_ms", "ms a step at {:,} rows"),
+            _by_rows(report, "longest_ms", "ms the longest step at {:,} rows"),
             _by_rows(report, "peak_mb", "peak MB at {:,} rows"),
             *(_parts_by_rows(name, result) for name, result in report["contenders"].items()),
         ],
@@ -144,6 +145,7 @@ def _steps(report: Report) -> Figures:
         report["contenders"],
         (
             ("ms a step", "step_ms", "{:.2f}"),
+            ("longest step", "longest_ms", "{:.2f}"),
             ("of dense", "vs_dense", "{:.3f}"),
             ("of sampled_1000", "vs_sampled_1000", "{:.2f}"),
             ("rows read", "rows_read", "{:,.0f}"),

@@ -119,6 +119,7 @@ def test_output_layer(results: Path) -> None:
     assert list(report["contenders"]) == available(NAMES)
     for name, result in report["contenders"].items():
         assert {"step_ms", "parts_ms", "vs_dense", "vs_sampled_1000", "rows_read"} <= set(result)
+        assert result["longest_ms"] >= result["step_ms"]
         assert len(result["rounds_ms"]) == 2
         assert {"forward", "backward", "optimizer"} <= set(result["parts_ms"])
         assert ("rehash" in result["parts_ms"]) == name.startswith("hashed")
