@@ -2,7 +2,30 @@
 
 #include <algorithm>
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 namespace hashdl::ops {
+namespace {
+
+#ifdef __linux__
+// As of hashdl/huge_pages.py: less fits into small pages as it is.
+constexpr int64_t kHugeFrom = 16 << 20, kPage = 4096;
+
+/// Asks for large pages under new memory: to fault in 4 KB at a time takes longer than to fill it.
+void prefer_huge_pages(const Tensor& tensor) {
+  const int64_t bytes = tensor.numel() * tensor.element_size();
+  if (bytes < kHugeFrom || !tensor.is_cpu()) return;
+  const auto begin = reinterpret_cast<uintptr_t>(tensor.mutable_data_ptr());
+  const uintptr_t first = (begin + kPage - 1) / kPage * kPage;
+  madvise(reinterpret_cast<void*>(first), (begin + bytes - first) / kPage * kPage, MADV_HUGEPAGE);
+}
+#else
+void prefer_huge_pages(const Tensor&) {}
+#endif
+
+}  // namespace
 
 std::string shape_string(const Tensor& tensor) {
   std::string text = "(";
@@ -142,7 +165,9 @@ Tensor empty(const Tensor& like, const std::vector<int64_t>& shape, ScalarType d
   TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(),
                                                   strides.data(), number(dtype),
                                                   number(device.type()), device.index(), &made));
-  return Tensor(made);
+  Tensor tensor(made);
+  prefer_huge_pages(tensor);
+  return tensor;
 }
 
 }  // namespace hashdl::ops

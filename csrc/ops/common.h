@@ -67,7 +67,8 @@ void check_rows(const Tensor& rows, int64_t lowest, int64_t N, const char* op,
 /// The single int64 of `step`; 0 where it stands on a GPU, see step_for_gpu.
 int64_t read_step(const Tensor& step, const char* op);
 
-/// An empty tensor beside `like`, with its device.
+/// An empty tensor beside `like`, with its device; of a large one the system is asked for large
+/// pages.
 Tensor empty(const Tensor& like, const std::vector<int64_t>& shape, ScalarType dtype);
 
 /// float32 where T accumulates in float32, float64 for float64.
