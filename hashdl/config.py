@@ -171,6 +171,10 @@ class HashConfig:
         return self.sketch_bits // SKETCH_LEVELS[self.sketch_levels]
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            plain = getattr(getattr(self, field.name), "item", None)
+            if plain is not None:  # a number as numpy or torch has it
+                object.__setattr__(self, field.name, plain())
         self._check("family", self.family in FAMILIES, f"one of {sorted(FAMILIES)}")
         known = self.transform is None or self.transform in TRANSFORMS
         self._check("transform", known, f"None or one of {sorted(TRANSFORMS)}")

@@ -12,7 +12,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from hashdl.config import HashConfig
 from hashdl.costs import dense_by_auto
-from hashdl.nn import HashLinear, HashSequential, HashSoftmaxWithLoss
+from hashdl.nn import HashHidden, HashLinear, HashSequential, HashSoftmaxWithLoss
 from hashdl.nn.sequential import has_chain
 from hashdl.ops import FLOATING
 
@@ -101,7 +101,8 @@ def convert(
 def revert(model: nn.Module) -> nn.Module:
     """Swap every :class:`HashLinear` of a model back for an nn.Linear, in place.
 
-    Parameters stay the same objects. The layer inside a :class:`HashSoftmaxWithLoss` stays.
+    Parameters stay the same objects. The layers inside a :class:`HashSoftmaxWithLoss`, and those of
+    a :class:`hashdl.nn.HashMLP` or :class:`hashdl.nn.HashFeedForward`, stay.
 
     Args:
         model: the model, or a single HashLinear.
@@ -145,6 +146,10 @@ def _is_plain(module: nn.Module) -> TypeGuard[nn.Linear]:
     return module.weight.dtype in FLOATING
 
 
+# What uses its layers by more than their forward.
+_WHOLE = (HashSoftmaxWithLoss, HashHidden)
+
+
 def _swap_modules(model: nn.Module, swap: Swap) -> tuple[nn.Module, int]:
     """Replace each module that ``swap`` answers for, once, wherever it stands; how many it was."""
     swapped: dict[nn.Module, nn.Module] = {}
@@ -153,9 +158,10 @@ def _swap_modules(model: nn.Module, swap: Swap) -> tuple[nn.Module, int]:
         for fqn, module in model.named_modules(remove_duplicate=True)
         if not isinstance(module, NonDynamicallyQuantizableLinear)
     ]
-    inside_heads = {id(head.linear) for _, head in found if isinstance(head, HashSoftmaxWithLoss)}
+    wholes = [module for _, module in found if isinstance(module, _WHOLE)]
+    inside = {id(part) for whole in wholes for part in whole.modules() if part is not whole}
     for fqn, module in found:
-        if id(module) in inside_heads:
+        if id(module) in inside:
             continue
         replacement = swap(module, fqn)
         if replacement is not None:

@@ -17,6 +17,11 @@ from hashdl.tables import HashTables
 # Of the file: what it holds, and how. Another version is refused, and another layout of the tables.
 _FORMAT, _VERSION = "hashdl-index", 2
 _LAYOUT = [*Buffers._fields, *(field.name for field in dataclasses.fields(State))]
+# What of a configuration tables are made by; all else says how they are used, and how trained.
+_MADE_BY = (
+    *("family", "transform", "bits", "tables", "buckets", "capacity", "selection"),
+    *("sketch_bits", "sketch_levels", "center", "balance", "rank", "seed"),
+)
 # Bytes hashed at once.
 _CHUNK = 1 << 24
 
@@ -44,16 +49,12 @@ def load(
     """Fill tables from a file, or change nothing.
 
     Raises:
-        ValueError: the file is no index, of another version, or of another configuration, size or
-            weight.
+        ValueError: the file is no index, of another version, of tables that are made in another
+            way, or of another size or weight.
     """
     content = _read(path)
     config, shape = dataclasses.asdict(tables.config), tuple(weight.shape)
-    differing = sorted(
-        name
-        for name in {*config, *content["config"]}
-        if config.get(name) != content["config"].get(name)
-    )
+    differing = [name for name in _MADE_BY if config[name] != content["config"].get(name)]
     _check(path, not differing, f"its configuration differs in {', '.join(differing)}")
     _check(path, content["shape"] == shape, f"it is of a weight of shape {content['shape']}")
     _check(path, content["digest"] == _digest(weight, bias), "it is of other weights")

@@ -15,6 +15,7 @@ from hashdl.costs import dense_by_auto
 from hashdl.functional import active_linear, active_sparse_linear, scatter_rows
 from hashdl.huge_pages import prefer_huge_pages
 from hashdl.ops import FLOATING
+from hashdl.precision import own_dtype
 from hashdl.profiling import part
 from hashdl.selection import find_best, select_active, select_from_active
 from hashdl.tables import HashTables
@@ -220,7 +221,8 @@ class HashLinear(nn.Linear):
         x = scatter_rows(flat_values, flat_columns, self.in_features)
         if rows is None and self.tables is None:
             flat = self._all_rows(x)
-            z = F.linear(x, self.weight, self.bias)
+            with own_dtype(x):
+                z = F.linear(x, self.weight, self.bias)
         else:
             active = (flat_values, flat_columns)
             flat = (
@@ -296,7 +298,8 @@ class HashLinear(nn.Linear):
         self._check_k(k)
         x, tables, weight, bias = self._flat(input), self.tables, self.weight, self.bias
         if tables is None:
-            values, indices = F.linear(x, weight, bias).topk(k)
+            with own_dtype(x):
+                values, indices = F.linear(x, weight, bias).topk(k)
         else:
             with tables.up_to_date(weight, bias, training=False, queries=x):
                 values, indices = find_best(tables, x, weight, bias, k)

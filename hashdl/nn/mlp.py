@@ -65,6 +65,7 @@ class HashMLP(nn.Module):
 
     Raises:
         ValueError: no hidden layer, or not one configuration for each.
+        TypeError: ``hidden`` is no sequence, or the activation no module.
 
     Examples:
         >>> model = HashMLP(16, [1000, 1000], 10, config=HashConfig(active=0.05, sparse_grad=True))
@@ -87,6 +88,10 @@ class HashMLP(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        if not isinstance(hidden, Sequence):
+            raise TypeError(f"HashMLP: hidden: got {hidden!r}, wanted sizes, such as [{hidden!r}]")
+        if not isinstance(activation, nn.Module | None):
+            raise TypeError(f"HashMLP: activation: got {activation!r}, wanted an nn.Module")
         configs = _configs(config, len(hidden))
         if activation is None:
             activation = nn.SiLU() if gated else nn.ReLU()

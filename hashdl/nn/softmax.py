@@ -14,6 +14,7 @@ from hashdl.config import HashConfig
 from hashdl.functional import active_linear_log_prob
 from hashdl.nn.linear import HashLinear
 from hashdl.ops.checks import check_mode
+from hashdl.precision import own_dtype
 from hashdl.profiling import part
 from hashdl.rehash import is_recomputed
 from hashdl.selection import select_active
@@ -224,6 +225,7 @@ class HashSoftmaxWithLoss(nn.Module):
     def _sampled_log_prob(self, x: Tensor, labels: Tensor, tables: HashTables) -> Tensor:
         """Mean log probability (B,) of each sample's labels, over its active set."""
         check_mode("active_linear_log_prob")  # before the labels met lately change
+        tables._follow(self.linear.weight.device)  # the first to ask is not the tables
         weight, bias, config = self.linear.weight, self.linear.bias, self.config
         shared, n_labels = self._shared_rows(x, labels, tables)
         # With log_q, what a sample has by itself has another q than as one of the shared rows.
@@ -355,7 +357,8 @@ class HashSoftmaxWithLoss(nn.Module):
     # ---- all classes ---------------------------------------------------------------------------
 
     def _logits(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.linear.weight, self.linear.bias)
+        with own_dtype(x):
+            return F.linear(x, self.linear.weight, self.linear.bias)
 
     def _exact_log_prob(self, x: Tensor, labels: Tensor) -> Tensor:
         """As :meth:`_sampled_log_prob`, over all classes, a chunk of samples at a time."""
@@ -440,6 +443,8 @@ class HashSoftmaxWithLoss(nn.Module):
                 f"{name}: got dtype {target.dtype}, wanted integers (classes), or a sparse CSR "
                 "tensor (target.to_sparse_csr() of zeros and ones)"
             )
+        if not target.dtype.is_signed and target.dtype != torch.uint8:
+            target = target.long()  # torch compares no others without a sign
         several = target.dim() == len(samples) + 1
         if target.shape[: len(samples)] != samples or target.dim() > len(samples) + 1:
             wanted_several = ", ".join(map(str, (*samples, "M")))

@@ -90,6 +90,13 @@ class LayerAdvice:
         return _ratio(self.dense_ms, self.hashed_ms)
 
 
+# Labels that tables do not find would have no gradient.
+_NOT_CONVERTED = (
+    "if it is the output layer of a classifier, do not convert it to train it:",
+    "hashdl.HashSoftmaxWithLoss.from_linear(layer, config) has the same parameters",
+)
+
+
 @dataclass(frozen=True)
 class Advice:
     """What :func:`advise` returns; ``str(advice)`` is a table.
@@ -124,7 +131,7 @@ class Advice:
         if self.to_convert:
             names = "{" + ", ".join(map(repr, self.to_convert)) + "}"
             config = in_code((self.config or HashConfig()).replace(sparse_grad=True))
-            lines += ["", "hashdl.convert(", f"    model, {config},"]
+            lines += ["", *_NOT_CONVERTED, "", "hashdl.convert(", f"    model, {config},"]
             lines += [f"    filter_fn=lambda module, name: name in {names},", ")"]
         return "\n".join(lines)
 

@@ -158,6 +158,7 @@ def test_the_table(times: Times) -> None:
     assert first.split() == ["0", "40", "12", "3", "10", "3", "5", "3.33", "10", "2", "hash"]
     assert last.split()[:2] == ["2", "200"]
     assert "filter_fn=lambda module, name: name in {'0', '2'}" in text
+    assert "hashdl.HashSoftmaxWithLoss.from_linear(layer, config)" in text
 
 
 @pytest.mark.parametrize("config", [None, CONFIG])

@@ -5,11 +5,18 @@ from __future__ import annotations
 import copy
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
 from hashdl import HashConfig, HashLinear, HashSoftmaxWithLoss, convert, costs
 from hashdl.tables import HashTables
+
+
+def test_numbers_of_numpy_and_torch_are_taken_as_python_has_them() -> None:
+    config = HashConfig(active=np.int64(5), fill=np.float32(0.5), seed=torch.tensor(3))
+    assert config == HashConfig(active=5, fill=0.5, seed=3)
+    assert [type(v) for v in (config.active, config.fill, config.seed)] == [int, float, int]
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from torch.nn.utils import parametrizations, prune
 
 import hashdl
 from hashdl import HashConfig, HashLinear, HashSoftmaxWithLoss, convert, revert
+from hashdl.nn import HashFeedForward, HashMLP
 
 EXACT = HashConfig(active=1.0)
 
@@ -196,6 +197,19 @@ def test_a_filter_that_is_no_function_is_refused() -> None:
     with pytest.raises(TypeError, match=r"hashdl.convert: filter_fn: got str, wanted a function"):
         convert(model, filter_fn="0")  # type: ignore[arg-type]
     assert not any(isinstance(module, HashLinear) for module in model.modules())
+
+
+@pytest.mark.filterwarnings("ignore:hashdl.convert. nothing was swapped")
+@pytest.mark.parametrize(
+    "block", [HashMLP(16, [300], 10), HashMLP(16, [300], 10, gated=True), HashFeedForward(16, 300)]
+)
+def test_what_uses_its_layers_sparsely_keeps_them(block: nn.Module) -> None:
+    x = torch.randn(3, 16)
+    block.eval()
+    before = block(x)
+    for change in (convert, revert):
+        assert change(block) is block
+        torch.testing.assert_close(block(x), before)
 
 
 def test_what_is_no_model_cannot_be_reverted() -> None:

@@ -460,3 +460,17 @@ def test_layers_that_run_dense_are_not_chained() -> None:
         1, torch.where(rows < 0, 60, rows).long(), values
     )
     torch.testing.assert_close(z, F.linear(hidden[:, :60], dense.weight, dense.bias), **CLOSE)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"hidden": 500}, r"HashMLP: hidden: got 500, wanted sizes, such as \[500\]"),
+        ({"activation": nn.GELU}, r"HashMLP: activation: got .*GELU.*, wanted an nn.Module"),
+    ],
+)
+def test_what_is_no_list_of_sizes_or_no_activation_is_refused(
+    change: dict[str, Any], match: str
+) -> None:
+    with pytest.raises(TypeError, match=match):
+        HashMLP(**({"in_features": 16, "hidden": [50], "out_features": 4} | change))
