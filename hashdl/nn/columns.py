@@ -17,7 +17,8 @@ class ColumnLinear(nn.Linear):
 
     It is an :class:`torch.nn.Linear` whose weight lies in memory column by column, so that each
     active input's column is contiguous. Shape, ``state_dict`` and dense ``forward`` are those of
-    nn.Linear; a move, a copy, a load and an optimizer keep the layout.
+    nn.Linear; a move, a copy, a load and an optimizer keep the layout. What wants contiguous
+    parameters (:func:`torch.nn.utils.parameters_to_vector`, LBFGS) does not take it.
 
     Args:
         in_features: d, size of a dense input.

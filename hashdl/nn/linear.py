@@ -38,10 +38,12 @@ class HashLinear(nn.Linear):
     :class:`torch.nn.Linear`. After Spring and Shrivastava, *Scalable and Sustainable Deep Learning
     via Randomized Hashing* (KDD 2017), section 4.
 
-    ``state_dict`` is that of :class:`torch.nn.Linear`, both ways: tables follow from the weight
-    and ``config.seed``, and are rebuilt when they are missing, moved or stale. In training they
-    are refreshed on the schedule of the configuration; in evaluation, when weight or bias has
-    changed since (writing through ``.data`` goes unseen: call :meth:`rehash`). In evaluation no
+    ``state_dict`` is that of :class:`torch.nn.Linear`, both ways: tables follow from the weight,
+    ``config.seed`` and, where they are balanced, from the queries met so far, of which a layer that
+    was loaded knows none: :meth:`calibrate` it, or :meth:`load_index`. They are rebuilt when they
+    are missing, moved or stale. In training they are refreshed on the schedule of the
+    configuration; in evaluation, when weight or bias has changed since (writing through ``.data``
+    goes unseen: call :meth:`rehash`), and once enough queries were met to balance by. There no
     random rows are active. In training each call, of :meth:`active` and :meth:`sparse_forward`
     too, counts as a step of the schedule.
 
