@@ -11,12 +11,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hashdl import optim
+from hashdl import HashConfig, HashMLP, optim
 from hashdl.data import DenseDataset
 from hashdl.progress import track
 from hashdl.training.report import render
 
 T = TypeVar("T")
+
+#: For hidden layers: all neurons are ranked in the twelve coordinates in which their outputs vary
+#: most (see the README), three tenths of the active ones are random.
+HIDDEN = HashConfig(
+    rank=12,
+    selection="sketch",
+    bits=1,
+    tables=1,
+    probes=2,
+    cap=1 << 20,
+    candidates=1 << 20,
+    random=0.3,
+    rehash_every=100,
+    sparse_grad=True,
+)
 
 
 def parse(doc: str | None, arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -52,7 +67,9 @@ def train_classifier(
         seed: of the order of samples.
         what: shown beside the progress.
     """
-    optimizer = optim.Adam(model.parameters(), lr=lr)
+    # Layers that are drawn for few active inputs have larger rates.
+    groups = model.parameter_groups(lr) if isinstance(model, HashMLP) else model.parameters()
+    optimizer = optim.Adam(groups, lr=lr)
     model.train()
     steps, start = 0, time.perf_counter()
     for epoch in track(range(epochs), what):

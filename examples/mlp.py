@@ -17,8 +17,8 @@ from torch import nn
 # For "python examples/mlp.py" as well as "python -m examples.mlp".
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from examples.common import accuracy, parse, show, train_classifier
-from hashdl import HashConfig, HashMLP, convert
+from examples.common import HIDDEN, accuracy, parse, show, train_classifier
+from hashdl import HashMLP, convert
 from hashdl.data import load_digits
 
 
@@ -35,12 +35,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parse(__doc__, arguments)
     width, epochs = (50, 1) if args.quick else (1000, 20)
     data = load_digits(seed=args.seed)
-    config = HashConfig(active=0.05, sparse_grad=True)
-    hidden = convert(dense(width), config, filter_fn=lambda _, fqn: fqn != "4")
+    config = HIDDEN.replace(active=0.1)
+    sizes = (64, [width, width], 10)
     nets = {
         "dense": dense(width),
-        "convert, 5 % active": hidden,
-        "HashMLP, 5 % active": HashMLP(64, [width, width], 10, config=config),
+        "convert, 10 % active": convert(dense(width), config, filter_fn=lambda _, fqn: fqn != "4"),
+        "HashMLP, 10 % active": HashMLP(*sizes, config=config, above_mean=True),
     }
     rows = []
     for name, net in nets.items():
