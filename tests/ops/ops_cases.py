@@ -174,6 +174,10 @@ def _each(names: Sequence[str], *cases: Case) -> Cases:
     return {name: list(cases) for name in names}
 
 
+# Rows as long as those of large models, and one that no vector divides.
+_LONG = (4097, 8192)
+_LONG_ROWS: list[Case] = [{"B": 2, "A": 3, "N": 5, "d": d} for d in _LONG]
+
 # More than a vector or a part of a parallel loop takes at once, and what is fetched ahead.
 _CPU: Cases = {
     "sign_codes": [
@@ -243,8 +247,9 @@ _CPU: Cases = {
     "select": [{"B": 60, "C": 200, "N": 500, "active": 50, "random": 10, "scores": "ties"}],
     "shared_rows": [{"B": 300, "count": 100, "N": 10_000, "seed": -1, "step": 7}],
     "find_shared": [{"B": 300, "A": 40, "T": 500, "N": 3000}],
-    "gather_linear": [{"B": 40, "A": 50, "N": 200, "d": 130}],
+    "gather_linear": [{"B": 40, "A": 50, "N": 200, "d": 130}, *_LONG_ROWS],
     "gather_linear_backward": [
+        *_LONG_ROWS,
         {"B": 40, "A": 30, "N": 200, "d": 130},
         {"B": 12, "A": 80, "N": 5000, "d": 512},  # a gradient that is stored past the caches
     ],
@@ -269,7 +274,11 @@ _CPU: Cases = {
         *({"U": U} for U in (0, 1, 9, 100_000)),  # the last one on several threads
         *({"U": 40_000, "descends": at} for at in (1, 20_000, 39_999)),
     ],
-    **_each(OPTIMIZERS, {"N": 300, "U": 100, "d": 67}, {"N": 300, "U": 100, "d": 1}),
+    **_each(
+        OPTIMIZERS,
+        *({"N": 300, "U": 100, "d": d} for d in (67, 1)),
+        *({"N": 4, "U": 3, "d": d} for d in _LONG),
+    ),
 }
 
 # More than a warp or a block takes at once, 16-byte loads and what does not allow them, maps that
