@@ -178,6 +178,10 @@ def _each(names: Sequence[str], *cases: Case) -> Cases:
 _LONG = (4097, 8192)
 _LONG_ROWS: list[Case] = [{"B": 2, "A": 3, "N": 5, "d": d} for d in _LONG]
 
+# A look-up of many candidates, of rows that vectors do not divide, and what may rank them.
+_MANY: Case = {"B": 9, "N": 300, "d": 130, "bits": 5, "candidates": 90, "active": 30}
+_SKETCHES: list[Case] = [{}, {"levels": 16}, {"coordinates": 6}, {"coordinates": 16}]
+
 # More than a vector or a part of a parallel loop takes at once, and what is fetched ahead.
 _CPU: Cases = {
     "sign_codes": [
@@ -186,9 +190,21 @@ _CPU: Cases = {
         *({"L": L, "bits": bits} for L, bits in ((1, 1), (1, 32), (3, 11), (8, 13), (9, 24))),
         {"M": 300, "d": 130, "L": 8, "bits": 15},
     ],
+    "find_active": [
+        *(_MANY | {"selection": kind} for kind in ("exact", "frequency", "threshold", "union")),
+        *(_MANY | {"selection": "sketch"} | sketch for sketch in _SKETCHES),
+    ],
+    "find_best": [
+        _MANY | {"sketch": False, "k": 12},
+        *(_MANY | sketch | {"k": 12} for sketch in _SKETCHES),
+        {"special": True, "k": 20},
+    ],
     "search": [
         {"L": 1, "ordered": True},
         {"B": 9, "L": 1, "probing": "columns", "probes": 9, "k": 12, "ordered": True},
+        _MANY | {"sketch": False, "k": 12},
+        *(_MANY | {"levels": levels, "k": 12} for levels in (2, 16)),
+        _MANY | {"levels": 16, "L": 1, "probing": "columns", "ordered": True},
     ],
     "pack_signs": [
         {"M": 1, "L": 0},
