@@ -35,6 +35,7 @@ def plot(path: Path, report: Report) -> None:
         "scaling": _draw_by_rows,
         "hogwild": _draw_workers,
         "kernels": _draw_kernels,
+        "feed_forward": _draw_feed_forward,
         "retrieval": _draw_retrieval,
         "time_to_accuracy": _draw_accuracy,
         "families": _draw_families,
@@ -147,6 +148,24 @@ def _draw_kernels(axes: Axes, report: Report) -> None:
     axes.set_xlabel("% of what copy bandwidth and matrix product allow")
     settings = report["settings"]
     axes.set_title(f"{settings['rows']:,} rows of {settings['dim']}, batch {settings['batch']}")
+
+
+def _draw_feed_forward(axes: Axes, report: Report) -> None:
+    """Time and bytes against the share of active neurons, of the dense block's."""
+    settings, contenders = report["settings"], report["contenders"]
+    hashed = [result for name, result in contenders.items() if name != "dense"]
+    shares = [100 * share for share in settings["shares"]]
+    for key, label in (("vs_dense", "milliseconds a forward"), ("bytes_share", "bytes read")):
+        axes.plot(shares, [result[key] for result in hashed], marker="o", label=label)
+    axes.axhline(
+        1, color="black", ls=":", label=f"dense: {contenders['dense']['forward_ms']:.2f} ms"
+    )
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("% of the neurons active")
+    axes.set_ylabel("of the dense block")
+    axes.set_title(f"{settings['dim']:,} x {settings['neurons']:,}, batch {settings['batch']}")
+    axes.legend()
 
 
 def _draw_retrieval(axes: Axes, report: Report) -> None:

@@ -45,6 +45,7 @@ def tables_of(report: Report) -> list[Figures]:
             *(_parts_by_rows(name, result) for name, result in report["contenders"].items()),
         ],
         "kernels": lambda: [_kernels(report)],
+        "feed_forward": lambda: [_feed_forward(report)],
         "retrieval": lambda: [_indices(report), _settings(report)],
         "gpu": lambda: [
             _by_rows(report, "step_ms", "ms a step at {:,} rows"),
@@ -233,6 +234,23 @@ def _kernels(report: Report) -> Figures:
             ("ms", "ms", "{:.3f}"),
             ("of copy", "share", "{:.0%}"),
             ("of row reads", "share_of_row_reads", "{:.0%}"),
+        ),
+    )
+
+
+def _feed_forward(report: Report) -> Figures:
+    return _columns(
+        report["contenders"],
+        (
+            ("ms a forward", "forward_ms", "{:.3f}"),
+            ("of dense", "vs_dense", "{:.3f}"),
+            ("rows read", "rows_read", "{:,.0f}"),
+            ("columns read", "columns_read", "{:,.0f}"),
+            ("bytes", "bytes_share", "{:.1%}"),
+            ("firing", "firing", "{:.1%}"),
+            ("energy", "energy", "{:.1%}"),
+            ("relative error", "relative_error", "{:.3f}"),
+            ("of the largest", "relative_error_of_largest", "{:.3f}"),
         ),
     )
 

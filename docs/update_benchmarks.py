@@ -29,6 +29,7 @@ TITLES = {
     "scaling": "Growth with the number of rows",
     "kernels": "Kernels against the machine",
     "retrieval": "Finding the largest outputs",
+    "feed_forward": "A feed-forward block at batch 1",
     "kdd2017": "Hidden layers: accuracy against multiplications",
     "width": "Growth with the width of a hidden layer",
     "hogwild": "Training by processes without locks",

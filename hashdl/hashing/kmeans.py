@@ -109,7 +109,11 @@ class Rows(NamedTuple):
 
 
 class KMeans(Family):
-    """The nearest of 2^K centroids a table, of each table's own start."""
+    """The nearest of 2^K centroids a table, of each table's own start.
+
+    How probably two vectors have equal codes has no closed form: it depends on where the centroids
+    are, which follows from the rows, and not on the angle alone.
+    """
 
     name = "kmeans"
     learns = True

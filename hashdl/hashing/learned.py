@@ -50,7 +50,11 @@ _COUNT, _QUERIES, _ROWS = 8, 256, 1 << 12
 
 
 class LearnedSimHash(SimHash):
-    """Signs of projections that are trained on the rows."""
+    """Signs of projections that are trained on the rows.
+
+    As drawn, bits agree with the probability 1 - theta / pi, as those of SimHash; once trained, no
+    such law holds.
+    """
 
     name = "learned"
     learns = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -205,6 +206,43 @@ class HashSoftmaxWithLoss(nn.Module):
     def rehash(self) -> None:
         """Hash all classes again, now."""
         self.linear.rehash()
+
+    def save_index(self, path: str | os.PathLike[str]) -> None:
+        """Write the tables to a file: :meth:`HashLinear.save_index` of ``linear``.
+
+        Which labels the batches shared last is a matter of training, and is not kept.
+
+        Args:
+            path: the file; an interrupted save leaves what was there.
+
+        Raises:
+            ValueError: there are no tables: every class is active.
+
+        Examples:
+            >>> import tempfile
+            >>> head = HashSoftmaxWithLoss(8, 5000).eval()
+            >>> other = HashSoftmaxWithLoss(8, 5000).eval()
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     head.save_index(folder + "/index.pt")
+            ...     _ = other.load_state_dict(head.state_dict())
+            ...     other.load_index(folder + "/index.pt")
+        """
+        self.linear.save_index(path)
+
+    def load_index(self, path: str | os.PathLike[str]) -> None:
+        """Read tables that :meth:`save_index` wrote, of a head or layer with the same weights.
+
+        Args:
+            path: the file.
+
+        Raises:
+            ValueError: there are no tables; or the file is no index, or one of another version,
+                configuration, size or weight: nothing has changed then.
+
+        Examples:
+            See :meth:`save_index`.
+        """
+        self.linear.load_index(path)
 
     # ---- training ------------------------------------------------------------------------------
 

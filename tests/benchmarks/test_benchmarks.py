@@ -32,7 +32,7 @@ from hashdl.training.heads import DenseHead
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ("output_layer", "scaling", "kernels", "time_to_accuracy", "plot", "gpu")
-SCRIPTS += ("kdd2017", "width", "hogwild")
+SCRIPTS += ("kdd2017", "width", "hogwild", "feed_forward")
 LAYER = ["--dim", "16", "--batch", "8", "--repeat", "2", "--config", "rehash_every=2"]
 Main = Callable[[list[str]], int]
 

@@ -35,10 +35,11 @@ def equal_codes(name: str, pair: Tensor, *, tables: int = TRIALS, bits: int = 1)
 
 @pytest.mark.parametrize("theta", ANGLES)
 @pytest.mark.parametrize(
-    ("name", "slack"), [("simhash", 0.0), ("simhash_sparse", 0.01), ("simhash_hadamard", 0.01)]
+    ("name", "slack"),
+    [("simhash", 0.0), ("learned", 0.0), ("simhash_sparse", 0.01), ("simhash_hadamard", 0.01)],
 )
 def test_bits_agree_as_the_angle_says(name: str, slack: float, theta: float) -> None:
-    """Sparse and structured hyperplanes do so nearly."""
+    """Sparse and structured hyperplanes do so nearly; learned ones until they have been trained."""
     pair = helpers.with_angle(theta, 100)
     assert_law(equal_codes(name, pair), 1 - theta / math.pi, slack=slack)
 

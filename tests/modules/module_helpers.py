@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -61,3 +63,23 @@ def masked_linear(layer: nn.Linear, x: Tensor, rows: Tensor, fill: float = 0.0) 
 def dense_grad(parameter: nn.Parameter) -> Tensor:
     assert parameter.grad is not None
     return parameter.grad.to_dense() if parameter.grad.is_sparse else parameter.grad
+
+
+def duplicated(weight: Tensor) -> None:
+    weight.copy_(weight[:4].repeat(N // 4, 1))
+
+
+def huge(weight: Tensor) -> None:
+    """Squares of half of the rows are beyond float32."""
+    weight[::2] *= 1e25
+
+
+#: Rows that make tables as uneven as can be, by what they are; each changes a weight in place.
+ADVERSARIES: dict[str, Callable[[Tensor], object]] = {
+    "all rows equal": lambda weight: weight.copy_(weight[0].clone()),
+    "zero rows": torch.Tensor.zero_,
+    "half zero": lambda weight: weight[::2].zero_(),
+    "duplicated": duplicated,
+    "huge": huge,
+    "one direction": lambda weight: weight.copy_(torch.rand(N, 1) * weight[0].clone()),
+}

@@ -2,35 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
-from module_helpers import N, dense_grad, inputs, make_layer, masked_linear
-from torch import Tensor
+from module_helpers import ADVERSARIES, N, dense_grad, inputs, make_layer, masked_linear
 
 import hashdl
 
 KINDS = ["exact", "fifo", "reservoir"]
-
-
-def duplicated(weight: Tensor) -> None:
-    weight.copy_(weight[:4].repeat(N // 4, 1))
-
-
-def huge(weight: Tensor) -> None:
-    """Squares of half of the rows are beyond float32."""
-    weight[::2] *= 1e25
-
-
-ADVERSARIES: dict[str, Callable[[Tensor], object]] = {
-    "all rows equal": lambda weight: weight.copy_(weight[0].clone()),
-    "zero rows": torch.Tensor.zero_,
-    "half zero": lambda weight: weight[::2].zero_(),
-    "duplicated": duplicated,
-    "huge": huge,
-    "one direction": lambda weight: weight.copy_(torch.rand(N, 1) * weight[0].clone()),
-}
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from hashdl import HashConfig, HashLinear, index
+from hashdl import HashConfig, HashLinear, HashSoftmaxWithLoss, index
 
 N, D = 300, 12
 Save = Callable[[str], Any]
@@ -171,5 +171,35 @@ def test_an_interrupted_save_keeps_the_old_file(
 def test_a_layer_without_tables_has_no_index(tmp_path: Path) -> None:
     layer = HashLinear(D, N, config=HashConfig(active=1.0))
     for method in (layer.save_index, layer.load_index):
+        with pytest.raises(ValueError, match="the layer has no tables"):
+            method(tmp_path / "index.pt")
+
+
+# ---- HashSoftmaxWithLoss -----------------------------------------------------------------------
+
+
+def test_a_head_and_its_layer_have_the_same_index(tmp_path: Path) -> None:
+    layer = layer_of()
+    head = HashSoftmaxWithLoss.from_linear(layer, layer.config).eval()
+    head.linear.calibrate(torch.randn(40, D))
+    head.save_index(tmp_path / "index.pt")
+    other = HashSoftmaxWithLoss(D, N, config=layer.config).eval()
+    other.load_state_dict(head.state_dict())
+    queries = torch.randn(50, D)
+    assert not torch.equal(other.linear.tables.functions, head.linear.tables.functions)
+    for loaded in (other, layer):
+        loaded.load_index(tmp_path / "index.pt")
+        for one, same in zip(head.topk(queries, 5), loaded.topk(queries, 5), strict=True):
+            assert torch.equal(one, same)
+
+
+def test_a_head_refuses_what_its_layer_refuses(tmp_path: Path) -> None:
+    layer = layer_of()
+    layer.save_index(tmp_path / "index.pt")
+    other = HashSoftmaxWithLoss(D, N, config=layer.config)
+    with pytest.raises(ValueError, match="it is of other weights"):
+        other.load_index(tmp_path / "index.pt")
+    dense = HashSoftmaxWithLoss(D, N, config=HashConfig(active=1.0))
+    for method in (dense.save_index, dense.load_index):
         with pytest.raises(ValueError, match="the layer has no tables"):
             method(tmp_path / "index.pt")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from module_helpers import CONFIG, D, dense_grad, inputs, mask_of
+from module_helpers import CONFIG, D, dense_grad, inputs, mask_of, masked_linear
 from torch import Tensor, nn
 
 from hashdl import HashConfig, HashLinear, convert, revert
@@ -38,6 +38,28 @@ def chosen(monkeypatch: pytest.MonkeyPatch) -> Take:
 
         monkeypatch.setattr(HashLinear, name, noting)
     return lambda layer: seen[id(layer)]
+
+
+@pytest.fixture(params=["some", "all"])
+def empty_sets(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some samples, or all, have no active neuron: others in the first layer than later on.
+
+    To be requested before ``chosen``, which notes what the layers are left with.
+    """
+    first, later = {"some": (2, 3), "all": (1, 1)}[request.param]
+    from_dense, from_active = HashLinear._active_rows, HashLinear._rows_from_active
+
+    def active_rows(self: HashLinear, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        rows, known = from_dense(self, x)
+        every = torch.arange(len(rows))[:, None] % first == 0
+        return rows.masked_fill(every, -1), None if known is None else known.masked_fill(every, 0)
+
+    def rows_from_active(self: HashLinear, *given: Any) -> Tensor:
+        rows = from_active(self, *given)
+        return rows.masked_fill(torch.arange(len(rows))[:, None] % later == 0, -1)
+
+    monkeypatch.setattr(HashLinear, "_active_rows", active_rows)
+    monkeypatch.setattr(HashLinear, "_rows_from_active", rows_from_active)
 
 
 def make_mlp(
@@ -67,7 +89,8 @@ def masked_mean(layer: HashLinear, z: Tensor, rows: Tensor) -> Tensor:
     if layer.training and layer.tables is not None:
         rows = rows[:, : layer.tables.sizes.A - layer.tables.sizes.R]
     found = mask_of(rows, layer.out_features)
-    return ((z * found).sum(1, keepdim=True) / found.sum(1, keepdim=True)).clamp_min(0)
+    count = found.sum(1, keepdim=True).clamp_min(1)
+    return ((z * found).sum(1, keepdim=True) / count).clamp_min(0)
 
 
 def masked_mlp(model: HashMLP, x: Tensor, chosen: Take) -> Tensor:
@@ -144,25 +167,19 @@ def test_an_mlp_is_the_masked_dense_one(
     assert_same_gradients(y, wanted, x, model.parameters())
 
 
-def test_active_sets_may_be_empty(chosen: Take, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = make_mlp(sparse_grad=True)
-    every_other = HashLinear.sparse_forward
-
-    def fewer(self: HashLinear, x: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Every other sample has no active neuron in the first layer."""
-        rows = self.active(x)
-        rows[::2] = -1
-        chosen_rows[id(self)] = rows
-        return every_other(self, x, rows)
-
-    chosen_rows: dict[int, Tensor] = {}
-    monkeypatch.setattr(HashLinear, "sparse_forward", fewer)
+@pytest.mark.usefixtures("empty_sets")
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("sparse_grad", [False, True])
+@pytest.mark.parametrize("above_mean", [False, True])
+def test_active_sets_of_an_mlp_may_be_empty(
+    chosen: Take, above_mean: bool, sparse_grad: bool, gated: bool
+) -> None:
+    model = make_mlp(gated, above_mean=above_mean, sparse_grad=sparse_grad, random=0.2)
     x = inputs(5, dtype=torch.float64).requires_grad_()
     y = model(x)
-    first = model.hidden[0].hashed
-    wanted = masked_mlp(
-        model, x, lambda layer: chosen_rows[id(layer)] if layer is first else chosen(layer)
-    )
+    for layer in model.hidden:
+        assert (chosen(layer.hashed)[0] < 0).all()
+    wanted = masked_mlp(model, x, chosen)
     torch.testing.assert_close(y, wanted, **CLOSE)
     assert_same_gradients(y, wanted, x, model.parameters())
 
@@ -338,6 +355,23 @@ def test_a_feed_forward_block_is_the_masked_dense_one(chosen: Take, gated: bool)
     assert_same_gradients(y, wanted, x, block.parameters())
 
 
+@pytest.mark.usefixtures("empty_sets")
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("sparse_grad", [False, True])
+def test_active_sets_of_a_feed_forward_block_may_be_empty(
+    chosen: Take, sparse_grad: bool, gated: bool
+) -> None:
+    block = feed_forward(dense_block(gated), SMALL.replace(sparse_grad=sparse_grad))
+    x = inputs(5, dtype=torch.float64).requires_grad_()
+    y = block(x)
+    rows = chosen(block.hashed)
+    assert (rows[0] < 0).all()
+    assert torch.equal(y[0], block.down.bias)
+    wanted = F.linear(masked_hidden(block, x, rows), block.down.weight, block.down.bias)
+    torch.testing.assert_close(y, wanted, **CLOSE)
+    assert_same_gradients(y, wanted, x, block.parameters())
+
+
 @pytest.mark.parametrize("gated", [False, True])
 def test_a_feed_forward_block_loads_and_saves_as_linears(gated: bool) -> None:
     layers = dense_block(gated)
@@ -400,6 +434,24 @@ def test_a_chain_is_the_unchained_model(
         y.square().sum().backward()
         results.append([y, leaf.grad, *map(dense_grad, module.parameters())])
     torch.testing.assert_close(*results, **CLOSE)
+
+
+@pytest.mark.usefixtures("empty_sets")
+@pytest.mark.parametrize("sparse_grad", [False, True])
+def test_active_sets_of_a_chain_may_be_empty(chosen: Take, sparse_grad: bool) -> None:
+    model = convert(sequence(nn.GELU()), SMALL.replace(sparse_grad=sparse_grad))
+    assert isinstance(model, HashSequential)
+    x = inputs(5, dtype=torch.float64).requires_grad_()
+    y = model(x)
+    assert torch.equal(y[0], torch.zeros_like(y[0]))
+    wanted = x
+    for module in model:
+        if isinstance(module, HashLinear):
+            wanted = masked_linear(module, wanted, chosen(module))
+        else:
+            wanted = module(wanted)
+    torch.testing.assert_close(y, wanted, **CLOSE)
+    assert_same_gradients(y, wanted, x, model.parameters())
 
 
 def test_a_chain_never_makes_a_dense_hidden_layer(monkeypatch: pytest.MonkeyPatch) -> None:

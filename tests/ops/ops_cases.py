@@ -174,6 +174,14 @@ def _each(names: Sequence[str], *cases: Case) -> Cases:
     return {name: list(cases) for name in names}
 
 
+# Rows as long as those of large models, and one that no vector divides.
+_LONG = (4097, 8192)
+_LONG_ROWS: list[Case] = [{"B": 2, "A": 3, "N": 5, "d": d} for d in _LONG]
+
+# A look-up of many candidates, of rows that vectors do not divide, and what may rank them.
+_MANY: Case = {"B": 9, "N": 300, "d": 130, "bits": 5, "candidates": 90, "active": 30}
+_SKETCHES: list[Case] = [{}, {"levels": 16}, {"coordinates": 6}, {"coordinates": 16}]
+
 # More than a vector or a part of a parallel loop takes at once, and what is fetched ahead.
 _CPU: Cases = {
     "sign_codes": [
@@ -182,9 +190,21 @@ _CPU: Cases = {
         *({"L": L, "bits": bits} for L, bits in ((1, 1), (1, 32), (3, 11), (8, 13), (9, 24))),
         {"M": 300, "d": 130, "L": 8, "bits": 15},
     ],
+    "find_active": [
+        *(_MANY | {"selection": kind} for kind in ("exact", "frequency", "threshold", "union")),
+        *(_MANY | {"selection": "sketch"} | sketch for sketch in _SKETCHES),
+    ],
+    "find_best": [
+        _MANY | {"sketch": False, "k": 12},
+        *(_MANY | sketch | {"k": 12} for sketch in _SKETCHES),
+        {"special": True, "k": 20},
+    ],
     "search": [
         {"L": 1, "ordered": True},
         {"B": 9, "L": 1, "probing": "columns", "probes": 9, "k": 12, "ordered": True},
+        _MANY | {"sketch": False, "k": 12},
+        *(_MANY | {"levels": levels, "k": 12} for levels in (2, 16)),
+        _MANY | {"levels": 16, "L": 1, "probing": "columns", "ordered": True},
     ],
     "pack_signs": [
         {"M": 1, "L": 0},
@@ -243,8 +263,9 @@ _CPU: Cases = {
     "select": [{"B": 60, "C": 200, "N": 500, "active": 50, "random": 10, "scores": "ties"}],
     "shared_rows": [{"B": 300, "count": 100, "N": 10_000, "seed": -1, "step": 7}],
     "find_shared": [{"B": 300, "A": 40, "T": 500, "N": 3000}],
-    "gather_linear": [{"B": 40, "A": 50, "N": 200, "d": 130}],
+    "gather_linear": [{"B": 40, "A": 50, "N": 200, "d": 130}, *_LONG_ROWS],
     "gather_linear_backward": [
+        *_LONG_ROWS,
         {"B": 40, "A": 30, "N": 200, "d": 130},
         {"B": 12, "A": 80, "N": 5000, "d": 512},  # a gradient that is stored past the caches
     ],
@@ -269,7 +290,11 @@ _CPU: Cases = {
         *({"U": U} for U in (0, 1, 9, 100_000)),  # the last one on several threads
         *({"U": 40_000, "descends": at} for at in (1, 20_000, 39_999)),
     ],
-    **_each(OPTIMIZERS, {"N": 300, "U": 100, "d": 67}, {"N": 300, "U": 100, "d": 1}),
+    **_each(
+        OPTIMIZERS,
+        *({"N": 300, "U": 100, "d": d} for d in (67, 1)),
+        *({"N": 4, "U": 3, "d": d} for d in _LONG),
+    ),
 }
 
 # More than a warp or a block takes at once, 16-byte loads and what does not allow them, maps that
