@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,6 +13,9 @@ from hashdl import HashConfig, HashLinear
 # depend on the questions before.
 CONFIG = HashConfig(active=20, tables=8, bits=4, probes=1, balance=False)
 N, D = 200, 12
+
+# For tests whose layers and tensors are made on each device in turn: see conftest.py.
+ON_DEVICES = pytest.mark.usefixtures("device")
 
 
 def make_layer(
@@ -26,9 +30,16 @@ def make_layer(
     return HashLinear(D, out_features, bias, config=config.replace(**changes), dtype=dtype)
 
 
+def randn(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 1) -> Tensor:
+    """Numbers that are the same on every device."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randn(*shape, generator=generator, device="cpu")
+    return drawn.to(torch.get_default_device(), dtype)
+
+
 def inputs(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 1) -> Tensor:
     """Inputs (*shape, D)."""
-    return torch.randn(*shape, D, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    return randn(*shape, D, dtype=dtype, seed=seed)
 
 
 def is_balanced(layer: HashLinear) -> bool:
