@@ -25,9 +25,11 @@ def make_layer(
     config: HashConfig = CONFIG,
     **changes: object,
 ) -> HashLinear:
-    """A layer whose weights depend on nothing but its sizes."""
+    """A layer whose weights depend on nothing but its sizes: on every device the same."""
     torch.manual_seed(0)
-    return HashLinear(D, out_features, bias, config=config.replace(**changes), dtype=dtype)
+    config = config.replace(**changes)
+    layer = HashLinear(D, out_features, bias, config=config, dtype=dtype, device="cpu")
+    return layer.to(torch.get_default_device())
 
 
 def randn(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 1) -> Tensor:

@@ -27,7 +27,8 @@ def make_head(
 ) -> HashSoftmaxWithLoss:
     torch.manual_seed(0)
     config = config.replace(**changes)
-    return HashSoftmaxWithLoss(D, n_classes, bias, config=config, dtype=dtype)
+    head = HashSoftmaxWithLoss(D, n_classes, bias, config=config, dtype=dtype, device="cpu")
+    return head.to(torch.get_default_device())
 
 
 def all_logits(head: HashSoftmaxWithLoss, x: Tensor) -> Tensor:

@@ -47,8 +47,9 @@ def make_mlp(
     **changes: object,
 ) -> HashMLP:
     torch.manual_seed(0)
-    config = SMALL.replace(**changes)
-    return HashMLP(D, HIDDEN, 4, gated=gated, above_mean=above_mean, config=config, dtype=dtype)
+    changed = {"config": SMALL.replace(**changes), "gated": gated, "above_mean": above_mean}
+    model = HashMLP(D, HIDDEN, 4, **changed, dtype=dtype, device="cpu")
+    return model.to(torch.get_default_device())
 
 
 def masked_hidden(layer: HashHidden, x: Tensor, rows: Tensor) -> Tensor:
