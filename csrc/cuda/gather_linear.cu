@@ -60,39 +60,67 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-/// A warp a group: its row against the inputs of a few pairs at a time.
+/// Packs of a row that a lane keeps in registers: of rows up to 2 KB, of 1,024 numbers of 16 bits,
+/// all, where numbers are loaded 16 bytes at a time.
+template <int V>
+constexpr int kKept = V == 1 ? 16 : 4;
+
+/// sums[r] += what V columns, from `k` on, of each input give with those of a row.
 template <typename T, int V>
-__global__ void __launch_bounds__(kThreads)
+__device__ void add_columns(const T* const (&x)[kRows], int64_t k, const Accumulate<T> (&w)[V],
+                            Accumulate<T> (&sums)[kRows]) {
+  Accumulate<T> values[kRows][V];
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) load<V>(x[r] + k, values[r]);
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+#pragma unroll
+    for (int v = 0; v < V; ++v) sums[r] += values[r][v] * w[v];
+  }
+}
+
+/// A warp a group: its row, read once, against the inputs of a few pairs at a time. Of a row that
+/// is longer than what registers keep, the rest is read again for each few pairs. Two blocks at a
+/// time: where three are to fit, registers spill.
+template <typename T, int V>
+__global__ void __launch_bounds__(kThreads, 2)
     forward_by_row_kernel(cpu::GatherForward<T> args, RowGroups groups, int64_t G) {
+  constexpr int kept = kKept<V>;
   using A = Accumulate<T>;
   const int64_t g = thread_index() / kWarp;
   if (g >= G) return;
-  const int64_t end = groups.start[g + 1];
-  for (int64_t i = groups.start[g]; i < end; i += kRows) {
-    const int64_t row = args.rows[groups.pair[i]];
-    uint32_t pair[kRows];
-    A sums[kRows] = {};
+  const int64_t begin = groups.start[g], end = groups.start[g + 1];
+  if (begin == end) return;
+  const int64_t row = args.rows[groups.pair[begin]], d = args.d, mine = d - lane() * V;
+  const T* const weight = args.weight + row * d + lane() * V;
+  const A bias = args.bias == nullptr ? A(0) : widen(args.bias[row]);
+  Pack<T, V> packs[kept] = {};
 #pragma unroll
-    for (int r = 0; r < kRows; ++r) pair[r] = groups.pair[i + r < end ? i + r : i];
-    for (int64_t k = lane() * V; k < args.d; k += kSpan<V>) {
-      A w[V], values[kRows][V];
-      load<V>(args.weight + row * args.d + k, w);
+  for (int p = 0; p < kept; ++p) {
+    if (p * kSpan<V> < mine) load<V>(weight + p * kSpan<V>, packs[p]);
+  }
+  for (int64_t i = begin; i < end; i += kRows) {
+    const T* x[kRows];
+    A sums[kRows] = {}, w[V];
 #pragma unroll
-      for (int r = 0; r < kRows; ++r) {
-        load<V>(args.x + sample_of(pair[r], args.A) * args.d + k, values[r]);
-      }
+    for (int r = 0; r < kRows; ++r) {
+      x[r] = args.x + sample_of(groups.pair[i + r < end ? i + r : i], args.A) * d + lane() * V;
+    }
 #pragma unroll
-      for (int r = 0; r < kRows; ++r) {
-#pragma unroll
-        for (int v = 0; v < V; ++v) sums[r] += values[r][v] * w[v];
-      }
+    for (int p = 0; p < kept; ++p) {
+      if (p * kSpan<V> >= mine) break;
+      widen(packs[p], w);
+      add_columns(x, p * kSpan<V>, w, sums);
+    }
+    for (int64_t k = kept * kSpan<V>; k < mine; k += kSpan<V>) {
+      load<V>(weight + k, w);
+      add_columns(x, k, w, sums);
     }
 #pragma unroll
     for (int r = 0; r < kRows; ++r) sums[r] = warp_sum(sums[r]);
-    const A bias = args.bias == nullptr ? A(0) : widen(args.bias[row]);
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      if (lane() == r && i + r < end) narrow(sums[r] + bias, args.z[pair[r]]);
+      if (lane() == r && i + r < end) narrow(sums[r] + bias, args.z[groups.pair[i + r]]);
     }
   }
 }

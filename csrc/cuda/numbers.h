@@ -46,11 +46,23 @@ struct alignas(sizeof(T) * V) Pack {
 template <typename T>
 constexpr int kPacked = 16 / static_cast<int>(sizeof(T));
 
+/// to[0 .. V) = from[0 .. V)
+template <int V, typename T>
+__device__ void load(const T* from, Pack<T, V>& to) {
+  to = *reinterpret_cast<const Pack<T, V>*>(from);
+}
+
+template <int V, typename T>
+__device__ void widen(const Pack<T, V>& pack, Accumulate<T> (&to)[V]) {
+  for (int v = 0; v < V; ++v) to[v] = widen(pack.values[v]);
+}
+
 /// to[0 .. V) = from[0 .. V), widened.
 template <int V, typename T>
 __device__ void load(const T* from, Accumulate<T> (&to)[V]) {
-  const Pack<T, V> pack = *reinterpret_cast<const Pack<T, V>*>(from);
-  for (int v = 0; v < V; ++v) to[v] = widen(pack.values[v]);
+  Pack<T, V> pack;
+  load<V>(from, pack);
+  widen(pack, to);
 }
 
 template <int V, typename T>

@@ -21,7 +21,9 @@ PYTHON = f"""#!/bin/sh
 echo "$TORCH_CUDA_ARCH_LIST $*" >> "$ASKED"
 case "$*" in
   *benchmarks.gpu*) echo '{{"contenders": {{}}}}' > "$4";;
-  *tests/modules*) echo "1 failed"; exit 3;;
+  *"tests/modules -k"*) echo "1 failed"; exit 3;;
+  *test_config.py) exit "$CONFIG_STATUS";;
+  *"not slow"*) exit 5;;
 esac
 """
 TOOL = """#!/bin/sh
@@ -41,6 +43,7 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PYTHON", str(folder / "python3"))
     monkeypatch.setenv("ASKED", str(tmp_path / "asked"))
     monkeypatch.setenv("GPU_MISSING", "0")
+    monkeypatch.setenv("CONFIG_STATUS", "0")
     monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
     return folder
 
@@ -58,13 +61,25 @@ def test_a_part_that_fails_is_told_and_the_others_go_on(tools: Path, tmp_path: P
     assert report["contenders"] == {}
     status = {name: part["status"] for name, part in report["parts"].items()}
     sanitizers = {f"compute-sanitizer {tool}": 0 for tool in ("memcheck", "racecheck")}
-    assert status == {"build": 0, "tests": 3, **sanitizers, "benchmarks": 0}
+    others = {"other tests": 0, "benchmarks": 0, "profile": 0}
+    assert status == {"build": 0, "tests": 3, **sanitizers, **others}
     text = (tmp_path / "out/gpu.txt").read_text()
     assert "==== tests\n1 failed\n" in text
     assert text.endswith("failed: tests\n")
     asked = (tmp_path / "asked").read_text()
     assert "9.0 setup.py -q build_ext --inplace" in asked
     assert asked.count("--error-exitcode 9") == 2
+    files = {path.name for path in SCRIPT.parents[1].glob("tests/**/test_*.py")}
+    assert set(re.findall(r"--maxfail 3 tests/\S*/?(test_\w+\.py)", asked)) == files
+
+
+def test_a_failure_among_the_other_tests_is_told(
+    tools: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONFIG_STATUS", "1")
+    assert run(tmp_path / "out").returncode == 1
+    report = json.loads((tmp_path / "out/gpu.json").read_text())
+    assert report["parts"]["other tests"]["status"] != 0
 
 
 def test_a_tool_that_is_missing_is_told(
@@ -101,6 +116,6 @@ def test_without_a_gpu_nothing_is_begun(
 
 def test_limits_of_the_parts_come_to_ten_minutes() -> None:
     parts = re.findall(r'^ *part ("[^"]*"|\w+) (\d+)', SCRIPT.read_text(), re.MULTILINE)
-    assert len(parts) == 4
-    # The sanitizer has two tools.
-    assert sum(int(limit) * (1 + ("$tool" in name)) for name, limit in parts) <= 600
+    assert len(parts) == 5
+    # The sanitizer has two tools; the other tests may take ten seconds longer than both.
+    assert sum(int(limit) * (1 + ("$tool" in name)) for name, limit in parts) + 10 <= 600

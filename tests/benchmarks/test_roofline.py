@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from pathlib import Path
 
@@ -19,6 +20,14 @@ _spec.loader.exec_module(roofline)
 
 def test_the_page_has_what_the_script_writes() -> None:
     assert roofline.section() in roofline.PAGE.read_text()
+
+
+def test_every_kernel_has_a_line_or_is_not_worth_one() -> None:
+    folder = SCRIPT.parents[1] / "csrc/cuda"
+    sources = "".join(path.read_text() for path in folder.iterdir())
+    kernels = re.findall(r"__global__ void\s+(?:__launch_bounds__\([^)]*\)\s+)?(\w+)\(", sources)
+    assert len(kernels) == sources.count("__global__")
+    assert roofline.listed_kernels() == set(kernels)
 
 
 def test_touched_rows_are_those_of_random_draws() -> None:

@@ -29,7 +29,15 @@ def load_setup() -> ModuleType:
 
 SETUP = load_setup()
 NVCC = SETUP.find_nvcc()
-needs_nvcc = pytest.mark.skipif(NVCC is None, reason="no CUDA toolkit (nvcc): nothing to compile")
+
+
+def required(nvcc: Path | None) -> Path:
+    """The compiler; without one a test is skipped, or fails where HASHDL_REQUIRE_NVCC=1."""
+    if nvcc is not None:
+        return nvcc
+    if SETUP.is_set("HASHDL_REQUIRE_NVCC"):
+        pytest.fail("HASHDL_REQUIRE_NVCC=1, but no CUDA toolkit was found (nvcc; set CUDA_HOME)")
+    pytest.skip("no CUDA toolkit (nvcc): nothing to compile")
 
 
 # ---- setup.py ------------------------------------------------------------------------------------
@@ -220,14 +228,26 @@ def test_hot_kernels_are_there() -> None:
     assert missing == []
 
 
+def test_without_a_toolkit_compiling_is_skipped_unless_required(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("HASHDL_REQUIRE_NVCC", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="nothing to compile"):
+        required(None)
+    monkeypatch.setenv("HASHDL_REQUIRE_NVCC", "1")
+    with pytest.raises(pytest.fail.Exception, match="no CUDA toolkit was found"):
+        required(None)
+    assert required(Path("nvcc")) == Path("nvcc")
+
+
 @pytest.mark.slow
-@needs_nvcc
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)
 def test_sources_compile_without_warnings_and_hot_kernels_without_spills(
     source: Path, tmp_path: Path
 ) -> None:
+    flags = [*SETUP.NVCC_FLAGS, *SETUP.architecture_flags(ARCHS, set()), "--threads", "2"]
     command = [
-        *(NVCC, *SETUP.NVCC_FLAGS, *SETUP.architecture_flags(ARCHS, set()), "--threads", "2"),
+        *(required(NVCC), *flags),
         *("-Werror", "all-warnings", "-Xptxas", "-v", f"-I{ROOT / 'csrc'}", "-c", source),
         *("-o", tmp_path / "kernels.o"),
     ]

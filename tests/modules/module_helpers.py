@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,6 +16,9 @@ from hashdl import HashConfig, HashLinear
 CONFIG = HashConfig(active=20, tables=8, bits=4, probes=1, balance=False)
 N, D = 200, 12
 
+# For tests whose layers and tensors are made on each device in turn: see conftest.py.
+ON_DEVICES = pytest.mark.usefixtures("device")
+
 
 def make_layer(
     out_features: int = N,
@@ -23,14 +27,23 @@ def make_layer(
     config: HashConfig = CONFIG,
     **changes: object,
 ) -> HashLinear:
-    """A layer whose weights depend on nothing but its sizes."""
+    """A layer whose weights depend on nothing but its sizes: on every device the same."""
     torch.manual_seed(0)
-    return HashLinear(D, out_features, bias, config=config.replace(**changes), dtype=dtype)
+    config = config.replace(**changes)
+    layer = HashLinear(D, out_features, bias, config=config, dtype=dtype, device="cpu")
+    return layer.to(torch.get_default_device())
+
+
+def randn(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 1) -> Tensor:
+    """Numbers that are the same on every device."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randn(*shape, generator=generator, device="cpu")
+    return drawn.to(torch.get_default_device(), dtype)
 
 
 def inputs(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 1) -> Tensor:
     """Inputs (*shape, D)."""
-    return torch.randn(*shape, D, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    return randn(*shape, D, dtype=dtype, seed=seed)
 
 
 def is_balanced(layer: HashLinear) -> bool:

@@ -8,7 +8,18 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from module_helpers import CONFIG, D, N, dense_grad, inputs, make_layer, mask_of, masked_linear
+from module_helpers import (
+    CONFIG,
+    ON_DEVICES,
+    D,
+    N,
+    dense_grad,
+    inputs,
+    make_layer,
+    mask_of,
+    masked_linear,
+    randn,
+)
 from torch import Tensor, nn
 
 from hashdl import HashConfig, HashLinear
@@ -62,6 +73,7 @@ def test_with_every_row_active_it_is_exactly_linear(
         assert torch.equal(ours, theirs)
 
 
+@ON_DEVICES
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("selection", SELECTIONS)
 @pytest.mark.parametrize(("bias", "fill"), [(True, 0.0), (False, -7.5)])
@@ -78,6 +90,7 @@ def test_forward_is_dense_at_active_rows_and_fill_elsewhere(
     torch.testing.assert_close(layer(x), wanted, rtol=tolerance, atol=tolerance)
 
 
+@ON_DEVICES
 @pytest.mark.parametrize("sparse_grad", [False, True])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("training", [False, True])
@@ -90,7 +103,7 @@ def test_gradients_are_autograds_on_the_masked_dense_layer(
     y = layer(x)
     rows = [row.nonzero().squeeze(1) for row in y]  # no output is 0 by chance
     active = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
-    pull = torch.randn(y.shape, dtype=y.dtype, generator=torch.Generator().manual_seed(3))
+    pull = randn(*y.shape, dtype=y.dtype, seed=3)
     y.backward(pull)
     assert layer.weight.grad is not None
     assert layer.weight.grad.is_sparse == sparse_grad
@@ -102,6 +115,7 @@ def test_gradients_are_autograds_on_the_masked_dense_layer(
         torch.testing.assert_close(our, want, rtol=1e-12, atol=1e-12)
 
 
+@ON_DEVICES
 @pytest.mark.parametrize("shape", [(), (1,), (4,), (2, 3), (0,), (3, 0), (2, 1, 2)])
 def test_leading_dimensions(shape: tuple[int, ...]) -> None:
     layer = make_layer().eval()
@@ -171,6 +185,7 @@ def test_a_wrong_input_is_refused_and_changes_nothing(x: Tensor, message: str, m
 # ---- what is active ----------------------------------------------------------------------------
 
 
+@ON_DEVICES
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("active", [1, 7, 0.3])
 def test_active_rows_are_distinct(training: bool, active: float | int) -> None:
@@ -182,6 +197,7 @@ def test_active_rows_are_distinct(training: bool, active: float | int) -> None:
             assert int(rows.max()) < N
 
 
+@ON_DEVICES
 def test_exact_selection_keeps_the_best_candidates() -> None:
     layer = make_layer(candidates=N, cap=N).eval()
     x = inputs(5)
@@ -191,6 +207,7 @@ def test_exact_selection_keeps_the_best_candidates() -> None:
     assert (values.diff(dim=1) <= 0).all()
 
 
+@ON_DEVICES
 def test_random_rows_are_active_in_training_alone() -> None:
     layer = make_layer(random=1.0, tables=1, bits=7)
     x = inputs(8)
@@ -205,6 +222,7 @@ def test_random_rows_are_active_in_training_alone() -> None:
         assert set(rows[sample].tolist()) <= {*found[sample].tolist(), -1}
 
 
+@ON_DEVICES
 @pytest.mark.parametrize("selection", ["exact", "sketch", "union"])
 def test_fewer_rows_are_active_in_evaluation(selection: str) -> None:
     layer = make_layer(selection=selection, active=20, active_eval=7, random=0.25, candidates=N)
@@ -217,6 +235,7 @@ def test_fewer_rows_are_active_in_evaluation(selection: str) -> None:
         make_layer(active=20, active_eval=30)
 
 
+@ON_DEVICES
 @pytest.mark.parametrize("levels", [2, 16])
 def test_sketch_selection_keeps_the_candidates_of_the_highest_scores(levels: int) -> None:
     layer = make_layer(selection="sketch", sketch_levels=levels).eval()
@@ -284,14 +303,14 @@ def test_threshold_drops_candidates_of_few_buckets() -> None:
     assert 0 < int((kept >= 0).sum()) < int((unlimited >= 0).sum())
 
 
+@ON_DEVICES
 @pytest.mark.parametrize("changes", [{"bits": 7}, {"family": "kmeans", "bits": 5, "tables": 2}])
 @pytest.mark.parametrize(("bias", "norm"), [(False, 0.1), (True, 10.0)])
 def test_recall_on_clustered_rows_is_far_above_chance(
     bias: bool, norm: float, changes: dict[str, Any]
 ) -> None:
-    generator = torch.Generator().manual_seed(0)
-    centers = torch.randn(50, D, generator=generator)
-    rows = centers.repeat(20, 1) + 0.1 * torch.randn(1000, D, generator=generator)
+    centers = inputs(50)
+    rows = centers.repeat(20, 1) + 0.1 * inputs(1000, seed=2)
     layer = make_layer(1000, bias, active=50, **changes)
     with torch.no_grad():
         layer.weight.copy_(F.normalize(rows, dim=1))
@@ -307,6 +326,7 @@ def test_recall_on_clustered_rows_is_far_above_chance(
 # ---- topk and sparse_forward -------------------------------------------------------------------
 
 
+@ON_DEVICES
 def test_topk_pads_where_there_are_fewer_candidates() -> None:
     layer = make_layer(tables=1, bits=7, active=5).eval()
     x = inputs(4)
@@ -343,6 +363,7 @@ def test_a_trace_by_torch_jit_is_refused(training: bool) -> None:
         torch.jit.trace(layer, inputs(2))
 
 
+@ON_DEVICES
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8])
 @pytest.mark.parametrize("active", [20, 1.0])
 def test_sparse_forward_of_given_rows(dtype: torch.dtype, active: float | int) -> None:
@@ -354,6 +375,7 @@ def test_sparse_forward_of_given_rows(dtype: torch.dtype, active: float | int) -
     torch.testing.assert_close(values, F.linear(x, layer.weight, layer.bias).gather(2, rows.long()))
 
 
+@ON_DEVICES
 def test_padding_of_given_rows_is_zero_and_has_no_gradient() -> None:
     layer = make_layer()
     _, values = layer.sparse_forward(inputs(1), torch.tensor([[-1, 4]]))

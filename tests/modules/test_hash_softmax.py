@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from module_helpers import CONFIG, D, N, dense_grad, inputs
+from module_helpers import CONFIG, ON_DEVICES, D, N, dense_grad, inputs
 from torch import Tensor, nn
 
 from hashdl import HashConfig, HashSoftmaxWithLoss, ops
@@ -27,7 +27,8 @@ def make_head(
 ) -> HashSoftmaxWithLoss:
     torch.manual_seed(0)
     config = config.replace(**changes)
-    return HashSoftmaxWithLoss(D, n_classes, bias, config=config, dtype=dtype)
+    head = HashSoftmaxWithLoss(D, n_classes, bias, config=config, dtype=dtype, device="cpu")
+    return head.to(torch.get_default_device())
 
 
 def all_logits(head: HashSoftmaxWithLoss, x: Tensor) -> Tensor:
@@ -152,6 +153,7 @@ COVERING = {
 }
 
 
+@ON_DEVICES
 @pytest.mark.parametrize(("form", "samples"), TARGETS)
 @pytest.mark.parametrize("cover", COVERING)
 def test_with_all_classes_covered_the_loss_is_cross_entropy(
@@ -261,8 +263,9 @@ VARIANTS = {
     ids=["single", "multi", "early padding", "none"],
 )
 def test_the_loss_and_its_gradient_are_as_defined(
-    target: Tensor, variant: str, sparse_grad: bool
+    target: Tensor, variant: str, sparse_grad: bool, device: str
 ) -> None:
+    target = target.to(device)
     head = make_head(dtype=torch.float64, sparse_grad=sparse_grad, **VARIANTS[variant])
     x = inputs(len(target), dtype=torch.float64).requires_grad_()
     labels = (target if target.dim() == 2 else target[:, None]).int()
@@ -341,6 +344,7 @@ def test_the_gradient_is_that_of_all_classes_on_average() -> None:
 # ---- targets -----------------------------------------------------------------------------------
 
 
+@ON_DEVICES
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("shared", [0, 30])
 def test_all_forms_of_a_target_mean_the_same(training: bool, shared: int) -> None:
@@ -362,6 +366,7 @@ def test_labels_of_scipy_mean_the_same() -> None:
     assert torch.equal(make_head()(x, target).loss, make_head()(x, padded(samples)).loss)
 
 
+@ON_DEVICES
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("shared", [0, 30])
 def test_a_repeated_label_counts_once(training: bool, shared: int) -> None:

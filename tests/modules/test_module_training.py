@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from module_helpers import (
     CONFIG,
+    ON_DEVICES,
     D,
     dense_grad,
     inputs,
@@ -100,6 +101,7 @@ def test_a_model_that_begins_from_nothing_learns_with_the_default() -> None:
     assert (best % groups == group).float().mean() > 0.2
 
 
+@ON_DEVICES
 @pytest.mark.parametrize("sparse_grad", [False, True])
 def test_gradients_accumulate(sparse_grad: bool) -> None:
     layer = make_layer(dtype=torch.float64, sparse_grad=sparse_grad).eval()
@@ -119,6 +121,7 @@ def test_gradients_accumulate(sparse_grad: bool) -> None:
     assert dense_grad(layer.weight).any()
 
 
+@ON_DEVICES
 def test_sparse_and_dense_gradients_train_alike() -> None:
     weights = []
     for sparse_grad in (False, True):
@@ -132,6 +135,7 @@ def test_sparse_and_dense_gradients_train_alike() -> None:
     torch.testing.assert_close(weights[0], weights[1])
 
 
+@ON_DEVICES
 def test_the_same_layer_twice_in_one_graph() -> None:
     layer = make_layer(dtype=torch.float64, sparse_grad=True).eval()
     a, b = inputs(2, dtype=torch.float64), inputs(3, dtype=torch.float64, seed=7)
@@ -203,6 +207,7 @@ def test_learned_functions_and_sketches_train_alike_on_any_number_of_threads(
     assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
 
 
+@ON_DEVICES
 @pytest.mark.parametrize("family", ["simhash", "kmeans"])
 @pytest.mark.parametrize(("selection", "levels"), [("exact", 2), ("sketch", 2), ("sketch", 16)])
 def test_a_hashed_head_learns_what_a_dense_one_does(
@@ -210,7 +215,7 @@ def test_a_hashed_head_learns_what_a_dense_one_does(
 ) -> None:
     """400 classes about centres of their own: through rehashes that must follow the weights."""
     torch.manual_seed(0)
-    centers, n_classes = torch.randn(400, D), 400
+    centers, n_classes = inputs(400, seed=99), 400
     changes = {"active": 40, "random": 0.2, "tables": 8, "rehash_every": 5, "bits": 4}
     sketch = {"sketch_levels": levels, "sketch_bits": 64 if levels == 16 else 256}
     changes |= sketch

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from module_helpers import D, inputs, make_layer
+from module_helpers import ON_DEVICES, D, inputs, make_layer, randn
 from torch import Tensor, nn
 
 from hashdl.optim import SGD, Adagrad, Adam, AdamW, RowWiseAdagrad, RowWiseAdam, clip_grad_norm_
@@ -47,12 +47,11 @@ EACH_OF_OURS = pytest.mark.parametrize(
 
 
 def parameter(*shape: int, dtype: torch.dtype = torch.float64) -> nn.Parameter:
-    generator = torch.Generator().manual_seed(0)
-    return nn.Parameter(torch.randn(*shape, generator=generator).to(dtype))
+    return nn.Parameter(randn(*shape, dtype=dtype, seed=0))
 
 
 def random_grad(p: Tensor, seed: int) -> Tensor:
-    return torch.randn(p.shape, generator=torch.Generator().manual_seed(seed)).to(p.dtype)
+    return randn(*p.shape, dtype=p.dtype, seed=seed)
 
 
 def sparse(grad: Tensor, rows: list[int] | None = None) -> Tensor:
@@ -70,6 +69,7 @@ def our_options(make: Make, reference: Make, options: dict[str, Any]) -> dict[st
 # ---- against torch -----------------------------------------------------------------------------
 
 
+@ON_DEVICES
 @pytest.mark.parametrize(("make", "reference", "options"), AGAINST_TORCH)
 @pytest.mark.parametrize("shape", [(ROWS, 5), (ROWS,)])
 def test_with_all_rows_touched_it_is_torchs(
@@ -101,6 +101,7 @@ def test_dense_gradients_take_torchs_step(
     assert torch.equal(ours, theirs)
 
 
+@ON_DEVICES
 def test_adam_is_lazy_as_sparse_adam() -> None:
     ours, theirs = parameter(ROWS, 5), parameter(ROWS, 5)
     # SparseAdam adds eps before it corrects the root: choose one that does not matter.
@@ -115,6 +116,7 @@ def test_adam_is_lazy_as_sparse_adam() -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
+@ON_DEVICES
 @pytest.mark.parametrize(("make", "full"), [(RowWiseAdagrad, Adagrad), (RowWiseAdam, Adam)])
 def test_row_wise_state_is_the_mean_over_the_row(make: Make, full: Make) -> None:
     """Where all elements of a row have the same square, both are the same."""
@@ -145,6 +147,7 @@ def test_row_wise_adagrad_by_hand() -> None:
 # ---- rows that are not touched -----------------------------------------------------------------
 
 
+@ON_DEVICES
 @EACH_OF_OURS
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_untouched_rows_and_their_states_keep_every_bit(
@@ -167,6 +170,7 @@ def test_untouched_rows_and_their_states_keep_every_bit(
             assert torch.equal(value[rest], state[name][rest])
 
 
+@ON_DEVICES
 @EACH_OF_OURS
 def test_gradients_without_rows_change_nothing(make: Make, options: dict[str, Any]) -> None:
     weight = parameter(ROWS, 5)
@@ -179,6 +183,7 @@ def test_gradients_without_rows_change_nothing(make: Make, options: dict[str, An
     assert torch.equal(weight, before)
 
 
+@ON_DEVICES
 @EACH_OF_OURS
 def test_gradients_that_are_not_coalesced(make: Make, options: dict[str, Any]) -> None:
     ours, theirs = parameter(ROWS, 5), parameter(ROWS, 5)
@@ -248,10 +253,11 @@ def test_where_steps_are_counted_changes_nothing(make: Make, changes: dict[str, 
 
 def entries_of(grad: Tensor, seed: int) -> Tensor:
     """A third of the gradient's entries."""
-    kept = torch.rand(grad.shape, generator=torch.Generator().manual_seed(seed)) < 1 / 3
+    kept = randn(*grad.shape, seed=seed) > 0.4
     return (grad * kept).to_sparse()
 
 
+@ON_DEVICES
 @pytest.mark.parametrize("transposed", [False, True])
 @EACH_OF_OURS
 def test_an_entry_is_a_row_of_one_element(

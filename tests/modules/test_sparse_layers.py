@@ -11,7 +11,16 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from module_helpers import CONFIG, D, dense_grad, inputs, mask_of, masked_linear
+from module_helpers import (
+    CONFIG,
+    ON_DEVICES,
+    D,
+    dense_grad,
+    inputs,
+    mask_of,
+    masked_linear,
+    randn,
+)
 from torch import Tensor, nn
 
 from hashdl import HashConfig, HashLinear, convert, revert
@@ -69,8 +78,9 @@ def make_mlp(
     **changes: object,
 ) -> HashMLP:
     torch.manual_seed(0)
-    config = SMALL.replace(**changes)
-    return HashMLP(D, HIDDEN, 4, gated=gated, above_mean=above_mean, config=config, dtype=dtype)
+    changed = {"config": SMALL.replace(**changes), "gated": gated, "above_mean": above_mean}
+    model = HashMLP(D, HIDDEN, 4, **changed, dtype=dtype, device="cpu")
+    return model.to(torch.get_default_device())
 
 
 def masked_hidden(layer: HashHidden, x: Tensor, rows: Tensor) -> Tensor:
@@ -103,7 +113,7 @@ def assert_same_gradients(
     ours: Tensor, wanted: Tensor, x: Tensor, parameters: Iterator[nn.Parameter]
 ) -> None:
     every = [x, *parameters]
-    pull = torch.randn(ours.shape, dtype=ours.dtype, generator=torch.Generator().manual_seed(3))
+    pull = randn(*ours.shape, dtype=ours.dtype, seed=3)
     left = torch.autograd.grad(ours, every, pull)
     right = torch.autograd.grad(wanted, every, pull)
     for one, other in zip(left, right, strict=True):
@@ -147,6 +157,7 @@ def test_later_layers_are_drawn_larger_where_outputs_count_above_their_mean() ->
         torch.testing.assert_close(other, factor * one)
 
 
+@ON_DEVICES
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("sparse_grad", [False, True])
@@ -184,6 +195,7 @@ def test_active_sets_of_an_mlp_may_be_empty(
     assert_same_gradients(y, wanted, x, model.parameters())
 
 
+@ON_DEVICES
 def test_with_every_neuron_active_it_is_dense() -> None:
     model = make_mlp(active=1.0)
     x = inputs(2, 3, dtype=torch.float64)
@@ -195,6 +207,7 @@ def test_with_every_neuron_active_it_is_dense() -> None:
     assert model(x).shape == (2, 3, 4)
 
 
+@ON_DEVICES
 def test_gradients_of_hidden_layers_are_of_entries() -> None:
     model = make_mlp(sparse_grad=True)
     model(inputs(3, dtype=torch.float64)).sum().backward()
@@ -205,6 +218,7 @@ def test_gradients_of_hidden_layers_are_of_entries() -> None:
         assert grads[name]._nnz() <= 3 * 15 * 15
 
 
+@ON_DEVICES
 @pytest.mark.parametrize("make", [SGD, Adagrad, RowWiseAdagrad, Adam])
 @pytest.mark.parametrize("gated", [False, True])
 def test_row_optimizers_train_it(make: type[torch.optim.Optimizer], gated: bool) -> None:
@@ -223,6 +237,7 @@ def test_row_optimizers_train_it(make: type[torch.optim.Optimizer], gated: bool)
     assert model.output.weight.t().is_contiguous()
 
 
+@ON_DEVICES
 def test_sparse_and_dense_gradients_train_alike() -> None:
     models = [make_mlp(sparse_grad=sparse_grad) for sparse_grad in (False, True)]
     x = inputs(8, dtype=torch.float64)

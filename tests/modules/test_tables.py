@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from module_helpers import D, N, assert_same_history, inputs, is_balanced, make_layer
+from module_helpers import ON_DEVICES, D, N, assert_same_history, inputs, is_balanced, make_layer
 
 import hashdl
 from hashdl.hashing import centering
@@ -30,6 +30,7 @@ def rehashes_by_step(layer: hashdl.HashLinear, steps: int) -> list[int]:
     return counts
 
 
+@ON_DEVICES
 @pytest.mark.parametrize("evaluated_first", [False, True])
 def test_the_schedule_grows_and_counts_training_steps_alone(evaluated_first: bool) -> None:
     layer = make_layer(rehash_every=2, rehash_growth=2.0)
@@ -45,6 +46,7 @@ def test_the_schedule_grows_and_counts_training_steps_alone(evaluated_first: boo
     assert layer.stats()["step"] == 15
 
 
+@ON_DEVICES
 @pytest.mark.parametrize("interrupt", ["rehash", "load", "cast"])
 def test_a_rebuild_begins_a_cycle_and_counts_as_no_rehash(interrupt: str) -> None:
     layer = make_layer(rehash_every=3, rehash_growth=1.0)
@@ -126,6 +128,7 @@ def test_touched_rows_are_hashed_against_the_centre_of_the_last_full_rehash() ->
     assert torch.equal(layer.tables.codes, codes(new_center))
 
 
+@ON_DEVICES
 def test_between_rehashes_the_tables_stay() -> None:
     layer = make_layer(rehash_every=5, sparse_grad=True)
     layer(inputs(1))
@@ -150,6 +153,7 @@ def test_the_centre_does_not_depend_on_threads(threads: int) -> None:
     assert float(center[1]) == float(torch.tensor(exact, dtype=torch.float32))
 
 
+@ON_DEVICES
 def test_statistics_of_the_buckets() -> None:
     layer = make_layer()
     stats = layer.stats()

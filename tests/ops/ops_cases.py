@@ -363,7 +363,7 @@ _CUDA: Cases = {
     ],
     "gather_linear": [
         {"d": 280},
-        *({"B": 9, "A": 12, "d": d} for d in (64, 33)),  # rows of many samples
+        *({"B": 9, "A": 12, "d": d} for d in (64, 33, 296, 515, 1104)),  # rows of many samples
     ],
     "gather_linear_backward": [
         {"d": 280},
