@@ -61,6 +61,7 @@ TRAINING_CONFIGS = {
 #: Optimizers by name. Each takes dense and sparse gradients.
 OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter]], Optimizer]] = {
     "adam": lambda parameters: optim.Adam(parameters, lr=1e-3, fused=True),
+    "adam_bf16": lambda parameters: optim.Adam(parameters, lr=1e-3, state_dtype=torch.bfloat16),
     "rowwise_adagrad": lambda parameters: optim.RowWiseAdagrad(parameters, lr=1e-2),
 }
 

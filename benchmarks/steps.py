@@ -45,7 +45,8 @@ def add_step_flags(parser: argparse.ArgumentParser) -> None:
         "--optimizer",
         choices=tuple(OPTIMIZERS),
         default="adam",
-        help="of the layer (default: adam); rowwise_adagrad holds one number a row",
+        help="of the layer (default: adam); adam_bf16 holds its states in bfloat16, "
+        "rowwise_adagrad one number a row",
     )
     add_config_flag(parser)
 
@@ -259,18 +260,18 @@ class Setup:
 
     def bytes_needed(self, name: str) -> float:
         """About what a contender holds at its peak, in bytes."""
-        rowwise = self.optimizer == "rowwise_adagrad"
+        compact = self.optimizer != "adam"  # states of half the bytes, or next to none
         weight = 4.0 * self.rows * self.dim
         if name in CONFIGS:
             # Codes and tables, and new codes while all rows are hashed at once.
-            return (2 if rowwise else 3) * weight + 4.0 * 3 * self.rows * self.configs[name].tables
+            return (2 if compact else 3) * weight + 4.0 * 3 * self.rows * self.configs[name].tables
         if name.startswith("sampled"):
-            return (2 if rowwise else 3) * weight
+            return (2 if compact else 3) * weight
         if name == "adaptive":
             return weight / 2
         # Weight, gradient and states; logits, their softmax and its gradient.
         logits = 4.0 * self.rows * self.batch
-        return (3 if rowwise else 4) * weight + (1 if name == "chunked" else 3) * logits
+        return (3 if compact else 4) * weight + (1 if name == "chunked" else 3) * logits
 
 
 def measure_layers(

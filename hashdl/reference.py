@@ -6,6 +6,8 @@ argument means stands in :mod:`hashdl.ops`; here is only what needs the tensors'
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -64,6 +66,19 @@ def _stream_keys(seed: int, step: Tensor, streams: Tensor) -> Tensor:
 def _draw_below(keys: Tensor, draws: Tensor, bounds: Tensor | int) -> Tensor:
     """Uniform in [0, bound): keys and draws are broadcast."""
     return (_shift_right(_mix(keys ^ draws), 33) * bounds) >> 31
+
+
+def _column_bits(keys: Tensor, columns: int) -> Tensor:
+    """32 bits (U, columns) for each column of the streams (U,): two columns share a draw."""
+    k = torch.arange(columns, device=keys.device)
+    return (_mix(keys[:, None] ^ (k >> 1)) >> 32 * (k & 1)) & 0xFFFFFFFF
+
+
+def _round_at_random(values: Tensor, bits: Tensor) -> Tensor:
+    """As bfloat16: up for as many of the 2^16 values of the lowest bits as a value lies above."""
+    numbers = values.float().view(torch.int32).long()
+    rounded = ((numbers + (bits & 0xFFFF)) >> 16).to(torch.int16).view(torch.bfloat16)
+    return torch.where(values.isnan(), torch.nan, rounded)
 
 
 # ---- codes and tables --------------------------------------------------------------------------
@@ -929,6 +944,7 @@ def adam_rows_(
     weight_decay: float,
     decoupled: bool,
     step: Tensor,
+    seed: int,
 ) -> None:
     """Oracle of :func:`hashdl.ops.adam_rows_`."""
     ids, grad = _touched(rows, grad, weight.shape[0], "adam_rows_")
@@ -936,14 +952,18 @@ def adam_rows_(
         wanted = f"got {float(step)}, wanted 1 or more"
         _check(bool(step >= 1), "adam_rows_", "step", wanted)
     t = step.double().reshape(())
-    w = weight[ids].to(exp_avg.dtype)
+    w = weight[ids].to(accumulator(weight.dtype))
     g = grad.to(w.dtype)
     if decoupled:
         w = w * (1 - lr * weight_decay)
     else:
         g = g + weight_decay * w
-    m = exp_avg[ids] + (1 - beta1) * (g - exp_avg[ids])
-    v = beta2 * exp_avg_sq[ids] + (1 - beta2) * _mean_square(g, exp_avg_sq)
-    exp_avg[ids], exp_avg_sq[ids] = m, v
+    old_m, old_v = exp_avg[ids].to(w.dtype), exp_avg_sq[ids].to(w.dtype)
+    m = old_m + (1 - beta1) * (g - old_m)
+    v = beta2 * old_v + (1 - beta2) * _mean_square(g, exp_avg_sq)
+    bits = _column_bits(_stream_keys(seed, step.long(), ids), math.prod(g.shape[1:])).view(g.shape)
+    for state, new, shift in ((exp_avg, m, 0), (exp_avg_sq, v, 16)):
+        narrow = state.dtype == torch.bfloat16
+        state[ids] = _round_at_random(new, bits >> shift) if narrow else new
     root = _per_row(v, g).sqrt() / (1 - beta2**t) ** 0.5 + eps
     weight[ids] = (w - lr / (1 - beta1**t) * m / root).to(weight.dtype)

@@ -10,13 +10,14 @@ namespace hashdl::cpu {
 template <typename A>
 struct AdamConstants {
   A rest1, beta2, rest2, eps, decay, shrink, step_size, correction;  ///< rest: 1 - beta
+  int64_t step;
 };
 
 /// Computed in double as torch does: 1 - beta and 1 - beta^t cancel in float. Always inlined: a
 /// function that instruction sets shared could be linked with instructions that the machine lacks.
-template <typename T>
+template <typename T, typename S>
 HASHDL_HOST_DEVICE __attribute__((always_inline)) inline AdamConstants<Accumulate<T>>
-adam_constants(const AdamRows<T>& args) {
+adam_constants(const AdamRows<T, S>& args) {
   using A = Accumulate<T>;
   const double t = static_cast<double>(args.step);
   const double correction1 = 1 - __builtin_pow(args.beta1, t);
@@ -29,7 +30,8 @@ adam_constants(const AdamRows<T>& args) {
           A(args.decoupled ? 0 : decay),
           A(args.decoupled ? 1 - lr * decay : 1),
           A(lr / correction1),
-          A(1 / __builtin_sqrt(correction2))};
+          A(1 / __builtin_sqrt(correction2)),
+          args.step};
 }
 
 }  // namespace hashdl::cpu

@@ -1,6 +1,7 @@
 #include "cpu/row_optimizers.h"
 
 #include "cpu/adam_constants.h"
+#include "cpu/random.h"
 #include "cpu/vec.h"
 
 namespace hashdl::cpu::HASHDL_SIMD_LEVEL {
@@ -108,13 +109,12 @@ HASHDL_INLINE void adam_full_row(const AdamConstants<Accumulate<T>>& c, T* __res
   }
 }
 
+/// With one second moment for the row, whose root is in the rate.
 template <typename T>
-HASHDL_INLINE void adam_row_wise(const AdamConstants<Accumulate<T>>& c, T* __restrict w,
-                                 const T* __restrict grad, Accumulate<T>* __restrict m,
-                                 Accumulate<T>* v, int64_t d) {
+HASHDL_INLINE void adam_row_wise(const AdamConstants<Accumulate<T>>& c, Accumulate<T> rate,
+                                 T* __restrict w, const T* __restrict grad,
+                                 Accumulate<T>* __restrict m, int64_t d) {
   using A = Accumulate<T>;
-  *v = c.beta2 * *v + c.rest2 * mean_square(grad, w, d, c.decay);
-  const A rate = c.step_size / (square_root(*v) * c.correction + c.eps);
   for (int64_t k = 0; k < d; ++k) {
     const A wk = A(load1(w + k)) * c.shrink;
     const A g = A(load1(grad + k)) + c.decay * wk;
@@ -123,9 +123,46 @@ HASHDL_INLINE void adam_row_wise(const AdamConstants<Accumulate<T>>& c, T* __res
   }
 }
 
+HASHDL_INLINE void store_state(float* p, float value, uint32_t) { *p = value; }
+HASHDL_INLINE void store_state(double* p, double value, uint32_t) { *p = value; }
+HASHDL_INLINE void store_state(BFloat16* p, float value, uint32_t bits) {
+  p->bits = round_at_random(bit_copy<uint32_t>(value), bits);
+}
+
+/// body(first, count, m, v): a row's states, as numbers to update in place, and which columns they
+/// belong to; `v` may be null.
+template <typename A, typename Body>
+HASHDL_INLINE void update_states(A* m, A* v, int64_t d, uint64_t, const Body& body) {
+  body(0, d, m, v);
+}
+
+/// Those in bfloat16 are widened for it some columns at a time, and rounded after.
+template <typename A, typename Body>
+HASHDL_INLINE void update_states(BFloat16* m, BFloat16* v, int64_t d, uint64_t key,
+                                 const Body& body) {
+  constexpr int64_t kBlock = 64;
+  A wide_m[kBlock], wide_v[kBlock];
+  uint64_t draws[kBlock / 2];
+  uint32_t bits[kBlock];
+  for (int64_t first = 0; first < d; first += kBlock) {
+    const int64_t count = d - first < kBlock ? d - first : kBlock;
+    for (int64_t i = 0; i < count; ++i) wide_m[i] = load1(m + first + i);
+    if (v != nullptr) {
+      for (int64_t i = 0; i < count; ++i) wide_v[i] = load1(v + first + i);
+    }
+    body(first, count, wide_m, wide_v);
+    for (int64_t i = 0; i < kBlock / 2; ++i) draws[i] = column_draw(key, first / 2 + i);
+    std::memcpy(bits, draws, sizeof(bits));  // column_bits, where the lower half comes first
+    for (int64_t i = 0; i < count; ++i) store_state(m + first + i, wide_m[i], bits[i]);
+    if (v != nullptr) {
+      for (int64_t i = 0; i < count; ++i) store_state(v + first + i, wide_v[i], bits[i] >> 16);
+    }
+  }
+}
+
 /// Rows of one element, as biases are: gathered to be updated a few vectors at a time.
-template <typename T>
-HASHDL_INLINE void adam_elements(const AdamConstants<Accumulate<T>>& c, const AdamRows<T>& args,
+template <typename T, typename S>
+HASHDL_INLINE void adam_elements(const AdamConstants<Accumulate<T>>& c, const AdamRows<T, S>& args,
                                  int64_t begin, int64_t end) {
   constexpr int64_t kBlock = 32;
   const RowUpdate<T>& up = args.update;
@@ -138,39 +175,53 @@ HASHDL_INLINE void adam_elements(const AdamConstants<Accumulate<T>>& c, const Ad
       if (repeats(up.rows, u)) continue;
       w[i] = up.weight[row];
       grad[i] = up.grad[u];
-      m[i] = args.exp_avg[row];
-      v[i] = args.exp_avg_sq[row];
+      m[i] = load1(args.exp_avg + row);
+      v[i] = load1(args.exp_avg_sq + row);
     }
     adam_full_row(c, w, grad, m, v, kBlock);  // all of it: the same code wherever ranges end
     for (int64_t i = 0; i < count; ++i) {
       const int64_t u = first + i, row = up.rows[u];
       if (repeats(up.rows, u)) continue;
       up.weight[row] = w[i];
-      args.exp_avg[row] = m[i];
-      args.exp_avg_sq[row] = v[i];
+      const uint32_t bits = column_bits(stream_key(args.seed, args.step, row), 0);
+      store_state(args.exp_avg + row, m[i], bits);
+      store_state(args.exp_avg_sq + row, v[i], bits >> 16);
     }
   }
 }
 
-template <typename T>
-void adam(const AdamRows<T>& args, int64_t begin, int64_t end) {
+template <typename T, typename S>
+void adam(const AdamRows<T, S>& args, int64_t begin, int64_t end) {
+  using A = Accumulate<T>;
   const RowUpdate<T>& up = args.update;
-  const AdamConstants<Accumulate<T>> c = adam_constants(args);
-  if (up.d == 1 && !args.row_wise) return adam_elements(c, args, begin, end);
+  const AdamConstants<A> c = adam_constants(args);
+  const bool row_wise = args.row_square != nullptr;
+  if (up.d == 1 && !row_wise) return adam_elements(c, args, begin, end);
   for (int64_t u = begin; u < end; ++u) {
     if (repeats(up.rows, u)) continue;
     prefetch_state(up.weight, up.rows, u, end, up.d);
     prefetch_state(args.exp_avg, up.rows, u, end, up.d);
-    prefetch_state(args.exp_avg_sq, up.rows, u, end, args.row_wise ? 1 : up.d);
+    prefetch_state(args.exp_avg_sq, up.rows, u, end, up.d);
+    prefetch_state(args.row_square, up.rows, u, end, 1);
     const int64_t row = up.rows[u];
     T* w = up.weight + row * up.d;
     const T* grad = up.grad + u * up.d;
-    Accumulate<T>* m = args.exp_avg + row * up.d;
-    if (args.row_wise) {
-      adam_row_wise(c, w, grad, m, args.exp_avg_sq + row, up.d);
-    } else {
-      adam_full_row(c, w, grad, m, args.exp_avg_sq + row * up.d, up.d);
+    S* m = args.exp_avg + row * up.d;
+    S* v = row_wise ? nullptr : args.exp_avg_sq + row * up.d;
+    const uint64_t key = stream_key(args.seed, args.step, row);
+    A rate = 0;
+    if (row_wise) {
+      A& square = args.row_square[row];
+      square = c.beta2 * square + c.rest2 * mean_square(grad, w, up.d, c.decay);
+      rate = c.step_size / (square_root(square) * c.correction + c.eps);
     }
+    update_states<A>(m, v, up.d, key, [&](int64_t first, int64_t count, A* wide_m, A* wide_v) {
+      if (row_wise) {
+        adam_row_wise(c, rate, w + first, grad + first, wide_m, count);
+      } else {
+        adam_full_row(c, w + first, grad + first, wide_m, wide_v, count);
+      }
+    });
   }
 }
 
@@ -178,7 +229,8 @@ void adam(const AdamRows<T>& args, int64_t begin, int64_t end) {
 
 template <typename T>
 const RowOptimizerKernels<T>& row_optimizer_kernels() {
-  static constexpr RowOptimizerKernels<T> kernels{sgd<T>, adagrad<T>, adam<T>};
+  static constexpr RowOptimizerKernels<T> kernels{sgd<T>, adagrad<T>, adam<T, Accumulate<T>>,
+                                                  adam<T, BFloat16>};
   return kernels;
 }
 

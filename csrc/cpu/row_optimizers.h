@@ -36,15 +36,18 @@ struct AdagradRows {
   double eps;
 };
 
-template <typename T>
+/// States are stored as S: Accumulate<T>, or BFloat16, to which they are rounded at random, each up
+/// or down so that the expectation is what was computed; see round_at_random.
+template <typename T, typename S = Accumulate<T>>
 struct AdamRows {
   RowUpdate<T> update;
-  Accumulate<T>* exp_avg;     ///< (N, d), updated
-  Accumulate<T>* exp_avg_sq;  ///< (N, d), or (N) when row_wise; updated
-  bool row_wise;
+  S* exp_avg;                 ///< (N, d), updated
+  S* exp_avg_sq;              ///< (N, d), updated; null when row-wise
+  Accumulate<T>* row_square;  ///< (N), updated: exp_avg_sq when row-wise, else null
   double beta1, beta2, eps;
   int64_t step;    ///< 1 for the first step: the bias correction is of the global step
   bool decoupled;  ///< weight decay as in AdamW instead of L2
+  int64_t seed;    ///< of the rounding: a row draws from the stream (seed, step, row)
 };
 
 template <typename T>
@@ -52,6 +55,7 @@ struct RowOptimizerKernels {
   void (*sgd)(const SgdRows<T>&, int64_t begin, int64_t end);          ///< range of `rows`
   void (*adagrad)(const AdagradRows<T>&, int64_t begin, int64_t end);  ///< range of `rows`
   void (*adam)(const AdamRows<T>&, int64_t begin, int64_t end);        ///< range of `rows`
+  void (*adam_bfloat16)(const AdamRows<T, BFloat16>&, int64_t begin, int64_t end);  ///< likewise
 };
 
 HASHDL_DECLARE_TABLE(RowOptimizerKernels, row_optimizer_kernels)

@@ -73,10 +73,12 @@ __device__ void store(const Accumulate<T> (&from)[V], T* to) {
 }
 
 /// An optimizer's state, V numbers at a time: 32 bytes of them beside 16-bit weights, in two loads.
-template <int V, typename A>
-__device__ void load_state(const A* from, A (&to)[V]) {
-  constexpr int part = V < kPacked<A> ? V : kPacked<A>;
-  for (int v = 0; v < V; v += part) load<part>(from + v, *reinterpret_cast<A(*)[part]>(to + v));
+template <int V, typename S>
+__device__ void load_state(const S* from, Accumulate<S> (&to)[V]) {
+  constexpr int part = V < kPacked<S> ? V : kPacked<S>;
+  for (int v = 0; v < V; v += part) {
+    load<part>(from + v, *reinterpret_cast<Accumulate<S>(*)[part]>(to + v));
+  }
 }
 
 template <int V, typename A>

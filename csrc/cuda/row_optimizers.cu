@@ -1,6 +1,7 @@
 #include "cuda/row_optimizers.h"
 
 #include "cpu/adam_constants.h"
+#include "cpu/random.h"
 #include "cuda/device.h"
 #include "cuda/launch.h"
 #include "cuda/numbers.h"
@@ -113,9 +114,37 @@ __global__ void __launch_bounds__(kThreads)
   });
 }
 
+/// States of Adam, V of them from column k on. As they are; or in bfloat16, rounded at random.
+template <int V, typename A>
+__device__ void load_averages(const A* from, A (&to)[V]) {
+  load_state<V>(from, to);
+}
+template <int V, typename A>
+__device__ void load_averages(const BFloat16* from, A (&to)[V]) {
+  float wide[V];
+  load_state<V>(from, wide);
+  for (int v = 0; v < V; ++v) to[v] = static_cast<A>(wide[v]);
+}
+
+template <int V, typename A>
+__device__ void store_averages(const A (&from)[V], A* to, uint64_t, int64_t, int) {
+  store_state<V>(from, to);
+}
+/// `shift`: where in the bits of a column those of this state begin.
+template <int V, typename A>
+__device__ void store_averages(const A (&from)[V], BFloat16* to, uint64_t key, int64_t k,
+                               int shift) {
+  Pack<BFloat16, V> pack;
+  for (int v = 0; v < V; ++v) {
+    const uint32_t number = std::bit_cast<uint32_t>(static_cast<float>(from[v]));
+    pack.values[v].bits = cpu::round_at_random(number, cpu::column_bits(key, k + v) >> shift);
+  }
+  *reinterpret_cast<Pack<BFloat16, V>*>(to) = pack;
+}
+
 /// One thread: what follows from the number of a step that stands on the device.
-template <typename T>
-__global__ void adam_constants_kernel(cpu::AdamRows<T> args, const float* step,
+template <typename T, typename S>
+__global__ void adam_constants_kernel(cpu::AdamRows<T, S> args, const float* step,
                                       cpu::AdamConstants<Accumulate<T>>* out) {
   require(*step >= 1, "hashdl::adam_rows_: step: got a number below 1");
   args.step = static_cast<int64_t>(*step);
@@ -123,38 +152,40 @@ __global__ void adam_constants_kernel(cpu::AdamRows<T> args, const float* step,
 }
 
 /// `constants`, or what stands on the device, if anything.
-template <typename T, int V>
+template <typename T, typename S, int V>
 __global__ void __launch_bounds__(kThreads)
-    adam_kernel(cpu::AdamRows<T> args, cpu::AdamConstants<Accumulate<T>> constants,
+    adam_kernel(cpu::AdamRows<T, S> args, cpu::AdamConstants<Accumulate<T>> constants,
                 const cpu::AdamConstants<Accumulate<T>>* on_device, int64_t U, int64_t N) {
   using A = Accumulate<T>;
   const cpu::AdamConstants<A> c = on_device == nullptr ? constants : *on_device;
   const cpu::RowUpdate<T>& up = args.update;
   const int64_t u = thread_index() / kWarp, row = row_of(up, u, U, N);
   if (row < 0) return;
+  const bool row_wise = args.row_square != nullptr;
+  const uint64_t key = cpu::stream_key(args.seed, c.step, row);
   A rate = A(0);
-  if (args.row_wise) {
+  if (row_wise) {
     const A mean = c.rest2 * mean_square<V>(up, u, row, c.decay);
-    const A total = c.beta2 * args.exp_avg_sq[row] + mean;
+    const A total = c.beta2 * args.row_square[row] + mean;
     __syncwarp();
-    if (lane() == 0) args.exp_avg_sq[row] = total;
+    if (lane() == 0) args.row_square[row] = total;
     rate = c.step_size / (root(total) * c.correction + c.eps);
   }
   for_columns<V>(up, u, row, c.shrink, c.decay, [&](int64_t k, A(&w)[V], A(&g)[V]) {
     A m[V];
-    load_state<V>(args.exp_avg + row * up.d + k, m);
+    load_averages<V>(args.exp_avg + row * up.d + k, m);
     for (int v = 0; v < V; ++v) m[v] += c.rest1 * (g[v] - m[v]);
-    store_state<V>(m, args.exp_avg + row * up.d + k);
-    if (args.row_wise) {
+    store_averages<V>(m, args.exp_avg + row * up.d + k, key, k, 0);
+    if (row_wise) {
       for (int v = 0; v < V; ++v) w[v] -= rate * m[v];
     } else {
       A square[V];
-      load_state<V>(args.exp_avg_sq + row * up.d + k, square);
+      load_averages<V>(args.exp_avg_sq + row * up.d + k, square);
       for (int v = 0; v < V; ++v) {
         square[v] = c.beta2 * square[v] + c.rest2 * g[v] * g[v];
         w[v] -= c.step_size * m[v] / (root(square[v]) * c.correction + c.eps);
       }
-      store_state<V>(square, args.exp_avg_sq + row * up.d + k);
+      store_averages<V>(square, args.exp_avg_sq + row * up.d + k, key, k, 16);
     }
     store<V>(w, up.weight + row * up.d + k);
   });
@@ -186,31 +217,35 @@ void adagrad_rows(const cpu::AdagradRows<T>& args, int64_t U, int64_t N, Stream 
   with_width<T>(args.update.d, run, args.update.weight, args.update.grad, args.sum);
 }
 
-template <typename T>
-void adam_rows(const cpu::AdamRows<T>& args, const float* step, int64_t U, int64_t N,
+template <typename T, typename S>
+void adam_rows(const cpu::AdamRows<T, S>& args, const float* step, int64_t U, int64_t N,
                Scratch& scratch, Stream stream) {
   using Constants = cpu::AdamConstants<Accumulate<T>>;
   Constants* const on_device = step == nullptr ? nullptr : scratch.take<Constants>(1);
   if (scratch.measuring()) return;
-  if (step != nullptr) launch(adam_constants_kernel<T>, 1, 1, 0, stream, args, step, on_device);
+  if (step != nullptr) launch(adam_constants_kernel<T, S>, 1, 1, 0, stream, args, step, on_device);
   const Constants constants = cpu::adam_constants(args);
   const auto run = [&]<int V>() {
-    launch(adam_kernel<T, V>, warp_blocks(U), kThreads, 0, stream, args, constants, on_device, U,
+    launch(adam_kernel<T, S, V>, warp_blocks(U), kThreads, 0, stream, args, constants, on_device, U,
            N);
   };
   with_width<T>(args.update.d, run, args.update.weight, args.update.grad, args.exp_avg,
                 args.exp_avg_sq);
 }
 
-#define HASHDL_INSTANTIATE(T)                                                                   \
-  template void sgd_rows<T>(const cpu::SgdRows<T>&, int64_t, int64_t, Stream);                  \
-  template void adagrad_rows<T>(const cpu::AdagradRows<T>&, int64_t, int64_t, Stream);          \
-  template void adam_rows<T>(const cpu::AdamRows<T>&, const float*, int64_t, int64_t, Scratch&, \
-                             Stream);
+#define HASHDL_ADAM(T, S)                                                                   \
+  template void adam_rows<T, S>(const cpu::AdamRows<T, S>&, const float*, int64_t, int64_t, \
+                                Scratch&, Stream);
+#define HASHDL_INSTANTIATE(T)                                                          \
+  template void sgd_rows<T>(const cpu::SgdRows<T>&, int64_t, int64_t, Stream);         \
+  template void adagrad_rows<T>(const cpu::AdagradRows<T>&, int64_t, int64_t, Stream); \
+  HASHDL_ADAM(T, Accumulate<T>)                                                        \
+  HASHDL_ADAM(T, BFloat16)
 HASHDL_INSTANTIATE(float)
 HASHDL_INSTANTIATE(double)
 HASHDL_INSTANTIATE(BFloat16)
 HASHDL_INSTANTIATE(Half)
 #undef HASHDL_INSTANTIATE
+#undef HASHDL_ADAM
 
 }  // namespace hashdl::cuda

@@ -23,8 +23,8 @@ template <typename T>
 void adagrad_rows(const cpu::AdagradRows<T>& args, int64_t U, int64_t N, Stream stream);
 /// `step`: where the number of the step stands on the device, in the place of that in `args`; or
 /// null.
-template <typename T>
-void adam_rows(const cpu::AdamRows<T>& args, const float* step, int64_t U, int64_t N,
+template <typename T, typename S>
+void adam_rows(const cpu::AdamRows<T, S>& args, const float* step, int64_t U, int64_t N,
                Scratch& scratch, Stream stream);
 
 }  // namespace hashdl::cuda

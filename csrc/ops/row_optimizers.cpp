@@ -30,9 +30,9 @@ void check_update(const Tensor& weight, const Tensor& rows, const Tensor& grad, 
 }
 
 /// A state of the weight's shape; when `allow_row_wise`, of shape (N,) as well. True if row-wise.
-bool check_state(const Tensor& state, const Tensor& weight, bool allow_row_wise, const char* op,
-                 const char* argument) {
-  check_dtype(state, accumulate_dtype(weight), op, argument);
+/// Its dtype is left to the caller.
+bool check_state_shape(const Tensor& state, const Tensor& weight, bool allow_row_wise,
+                       const char* op, const char* argument) {
   check_in_place(state, op, argument);
   check_one_device(op, {weight, state});
   const bool row_wise = allow_row_wise && weight.dim() == 2 && state.dim() == 1;
@@ -41,6 +41,25 @@ bool check_state(const Tensor& state, const Tensor& weight, bool allow_row_wise,
   } else {
     check_shape(state, {weight.size(0), weight.size(1)}, op, argument);
   }
+  return row_wise;
+}
+
+/// The same with the dtype: that in which the weight's numbers are computed with.
+bool check_state(const Tensor& state, const Tensor& weight, bool allow_row_wise, const char* op,
+                 const char* argument) {
+  check_dtype(state, accumulate_dtype(weight), op, argument);
+  return check_state_shape(state, weight, allow_row_wise, op, argument);
+}
+
+/// Both states of Adam: those of elements in one dtype, bfloat16 as well. True if row-wise.
+bool check_adam_states(const Tensor& exp_avg, const Tensor& exp_avg_sq, const Tensor& weight,
+                       const char* op) {
+  const ScalarType wide = accumulate_dtype(weight), got = exp_avg.scalar_type();
+  check(got == wide || got == ScalarType::BFloat16, op, "exp_avg",
+        "got dtype " + dtype_string(got) + ", wanted " + dtype_string(wide) + " or bfloat16");
+  check_state_shape(exp_avg, weight, false, op, "exp_avg");
+  const bool row_wise = check_state_shape(exp_avg_sq, weight, true, op, "exp_avg_sq");
+  check_dtype(exp_avg_sq, row_wise ? wide : got, op, "exp_avg_sq");
   return row_wise;
 }
 
@@ -166,26 +185,37 @@ void adagrad_rows_(const Tensor& weight, const Tensor& sum, const Tensor& rows, 
   });
 }
 
+/// The kernel for states stored as S.
+template <typename T, typename S>
+auto adam_kernel() {
+  const auto& kernels = cpu::row_optimizer_kernels<T>();
+  if constexpr (std::same_as<S, cpu::BFloat16>) {
+    return kernels.adam_bfloat16;
+  } else {
+    return kernels.adam;
+  }
+}
+
 void adam_rows_(const Tensor& weight, const Tensor& exp_avg, const Tensor& exp_avg_sq,
                 const Tensor& rows, const Tensor& grad, double lr, double beta1, double beta2,
-                double eps, double weight_decay, bool decoupled, const Tensor& step) {
+                double eps, double weight_decay, bool decoupled, const Tensor& step, int64_t seed) {
   constexpr auto op = "adam_rows_";
   check_update(weight, rows, grad, op);
   const int64_t t = read_adam_step(step, weight, op);
-  check_state(exp_avg, weight, false, op, "exp_avg");
-  const bool row_wise = check_state(exp_avg_sq, weight, true, op, "exp_avg_sq");
+  const bool row_wise = check_adam_states(exp_avg, exp_avg_sq, weight, op);
   const Tensor ids = checked_rows(rows, weight, op), gradient = as_contiguous(grad);
-  dispatch_floating(weight, [&]<typename T>(T) {
-    using State = cpu::Accumulate<T>;
-    const cpu::AdamRows<T> args{row_update<T>(weight, ids, gradient, lr, weight_decay),
-                                mutable_data<State>(exp_avg),
-                                mutable_data<State>(exp_avg_sq),
-                                row_wise,
-                                beta1,
-                                beta2,
-                                eps,
-                                t,
-                                decoupled};
+  const auto update = [&]<typename T, typename S>(T, S) {
+    using A = cpu::Accumulate<T>;
+    const cpu::AdamRows<T, S> args{row_update<T>(weight, ids, gradient, lr, weight_decay),
+                                   mutable_data<S>(exp_avg),
+                                   row_wise ? nullptr : mutable_data<S>(exp_avg_sq),
+                                   row_wise ? mutable_data<A>(exp_avg_sq) : nullptr,
+                                   beta1,
+                                   beta2,
+                                   eps,
+                                   t,
+                                   decoupled,
+                                   seed};
     if constexpr (kCuda) {
       if (is_cuda(weight)) {
         const float* on_gpu = is_cuda(step) ? data<float>(step) : nullptr;
@@ -195,9 +225,16 @@ void adam_rows_(const Tensor& weight, const Tensor& exp_avg, const Tensor& exp_a
         return;
       }
     }
-    const auto run = cpu::row_optimizer_kernels<T>().adam;
+    const auto run = adam_kernel<T, S>();
     torch::stable::parallel_for(0, ids.size(0), kGrain,
                                 [&](int64_t begin, int64_t end) { run(args, begin, end); });
+  };
+  dispatch_floating(weight, [&]<typename T>(T number) {
+    if (exp_avg.scalar_type() == ScalarType::BFloat16) {
+      update(number, cpu::BFloat16{});
+    } else {
+      update(number, cpu::Accumulate<T>{});
+    }
   });
 }
 

@@ -61,12 +61,22 @@ def _check_update(op: str, weight: Tensor, rows: Tensor, grad: Tensor) -> None:
     check_shape(grad, (rows.shape[0], *weight.shape[1:]), op, "grad")
 
 
+def _wide(weight: Tensor) -> torch.dtype:
+    """In what the numbers of a weight are computed with."""
+    return torch.float64 if weight.dtype == torch.float64 else torch.float32
+
+
 def _check_state(
     op: str, state: Tensor, weight: Tensor, argument: str, *, row_wise: bool = False
 ) -> None:
     """A state has the weight's shape, or, where ``row_wise`` allows it, one scalar a row."""
-    wanted = torch.float64 if weight.dtype == torch.float64 else torch.float32
-    check_dtype(state, wanted, op, argument)
+    check_dtype(state, _wide(weight), op, argument)
+    _check_state_shape(op, state, weight, argument, row_wise=row_wise)
+
+
+def _check_state_shape(
+    op: str, state: Tensor, weight: Tensor, argument: str, *, row_wise: bool = False
+) -> None:
     check_in_place(op, state, argument)
     compact = row_wise and state.dim() == 1
     check_shape(state, weight.shape[:1] if compact else tuple(weight.shape), op, argument)
@@ -182,19 +192,24 @@ def _check_adam_rows_(
     weight_decay: float,
     decoupled: bool,
     step: Tensor,
+    seed: int,
 ) -> None:
     op = "adam_rows_"
     _check_update(op, weight, rows, grad)
     check_dtype(step, torch.float32, op, "step")
     check_one_element(step, op, "step")
-    _check_state(op, exp_avg, weight, "exp_avg")
-    _check_state(op, exp_avg_sq, weight, "exp_avg_sq", row_wise=True)
+    wide, got = _wide(weight), exp_avg.dtype
+    what = f"got dtype {str(got)[6:]}, wanted {str(wide)[6:]} or bfloat16"
+    check(got in (wide, torch.bfloat16), op, "exp_avg", what)
+    _check_state_shape(op, exp_avg, weight, "exp_avg")
+    _check_state_shape(op, exp_avg_sq, weight, "exp_avg_sq", row_wise=True)
+    check_dtype(exp_avg_sq, got if exp_avg_sq.dim() == weight.dim() else wide, op, "exp_avg_sq")
 
 
 @define_op(
     "adam_rows_(Tensor(a!) weight, Tensor(b!) exp_avg, Tensor(c!) exp_avg_sq, Tensor rows, "
     "Tensor grad, float lr, float beta1, float beta2, float eps, float weight_decay, "
-    "bool decoupled, Tensor step) -> ()",
+    "bool decoupled, Tensor step, int seed) -> ()",
     _check_adam_rows_,
 )
 def _(*args: Any) -> None:
@@ -214,16 +229,24 @@ def adam_rows_(
     weight_decay: float = 0.0,
     decoupled: bool = False,
     step: Tensor,
+    seed: int = 0,
 ) -> None:
-    """A step of :class:`torch.optim.Adam` on some rows, in place.
+    r"""A step of :class:`torch.optim.Adam` on some rows, in place.
 
     The averages of a row decay only when it is touched; the bias correction is that of the global
     step, as in :class:`torch.optim.SparseAdam`.
 
+    States in bfloat16 are widened, and rounded when they are stored: a number
+    :math:`x = a + p (b - a)` between its neighbours a and b becomes b with probability p, so that
+    the expectation is x. With ``betas`` of .999 a step moves a second moment by less than half the
+    distance of neighbours, and rounding to the nearest would lose it. The weight is updated by what
+    has not been rounded yet.
+
     Args:
         weight: (N, d) or (N,), contiguous.
-        exp_avg: of the weight's shape, float32 (float64 for float64).
-        exp_avg_sq: likewise; or (N,) for a 2-d weight: row-wise, the mean over the row.
+        exp_avg: of the weight's shape, float32 (float64 for float64), or bfloat16.
+        exp_avg_sq: likewise, in the same dtype; or (N,) for a 2-d weight: row-wise, the mean over
+            the row, in float32 (float64 for float64).
         rows: int32 (U,), distinct; an entry with the row of the one before is padding, and skipped.
         grad: (U, d) or (U,).
         lr: learning rate.
@@ -233,7 +256,15 @@ def adam_rows_(
         decoupled: see ``weight_decay``.
         step: float32, one element: the number of this step, from 1; in the host's memory, or on the
             GPU of the weight, where the host does not wait for it.
+        seed: of the rounding to bfloat16, which depends on seed, step, row and column alone.
+
+    Examples:
+        >>> weight, rows, grad = torch.zeros(2, 1), torch.tensor([1]).int(), torch.ones(1, 1)
+        >>> states = torch.zeros_like(weight), torch.zeros_like(weight)
+        >>> adam_rows_(weight, *states, rows, grad, lr=0.1, step=torch.tensor(1.0))
+        >>> weight
+        tensor([[ 0.0000],
+                [-0.1000]])
     """
-    kernels.adam_rows_(
-        weight, exp_avg, exp_avg_sq, rows, grad, lr, *betas, eps, weight_decay, decoupled, step
-    )
+    options = lr, *betas, eps, weight_decay, decoupled, step, seed
+    kernels.adam_rows_(weight, exp_avg, exp_avg_sq, rows, grad, *options)

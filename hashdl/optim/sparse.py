@@ -109,18 +109,32 @@ def _check_places(parameter: Tensor) -> None:
 
 
 def in_memory(tensor: Tensor) -> Tensor:
-    """All elements (n,) of a matrix as they lie in memory, contiguous or transposed.
+    """All elements (n,) of a tensor as they lie in memory, contiguous or transposed.
 
     Raises:
         RuntimeError: there are gaps in memory.
     """
-    rows = tensor if tensor.is_contiguous() else tensor.t()
-    if not rows.is_contiguous():
+    if not tensor.is_contiguous():
+        tensor = tensor.permute(sorted(range(tensor.dim()), key=tensor.stride, reverse=True))
+    if not tensor.is_contiguous():
         raise RuntimeError(
             "hashdl.optim: got a non-contiguous parameter; it is updated in place, wanted one "
             "that is contiguous, or transposed as a whole"
         )
-    return rows.view(-1)
+    return tensor.view(-1)
+
+
+def values_in_memory(grad: Tensor, parameter: Tensor) -> Tensor:
+    """The elements (n,) of a dense gradient in the order of :func:`in_memory` of its parameter.
+
+    Raises:
+        RuntimeError: the parameter has 2^31 elements or more, or gaps in memory.
+    """
+    _check_places(parameter)
+    if grad.stride() == parameter.stride():
+        return in_memory(grad)
+    in_memory(parameter)  # which has no gaps: a copy of its layout has none, either
+    return in_memory(torch.empty_like(parameter).copy_(grad))
 
 
 def entries_in_memory(grad: Tensor, parameter: Tensor) -> Tensor:

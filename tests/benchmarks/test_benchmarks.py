@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from benchmarks import gpu, kernels, output_layer, plot, scaling, steps, time_to_accuracy
 from benchmarks.common import exponent, interleave, new_report
@@ -19,6 +20,7 @@ from benchmarks.layers import (
     CONFIGS,
     CORRECTED,
     NAMES,
+    OPTIMIZERS,
     AdaptiveHead,
     ChunkedHead,
     available,
@@ -106,6 +108,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
         run(scaling.main, folder / "scaling.json", *grid)
         sizes = ["--rows", "400", "--copy-mb", "1", "--sgemm-size", "64", *LAYER, "--repeat", "1"]
         run(kernels.main, folder / "kernels.json", *sizes)
+        narrow = ["--rows", "400", "--contenders", "dense", "hashed", "--optimizer", "adam_bf16"]
+        run(output_layer.main, folder / "narrow.json", *narrow, *LAYER)
     return folder
 
 
@@ -130,6 +134,26 @@ def test_output_layer(results: Path) -> None:
     printed = describe(report)
     assert "hashed_shared" in printed
     assert "of sampled_1000" in printed
+
+
+def test_states_in_bfloat16(results: Path) -> None:
+    report = load(results / "narrow.json")
+    assert report["settings"]["optimizer"] == "adam_bf16"
+    assert set(report["contenders"]) == {"dense", "hashed"}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimizers_take_dense_and_sparse_gradients(name: str) -> None:
+    dense, rows = (nn.Parameter(torch.ones(6, 3)) for _ in range(2))
+    optimizer = OPTIMIZERS[name]([dense, rows])
+    dense.grad = torch.ones(6, 3)
+    rows.grad = torch.sparse_coo_tensor([[2]], torch.ones(1, 3), (6, 3), check_invariants=True)
+    optimizer.step()
+    assert bool((dense < 1).all())
+    assert (rows < 1).all(1).nonzero().tolist() == [[2]]
+    states = [optimizer.state[weight].get("exp_avg") for weight in (dense, rows)]
+    narrow = [state.dtype == torch.bfloat16 for state in states if state is not None]
+    assert narrow == {"adam": [False] * 2, "adam_bf16": [True] * 2}.get(name, [])
 
 
 def test_break_even(results: Path) -> None:
@@ -429,7 +453,7 @@ def test_adaptive_orders_classes_by_frequency() -> None:
 def test_every_contender_has_a_layer_and_an_estimate_of_memory() -> None:
     configs = make_configs(CONFIGS, [])
     assert set(make_factories(configs, torch.ones(200))) == {*NAMES, *CORRECTED}
-    for optimizer in ("adam", "rowwise_adagrad"):
+    for optimizer in OPTIMIZERS:
         setup = Setup(10_000_000, 128, 128, "zipf", optimizer, 0, configs)
         assert all(1e9 < setup.bytes_needed(name) < 1e11 for name in NAMES)
     assert setup.bytes_needed("hashed") < 24e9

@@ -166,6 +166,10 @@ BOTH: Cases = {
         {"decoupled": True},
         {"row_wise": True},
         *({"row_wise": True, "decoupled": True, "d": d} for d in (8, 9)),
+        *({"narrow": True, "d": d} for d in (None, 1, 16, 19, 64, 131)),
+        *({"narrow": True, "U": U} for U in (0, 1, 20)),
+        {"narrow": True, "step": 100_000, "decoupled": True, "seed": -1},
+        *({"narrow": True, "row_wise": True, "d": d} for d in (1, 16, 131)),
     ],
 }
 

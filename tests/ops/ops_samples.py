@@ -585,11 +585,17 @@ def adam_rows__args(
     weight_decay: float = 0.01,
     decoupled: bool = False,
     step: int = 3,
+    narrow: bool = False,
+    seed: int = 5,
 ) -> Args:
+    """``narrow``: states of elements are bfloat16."""
     weight, rows, grad = _update_args(N, U, d, dtype)
-    states = _state(weight), _state(weight, row_wise=row_wise, seed=4)
-    options = (0.1, 0.9, 0.999, 1e-8, weight_decay, decoupled, torch.tensor(float(step)))
-    return weight, *states, rows, grad, *options
+    exp_avg, exp_avg_sq = _state(weight), _state(weight, row_wise=row_wise, seed=4)
+    if narrow:
+        exp_avg = exp_avg.bfloat16()
+        exp_avg_sq = exp_avg_sq if row_wise else exp_avg_sq.bfloat16()
+    options = (0.1, 0.9, 0.999, 1e-8, weight_decay, decoupled, torch.tensor(float(step)), seed)
+    return weight, exp_avg, exp_avg_sq, rows, grad, *options
 
 
 def active_linear_args(

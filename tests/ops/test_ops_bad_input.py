@@ -168,7 +168,8 @@ def active_logits(op: str) -> list[Bad]:
     ]
 
 
-def update(op: str, *states: str) -> list[Bad]:
+def update(op: str, *states: str, narrow: bool = False) -> list[Bad]:
+    """``narrow``: states may be bfloat16, all of them."""
     apart = {"strided": samples.strided}
     return [
         *floating_only(op, "weight"),
@@ -182,7 +183,7 @@ def update(op: str, *states: str) -> list[Bad]:
             bad
             for state in states
             for bad in [
-                *same_dtype(op, state),
+                *(bad for bad in same_dtype(op, state) if not (narrow and bad.text == "bfloat16")),
                 *wrong_rank(op, state),
                 *wrong_size(op, state, 0, 1),
                 *shapes(op, state, **apart),
@@ -386,7 +387,11 @@ CASES = [
     ),
     *update("sgd_rows_", "momentum_buffer"),
     *update("adagrad_rows_", "sum"),
-    *update("adam_rows_", "exp_avg", "exp_avg_sq"),
+    *update("adam_rows_", "exp_avg", "exp_avg_sq", narrow=True),
+    Bad("adam_rows_", "exp_avg", "bfloat16", Tensor.bfloat16, blamed="exp_avg_sq"),
+    Bad("adam_rows_", "exp_avg_sq", "bfloat16", Tensor.bfloat16),
+    Bad("adam_rows_", "exp_avg_sq", "row-wise-bfloat16", lambda t: t[:, 0].bfloat16()),
+    Bad("adam_rows_", "exp_avg_sq", "float32", Tensor.float, given=(("narrow", True),)),
     Bad("sgd_rows_", "momentum_buffer", "row-wise", lambda t: t[:, 0].contiguous()),
     Bad("adam_rows_", "exp_avg", "row-wise", lambda t: t[:, 0].contiguous()),
     *float32_only("adam_rows_", "step"),

@@ -72,6 +72,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("adam_rows_", {}),
     ("adam_rows_", {"row_wise": True, "dtype": torch.float16}),
     ("adam_rows_", {"d": None}),
+    ("adam_rows_", {"narrow": True}),
+    ("adam_rows_", {"narrow": True, "row_wise": True, "dtype": torch.bfloat16}),
     ("refresh_tables_", {}),
     ("refresh_tables_", {"training": False, "bias": False}),
     ("refresh_tables_", {"queries": 20}),

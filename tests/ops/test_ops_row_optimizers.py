@@ -14,6 +14,7 @@ from hashdl import ops
 
 N, STEPS = 12, 4
 Step = Callable[[Tensor, Tensor, Tensor, int], None]
+AVERAGES = ("exp_avg", "exp_avg_sq")
 
 
 def sgd(momentum: float, nesterov: bool) -> Any:
@@ -133,3 +134,85 @@ def test_an_entry_with_the_row_of_the_one_before_is_skipped(call: samples.Path, 
     for key, got, wanted in zip(names, actual, expected, strict=True):
         if key not in padded:
             assert torch.equal(got, wanted), key
+
+
+# ---- states in bfloat16 --------------------------------------------------------------------------
+
+
+def _neighbours(values: Tensor) -> tuple[Tensor, Tensor]:
+    """The bfloat16 numbers around positive float32 ones, as float32: not above, and above."""
+    bits = values.view(torch.int32) & ~0xFFFF
+    return bits.view(torch.float32), (bits + 0x10000).view(torch.float32)
+
+
+@pytest.mark.parametrize("call", [samples.kernel, samples.fallback])
+def test_states_in_bfloat16_are_rounded_to_neighbours(call: samples.Path) -> None:
+    narrow = samples.sample_dict("adam_rows_", N=40, U=40, d=200, narrow=True)
+    wide = {key: value.float() if key in AVERAGES else value for key, value in narrow.items()}
+    wide["weight"] = wide["weight"].clone()
+    for given in (narrow, wide):
+        call("adam_rows_")(*given.values())
+    torch.testing.assert_close(narrow["weight"], wide["weight"])  # of what is not rounded yet
+    for name in AVERAGES:
+        exact, got = wide[name], narrow[name].float()
+        below, above = _neighbours(exact.abs())
+        assert bool(((got.abs() == below) | (got.abs() == above)).all())
+        assert torch.equal(got.sign(), exact.sign())
+        share = (got.abs() == above).double().mean()
+        wanted = ((exact.abs() - below) / (above - below)).double().mean()
+        assert share == pytest.approx(float(wanted), abs=5 * 0.5 / exact.numel() ** 0.5)
+
+
+@pytest.mark.parametrize("call", [samples.kernel, samples.fallback])
+@pytest.mark.parametrize("d", [None, 1, 130])
+def test_the_expectation_of_what_is_rounded_is_exact(call: samples.Path, d: int | None) -> None:
+    """A second moment that falls by .1 % a step, a quarter of the way to the number below."""
+    N, steps = 20_000 if d in (None, 1) else 200, 40
+    shape = (N,) if d is None else (N, d)
+    weight, grad = torch.zeros(shape), torch.zeros(shape)
+    exp_avg, exp_avg_sq = (torch.ones(shape, dtype=torch.bfloat16) for _ in range(2))
+    rows = torch.arange(N, dtype=torch.int32)
+    for step in range(1, steps + 1):
+        options = (1e-3, 0.999, 0.999, 1e-8, 0.0, False, torch.tensor(float(step)), 0)
+        call("adam_rows_")(weight, exp_avg, exp_avg_sq, rows, grad, *options)
+    for average in (exp_avg, exp_avg_sq):
+        # Each step's error is independent, with at most half of 2^-8 below 1 as its deviation.
+        bound = 5 * 2**-9 * steps**0.5 / average.numel() ** 0.5
+        assert average.double().mean() == pytest.approx(0.999**steps, abs=bound)
+    nearest = torch.ones((), dtype=torch.bfloat16)
+    for _ in range(steps):
+        nearest = (0.999 * nearest.float()).bfloat16()
+    assert nearest == 1  # where it would have stayed
+
+
+@pytest.mark.parametrize("call", [samples.kernel, samples.fallback])
+def test_draws_are_of_seed_step_row_and_state_alone(call: samples.Path) -> None:
+    """And not of what else is in the call."""
+    given = samples.sample_dict("adam_rows_", N=40, U=40, d=200, narrow=True)
+    names = [key for key, value in given.items() if isinstance(value, Tensor)]
+
+    def states(**changes: Any) -> list[Tensor]:
+        results = samples.run(call("adam_rows_"), tuple((given | changes).values()))
+        return [results[names.index(name)] for name in AVERAGES]
+
+    whole = states()
+    half = {"rows": given["rows"][1::2], "grad": given["grad"][1::2]}
+    touched = half["rows"].long()
+    for name, part, full in zip(AVERAGES, states(**half), whole, strict=True):
+        assert torch.equal(part[touched], full[touched]), name
+    for state in states(seed=6):
+        assert not any(torch.equal(state, full) for full in whole)
+    alike = {"exp_avg_sq": given["exp_avg"].clone(), "grad": torch.zeros_like(given["grad"])}
+    first, second = states(**alike, beta1=0.999, weight_decay=0.0)
+    assert (first != second).double().mean() > 0.1
+
+
+@pytest.mark.parametrize("call", [samples.kernel, samples.fallback])
+def test_states_in_bfloat16_keep_what_is_not_finite(call: samples.Path) -> None:
+    given = samples.sample_dict("adam_rows_", N=3, U=3, d=70, narrow=True)
+    given["rows"] = samples.int32([0, 1, 2])
+    given["exp_avg"][0], given["exp_avg_sq"][1] = torch.nan, torch.inf
+    call("adam_rows_")(*given.values())
+    assert bool(given["exp_avg"][0].isnan().all())
+    assert bool((given["exp_avg_sq"][1] == torch.inf).all())
+    assert bool(given["exp_avg_sq"][[0, 2]].isfinite().all())
