@@ -28,10 +28,10 @@ _PROBES = (*range(1, 9), *(step << power for power in range(1, 6) for step in (5
 # of k.
 _SKETCH_BITS = {2: (128, 256, 384, 512), 16: (128, 256, 384, 512, 768, 1024)}
 _RANKED = (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128)
-# Nanoseconds, for the estimate alone: a row found and selected from, a word of its sketch by its
-# levels, a row read at a random place, a float of it, one of the hash functions, and what a query
-# costs beside that where several ops answer it. The clock chooses.
-_FOUND_NS, _WORD_NS = 3.0, {2: 0.6, 16: 0.1}
+# Nanoseconds, for the estimate alone: a row found and selected from, in one table or in several, a
+# word of its sketch by its levels, a row read at a random place, a float of it, one of the hash
+# functions, and what a query costs beside that where several ops answer it. The clock chooses.
+_FOUND_NS, _MERGED_NS, _WORD_NS = 3.0, 20.0, {2: 0.6, 16: 0.1}
 _ROW_NS, _ROW_FLOAT_NS, _FLOAT_NS, _OPS_NS = 80.0, 0.35, 0.08, 50_000.0
 
 
@@ -129,8 +129,8 @@ def _sketches(layer: HashLinear, base: HashConfig) -> list[Sketch]:
     D = len(center)
     if tables.config.rank is not None:
         of_rows = project_rows(layer.weight, layer.bias, center, maps[0])
-        row_ns = _ROW_NS / 4 + maps.shape[2] * _FLOAT_NS
-        return [Sketch({"selection": "sketch"}, of_rows, None, maps[1], row_ns)]
+        fields = {"selection": "sketch"}
+        return [Sketch(fields, of_rows, None, maps[1], maps.shape[2] * _FLOAT_NS)]
 
     def sketch(bits: int, levels: int, leading: Tensor | None) -> Sketch:
         fields = {"selection": "sketch", "sketch_levels": levels, "sketch_bits": bits}
@@ -352,7 +352,8 @@ class Curve:
     def _estimate(self, found: float, read: float, sketch: Sketch | None) -> float:
         tables, d = self._tables, self.study.linear.in_features
         F_, columns = tables.functions.shape
-        nanoseconds = F_ * columns * _FLOAT_NS + found * _FOUND_NS
+        found_ns = _FOUND_NS if self.structure.L == 1 else _MERGED_NS
+        nanoseconds = F_ * columns * _FLOAT_NS + found * found_ns
         if not tables.scheme.folds:
             nanoseconds += _OPS_NS + tables.maps[1].numel() * _FLOAT_NS
         if sketch is not None:

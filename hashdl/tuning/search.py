@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -37,8 +38,9 @@ _CAPS = (1, 2, 4, 8)
 # Sketches cannot bring down the cost of finding rows: beyond so many times the least cost of all
 # that was met so far, none are tried.
 _WORTH = 2.0
-# Configurations that are timed: the cheapest by estimate. Queries that time them.
-_TIMED, _SECONDS, _CALLS = 12, 0.3, 64
+# Configurations that are timed: the cheapest by estimate, of the same tables so many. How long for
+# each, and by how many calls.
+_TIMED, _TIMED_ALIKE, _SECONDS, _CALLS = 12, 3, 0.3, 64
 
 
 class _Targets(NamedTuple):
@@ -339,8 +341,9 @@ def _timed(
     if not trials:
         raise ValueError("hashdl.tune: layer: no family's tables find fewer than most of its rows")
     study = search.study
+    entered, others = _entered(trials)
     built: list[tuple[Trial, HashLinear]] = []
-    for trial in trials[:_TIMED]:
+    for trial in entered:
         layer = study.built(trial.config)
         report = metrics.recall(layer, study.held_out, study.k)
         judged = replace(trial, recall=report.recall, touched=report.touched)
@@ -354,7 +357,21 @@ def _timed(
     ]
     timed.sort(key=lambda pair: search.order(_by_the_clock(pair[0])))
     chosen, layer = timed[0]
-    return chosen, (*(trial for trial, _ in timed), *trials[_TIMED:]), layer
+    return chosen, (*(trial for trial, _ in timed), *others), layer
+
+
+def _entered(trials: Sequence[Trial]) -> tuple[list[Trial], list[Trial]]:
+    """The first few trials, of the same tables no more than some; and the others."""
+    alike = Counter[tuple[object, ...]]()
+    entered, others = list[Trial](), list[Trial]()
+    for trial in trials:
+        config = trial.config
+        prepared = (config.center, config.balance, config.rank, config.transform)
+        key = (config.family, config.bits, config.tables, *prepared)
+        enters = len(entered) < _TIMED and alike[key] < _TIMED_ALIKE
+        alike[key] += enters
+        (entered if enters else others).append(trial)
+    return entered, others
 
 
 def _by_the_clock(trial: Trial) -> Trial:
