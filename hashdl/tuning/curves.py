@@ -30,7 +30,7 @@ _SKETCH_BITS = {2: (128, 256, 384, 512), 16: (128, 256, 384, 512, 768, 1024)}
 _RANKED = (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128)
 # Nanoseconds, for the estimate alone: a row found and selected from, in one table or in several, a
 # word of its sketch by its levels, a row read at a random place, a float of it, one of the hash
-# functions, and what a query costs beside that where several ops answer it. The clock chooses.
+# functions, and what a call costs beside that where several ops answer it. The clock chooses.
 _FOUND_NS, _MERGED_NS, _WORD_NS = 3.0, 20.0, {2: 0.6, 16: 0.1}
 _ROW_NS, _ROW_FLOAT_NS, _FLOAT_NS, _OPS_NS = 80.0, 0.35, 0.08, 50_000.0
 
@@ -169,12 +169,15 @@ class Study:
         inputs: (*, d).
         k: how many of the largest outputs count.
         seed: of the split.
+        batch: queries a call.
     """
 
-    def __init__(self, linear: nn.Linear, inputs: Tensor, k: int, seed: int) -> None:
+    def __init__(
+        self, linear: nn.Linear, inputs: Tensor, k: int, seed: int, batch: int = 1
+    ) -> None:
         x = inputs.detach().reshape(-1, linear.in_features).to(linear.weight)
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
-        self.linear, self.k = linear, k
+        self.linear, self.k, self.batch = linear, k, batch
         self.prepare = x[order[: len(x) // 2]]
         self.held_out = x[order[len(x) // 2 :]][:_HELD_OUT]
         with torch.no_grad():
@@ -355,7 +358,7 @@ class Curve:
         found_ns = _FOUND_NS if self.structure.L == 1 else _MERGED_NS
         nanoseconds = F_ * columns * _FLOAT_NS + found * found_ns
         if not tables.scheme.folds:
-            nanoseconds += _OPS_NS + tables.maps[1].numel() * _FLOAT_NS
+            nanoseconds += _OPS_NS / self.study.batch + tables.maps[1].numel() * _FLOAT_NS
         if sketch is not None:
             nanoseconds += found * sketch.row_ns
             if sketch.norms is not None:

@@ -128,10 +128,10 @@ def tune(
     names = sorted(FAMILIES) if families is None else list(families)
     _check(linear, inputs, targets, k, batch, names)
     base = (HashConfig() if base is None else base).replace(seed=seed, random=0.0, active_eval=None)
-    study = Study(linear, inputs, k, seed)
+    study = Study(linear, inputs, k, seed, batch)
     search = _Search(study, targets, base)
-    chosen, trials, hashed = _timed(search, search.run(names, progress), batch)
-    dense = _dense_ms(study, batch)
+    chosen, trials, hashed = _timed(search, search.run(names, progress))
+    dense = _dense_ms(study)
     return TuneResult(chosen.config, hashed, search.meets(chosen), chosen, trials, dense, k, batch)
 
 
@@ -334,13 +334,11 @@ def _other_sizes(structure: Structure) -> list[Structure]:
 # ---- timing ------------------------------------------------------------------------------------
 
 
-def _timed(
-    search: _Search, trials: Sequence[Trial], batch: int
-) -> tuple[Trial, tuple[Trial, ...], HashLinear]:
+def _timed(search: _Search, trials: Sequence[Trial]) -> tuple[Trial, tuple[Trial, ...], HashLinear]:
     """The best trial, all of them, and its layer: the first few are built and timed."""
     if not trials:
         raise ValueError("hashdl.tune: layer: no family's tables find fewer than most of its rows")
-    study = search.study
+    study, batch = search.study, search.study.batch
     entered, others = _entered(trials)
     built: list[tuple[Trial, HashLinear]] = []
     for trial in entered:
@@ -385,9 +383,9 @@ def _ask(layer: HashLinear, calls: Sequence[Tensor], k: int) -> None:
         layer.topk(x, k)
 
 
-def _dense_ms(study: Study, batch: int) -> float:
+def _dense_ms(study: Study) -> float:
     """Milliseconds a query of computing every row."""
-    x = study.held_out[:batch]
+    x = study.held_out[: study.batch]
 
     @torch.no_grad()
     def every_row() -> Tensor:
