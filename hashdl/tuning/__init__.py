@@ -1,7 +1,8 @@
 """What is worth hashing, and how: measured on one's own layers and inputs."""
 
 from hashdl.tuning.advice import Advice, LayerAdvice, advise
-from hashdl.tuning.search import Trial, TuneResult, tune
+from hashdl.tuning.result import Trial, TuneResult
+from hashdl.tuning.search import tune
 from hashdl.tuning.training import TrainingResult, TrainingTrial, tune_training
 
 __all__ = [
