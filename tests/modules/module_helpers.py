@@ -37,7 +37,7 @@ def make_layer(
 def randn(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 1) -> Tensor:
     """Numbers that are the same on every device."""
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randn(*shape, generator=generator, device="cpu")
+    drawn = torch.randn(shape, generator=generator, device="cpu")
     return drawn.to(torch.get_default_device(), dtype)
 
 
