@@ -27,6 +27,9 @@ from hashdl.optim.sparse import (
 )
 from hashdl.profiling import part
 
+# What torch's steps know and the row kernels do not.
+_DENSE_ONLY = ("amsgrad", "dampening")
+
 Closure = Callable[[], float] | None
 State = dict[str, Any]
 
@@ -117,13 +120,26 @@ class _RowOptimizer(torch.optim.Optimizer):
                 loss = closure()
         with part("optimizer"):
             ours, others = self._parameters_with_gradient()
+            for _, _, group in ours:
+                self._check_supported(group)
             for number, parameter, group in ours:
                 update = _Update.of(parameter, number)
+                if group.get("maximize"):
+                    update = update._replace(grad=-update.grad)
                 self._update_rows(update, self.state[parameter], group)
             if others:
                 with _hidden([parameter for _, parameter, _ in ours]):
                     self._dense_step()
         return loss
+
+    def _check_supported(self, group: State) -> None:
+        """Options of torch's that a group, or a state dict, may have brought."""
+        for name in _DENSE_ONLY:
+            if group.get(name):
+                raise ValueError(
+                    f"hashdl.optim.{type(self).__name__}: {name}: got {group[name]}, wanted "
+                    f"{type(group[name])()} for parameters whose rows are updated"
+                )
 
     def _dense_step(self) -> None:
         """Torch's own step, without the hooks: they run around :meth:`step` already."""
@@ -198,6 +214,7 @@ class SGD(_RowOptimizer, torch.optim.SGD):
         params: ParamsT,
         lr: float = 1e-3,
         momentum: float = 0.0,
+        *,
         weight_decay: float = 0.0,
         nesterov: bool = False,
     ) -> None:
@@ -368,7 +385,9 @@ class Adam(_RowOptimizer, torch.optim.Adam):
     def _update_rows(self, update: _Update, state: State, group: State) -> None:
         if "step" not in state:
             on_device = group["capturable"] or group["fused"]  # as torch has it
-            state["step"] = torch.zeros((), device=update.parameter.device if on_device else "cpu")
+            device = update.parameter.device if on_device else "cpu"
+            state["step"] = torch.zeros((), dtype=torch.float32, device=device)
+        state["step"] = state["step"].float()  # of a checkpoint, it has the default dtype
         state["step"] += 1
         ops.adam_rows_(
             update.weight(),

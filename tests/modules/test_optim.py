@@ -763,3 +763,53 @@ def test_grad_scaler(make: Make, options: dict[str, Any], overflow: bool) -> Non
         torch.testing.assert_close(ours, theirs)
     assert scaler.get_scale() == (512 if overflow else 1024)
     assert torch.equal(layer.weight, make_layer().weight) == overflow
+
+
+# ---- what torch's optimizers have besides --------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [SGD, Adagrad, Adam, RowWiseAdam, RowWiseAdagrad])
+def test_a_group_may_maximize(make: Make) -> None:
+    ways = []
+    for maximize in (False, True):
+        weight = parameter(ROWS, 3)
+        optimizer = make([{"params": [weight], "maximize": maximize}], lr=0.1)
+        grad = torch.full((1, 3), -1.0 if maximize else 1.0, dtype=weight.dtype)
+        weight.grad = torch.sparse_coo_tensor([[2]], grad, weight.shape)
+        optimizer.step()
+        ways.append(weight.detach())
+    assert torch.equal(*ways)
+    assert not torch.equal(ways[0], parameter(ROWS, 3))
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "value"), [(Adam, "amsgrad", True), (SGD, "dampening", 0.5)]
+)
+def test_what_row_kernels_do_not_know_is_refused_and_changes_nothing(
+    make: Make, name: str, value: object
+) -> None:
+    weights = [parameter(ROWS, 3) for _ in range(2)]
+    optimizer = make([{"params": weights[:1]}, {"params": weights[1:], name: value}], lr=0.1)
+    for weight in weights:
+        grad = torch.ones(1, 3, dtype=weight.dtype)
+        weight.grad = torch.sparse_coo_tensor([[2]], grad, weight.shape)
+    with pytest.raises(ValueError, match=rf"hashdl.optim.{make.__name__}: {name}: got {value}"):
+        optimizer.step()
+    assert all(torch.equal(weight, parameter(ROWS, 3)) for weight in weights)
+
+
+def test_the_count_of_steps_does_not_depend_on_the_default_dtype() -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        weight = parameter(ROWS, 3)
+        optimizer = Adam([weight], lr=0.1)
+        for _ in range(2):
+            grad = torch.ones(1, 3, dtype=weight.dtype)
+            weight.grad = torch.sparse_coo_tensor([[2]], grad, weight.shape)
+            optimizer.step()
+            state = optimizer.state_dict()
+            state["state"][0]["step"] = state["state"][0]["step"].double()
+            optimizer.load_state_dict(state)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert float(optimizer.state[weight]["step"]) == 2
