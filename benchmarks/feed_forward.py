@@ -26,10 +26,10 @@ is trained, so the errors say what hashing does to weights such as these, and no
   are hardly nearer to the input than any others (the cosine is about 2 / sqrt(d)), so that hashing
   finds little more of them than reading as many rows blindly would: errors are near 1.
 
-The relative error is |y - y_dense| / |y_dense|, the mean over samples, without the bias b' in both.
-Beside it stands that of the same number of neurons with the largest outputs, which no choice by
-size undercuts: what is above it is what the tables miss. With fewer active neurons than fire, both
-are large. "energy" is the share of the squared outputs of the hidden layer that active ones hold.
+The relative error is |y - y_dense| / |y_dense|, a mean over samples, with b' = 0. Beside it stands
+that of as many neurons with the largest outputs, the best that can be hoped for: what is above it
+is what the tables miss. With fewer active neurons than fire, both are large. "energy" is the share
+of the squared outputs of the hidden layer that active ones hold.
 """
 
 from __future__ import annotations
