@@ -161,10 +161,9 @@ __global__ void __launch_bounds__(kThreads)
   const cpu::RowUpdate<T>& up = args.update;
   const int64_t u = thread_index() / kWarp, row = row_of(up, u, U, N);
   if (row < 0) return;
-  const bool row_wise = args.row_square != nullptr;
   const uint64_t key = cpu::stream_key(args.seed, c.step, row);
   A rate = A(0);
-  if (row_wise) {
+  if (args.row_square != nullptr) {
     const A mean = c.rest2 * mean_square<V>(up, u, row, c.decay);
     const A total = c.beta2 * args.row_square[row] + mean;
     __syncwarp();
@@ -176,7 +175,7 @@ __global__ void __launch_bounds__(kThreads)
     load_averages<V>(args.exp_avg + row * up.d + k, m);
     for (int v = 0; v < V; ++v) m[v] += c.rest1 * (g[v] - m[v]);
     store_averages<V>(m, args.exp_avg + row * up.d + k, key, k, 0);
-    if (row_wise) {
+    if (args.row_square != nullptr) {
       for (int v = 0; v < V; ++v) w[v] -= rate * m[v];
     } else {
       A square[V];
