@@ -56,8 +56,8 @@ Ctrl-C ends the step, saves a checkpoint in the output folder and stops; --resum
 
 
 _TUNE_DESCRIPTION = """\
-Search families, preparations, sizes, probes and sketches for the configuration that finds the
-largest outputs of a matrix at the least cost, measured on its own queries.
+Search families, preparations, sizes, probes, caps and sketches for the configuration that finds
+the largest outputs of a matrix at the least cost, measured on its own queries.
 
 The file has arrays W (N, d), b (N,) if there is one, and queries (Q, d), a thousand or more:
     numpy.savez("layer.npz", W=layer.weight, b=layer.bias, queries=inputs)

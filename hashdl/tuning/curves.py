@@ -205,6 +205,8 @@ class Study:
 
     def sketches(self, layer: HashLinear, prepared: Preparation, base: HashConfig) -> list[Sketch]:
         """Those of rows so prepared: made once, for they do not depend on the family."""
+        if prepared.rank is not None:  # few are tried, and they are long
+            return _sketches(layer, base)
         key = prepared._replace(transform=None)
         if key not in self._made:
             self._made[key] = _sketches(layer, base)
@@ -235,7 +237,8 @@ class Curve:
     ) -> None:
         self.study, self.structure, self.base = study, structure, base
         most = min(1 << structure.K, _PROBES[-1])
-        config = structure.config(base, probes=most, candidates=1, active=1)
+        cap = structure.cap or base.cap
+        config = structure.config(base, probes=most, cap=cap, candidates=1, active=1)
         self.layer = study.built(config)
         loads = self._tables.offsets.diff(dim=1).flatten()
         self.max_load, self.mean_load = int(loads.max()), float(loads[loads > 0].double().mean())
@@ -372,13 +375,14 @@ class Curve:
     def trial(self, point: Point) -> Trial:
         """A point with its configuration."""
         N = self.study.n_rows
+        most = int(self.counts[self.probes.index(point.probes)].max())
         fields = {"selection": "exact"} if point.sketch is None else point.sketch.fields
         config = self.structure.config(
             self.base,
             probes=point.probes,
             cap=self.cap,
-            # A query may find more than the mean: none of them is to be cut off.
-            candidates=min(N, math.ceil(2 * point.found * N) + 64),
+            # Other queries may find more than these: none of it is to be cut off.
+            candidates=min(N, math.ceil(max(2 * point.found * N, 1.25 * most)) + 64),
             active=point.active,
             **fields,
         )

@@ -161,11 +161,12 @@ def tune_training(
 
     What active sets hold of the gradient tells which configurations are worth a closer look, but
     not which of them learns most: the same rows met again and again, or met as they were some
-    steps ago, teach little. So the best of each kind race: each trains a copy of the layer by Adam,
-    on the inputs as they are, in the order given; what counts is the held-out precision at 1 after
-    the seconds of the fastest. All kinds run a heat, over a quarter of the inputs; the best of them
-    and the configuration given run the final, over all. That one stays unless another is better
-    by more than the standard error of their difference, on the same held-out inputs.
+    steps ago, teach little; and those that find more take longer. So the best of each kind race, at
+    both sizes that are tried: each trains a copy of the layer by Adam, on the inputs as they are,
+    in the order given; what counts is the held-out precision at 1 after the seconds of the fastest.
+    All kinds run a heat, over a quarter of the inputs; the best of them and the configuration given
+    run the final, over all. That one stays unless another is better by more than the standard error
+    of their difference, on the same held-out inputs.
 
     Ask in the midst of training: of a layer that has learned nothing every family finds the same.
     The number of active rows stays that of ``base``.
@@ -267,12 +268,16 @@ def _more(config: HashConfig) -> HashConfig:
 
 
 def _best_of_each_kind(looks: Sequence[TrainingTrial]) -> list[TrainingTrial]:
-    """The given one, and of each kind the one with the largest share of the gradient."""
+    """The given one, and of each kind the one with the largest share of the gradient.
+
+    Sizes are kinds: a look-up that finds more is better on every step, and makes fewer of them.
+    """
     given, *others = looks
     kinds: dict[tuple[object, ...], TrainingTrial] = {}
     for trial in sorted(others, key=lambda trial: -trial.gradient):
         config = trial.config
-        kinds.setdefault((config.family, config.rank, config.selection), trial)
+        size = (config.tables, config.probes, config.candidates)
+        kinds.setdefault((config.family, config.rank, config.selection, *size), trial)
     return [given, *kinds.values()]
 
 

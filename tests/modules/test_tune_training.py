@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from hashdl import HashConfig, HashLinear, HashSoftmaxWithLoss, metrics, tune_training
 from hashdl.hashing import FAMILIES
 from hashdl.tuning import training
-from hashdl.tuning.training import TrainingTrial, _finalists, _judge, _Point, _Run
+from hashdl.tuning.training import (
+    TrainingTrial,
+    _best_of_each_kind,
+    _finalists,
+    _judge,
+    _Point,
+    _Run,
+)
 
 D, N = 16, 300
 BASE = HashConfig(active=12, candidates=40, bits=5, tables=4, probes=2, sparse_grad=True, seed=3)
@@ -139,6 +146,30 @@ def test_every_kind_runs_the_heat_and_few_the_final() -> None:
     assert all(trial.heat is not None for trial in finals)
     others = [trial.heat for trial in result.trials[4 : len(heats)]]
     assert others == sorted(others, reverse=True)
+
+
+def test_both_sizes_of_every_kind_run_the_heat_however_little_the_smaller_finds() -> None:
+    result = tuned(*task())
+    heats = [trial.config for trial in result.trials if trial.heat is not None]
+    for family in ("simhash", "kmeans"):
+        probes = {
+            config.probes
+            for config in heats
+            if config.family == family and config.selection == "exact"
+        }
+        base = 2 if family == "kmeans" else BASE.probes
+        assert probes == {base, 3 * base}
+    assert heats.count(BASE) == 1
+
+
+def test_of_the_same_size_the_one_with_more_of_the_gradient_runs_the_heat() -> None:
+    def look(gradient: float, **changes: object) -> TrainingTrial:
+        return TrainingTrial(BASE.replace(**changes), gradient, 0.5)
+
+    given = look(0.1)
+    small, large = look(0.3, balance=False), look(0.6, balance=True, probes=6)
+    looks = [given, small, look(0.2, balance=True), look(0.5, balance=False, probes=6), large]
+    assert _best_of_each_kind(looks) == [given, large, small]
 
 
 def test_what_is_better_by_chance_alone_does_not_replace_what_was_given() -> None:
