@@ -197,10 +197,11 @@ def test_kernels(results: Path) -> None:
 
 def test_the_page_has_a_section_for_each_file_there_is(results: Path, tmp_path: Path) -> None:
     page = runpy.run_path(str(ROOT / "docs" / "update_benchmarks.py"))
+    reports = list(results.glob("*.json"))
     (results / "rates.json").write_text("{}")
     page["main"](results, tmp_path)
     text = (tmp_path / "benchmarks.md").read_text()
-    assert text.count("\n## ") == 4
+    assert text.count("\n## ") == len(reports) >= 4
     assert page["TITLES"]["time_to_accuracy"] not in text
     assert "| dense " in text
     copies = tmp_path / "benchmarks"
