@@ -71,7 +71,7 @@ def tune(
     max_ms: float | None = None,
     k: int = 10,
     batch: int = 1,
-    families: Sequence[str] | None = None,
+    families: str | Sequence[str] | None = None,
     base: HashConfig | None = None,
     seed: int = 0,
     progress: bool = True,
@@ -125,7 +125,7 @@ def tune(
     """
     linear = linear_of("tune", layer)
     targets = _targets(target_recall, max_touched, max_ms)
-    names = sorted(FAMILIES) if families is None else list(families)
+    names = family_names(families)
     _check(linear, inputs, targets, k, batch, names)
     base = (HashConfig() if base is None else base).replace(seed=seed, random=0.0, active_eval=None)
     study = Study(linear, inputs, k, seed, batch)
@@ -149,6 +149,13 @@ def linear_of(function: str, layer: object) -> nn.Linear:
     raise TypeError(f"hashdl.{function}: layer: got {type(layer).__name__}, wanted {wanted}")
 
 
+def family_names(families: str | Sequence[str] | None) -> list[str]:
+    """Those that a search was asked for: one by its name, some, or all."""
+    if families is None:
+        return sorted(FAMILIES)
+    return [families] if isinstance(families, str) else list(families)
+
+
 def _targets(recall: float | None, touched: float | None, ms: float | None) -> _Targets:
     for name, share in (("target_recall", recall), ("max_touched", touched)):
         if share is not None and not 0 < share <= 1:
@@ -167,6 +174,10 @@ def _check(
         return ValueError(f"hashdl.tune: {name}: got {got}, wanted {wanted}")
 
     N, d = linear.weight.shape
+    if N < 2:
+        raise refuse("layer", "1 row", "2 or more")
+    if not isinstance(inputs, Tensor):
+        raise TypeError(f"hashdl.tune: inputs: got {type(inputs).__name__}, wanted a Tensor")
     if inputs.dim() == 0 or inputs.shape[-1] != d:
         raise refuse("inputs", f"shape {tuple(inputs.shape)}", f"(*, {d})")
     if inputs.numel() // d < _FEWEST:

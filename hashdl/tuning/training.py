@@ -18,7 +18,7 @@ from hashdl.config import HashConfig
 from hashdl.hashing import FAMILIES
 from hashdl.nn import HashLinear, HashSoftmaxWithLoss
 from hashdl.progress import track
-from hashdl.tuning.search import linear_of
+from hashdl.tuning.search import family_names, linear_of
 from hashdl.tuning.text import figure, in_code, table
 
 # Held-out inputs: a share of those given, and at most so many; those of the first look.
@@ -151,7 +151,7 @@ def tune_training(
     labels: Tensor,
     *,
     base: HashConfig | None = None,
-    families: Sequence[str] | None = None,
+    families: str | Sequence[str] | None = None,
     batch: int = 256,
     lr: float = 5e-3,
     seed: int = 0,
@@ -201,7 +201,7 @@ def tune_training(
         20
     """
     linear = linear_of("tune_training", layer)
-    names = sorted(FAMILIES) if families is None else list(families)
+    names = family_names(families)
     _check(linear, inputs, labels, batch, names)
     if base is None:
         hashed = layer.linear if isinstance(layer, HashSoftmaxWithLoss) else linear
@@ -223,6 +223,9 @@ def _check(
         return ValueError(f"hashdl.tune_training: {name}: got {got}, wanted {wanted}")
 
     d = linear.in_features
+    for name, given in (("inputs", inputs), ("labels", labels)):
+        if not isinstance(given, Tensor):
+            raise TypeError(f"hashdl.tune_training: {name}: got {given!r:.40}, wanted a Tensor")
     if inputs.dim() == 0 or inputs.shape[-1] != d:
         raise refuse("inputs", f"shape {tuple(inputs.shape)}", f"(*, {d})")
     shape = inputs.shape[:-1]

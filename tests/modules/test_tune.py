@@ -319,6 +319,18 @@ def test_bad_arguments_are_refused(changes: dict[str, Any], match: str) -> None:
         quick(linear_of(), inputs, **changes)
 
 
+def test_a_family_may_be_named_by_itself() -> None:
+    result = quick(linear_of(), torch.randn(40, D), families="simhash")
+    assert {trial.config.family for trial in result.trials} == {"simhash"}
+
+
+def test_one_row_or_no_tensor_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"hashdl\.tune: layer: got 1 row, wanted 2 or more"):
+        quick(nn.Linear(D, 1), torch.ones(40, D), k=1)
+    with pytest.raises(TypeError, match=r"hashdl\.tune: inputs: got list, wanted a Tensor"):
+        quick(linear_of(), torch.ones(40, D).tolist())
+
+
 def test_other_layers_are_refused() -> None:
     with pytest.raises(TypeError, match="layer: got Conv2d"):
         quick(nn.Conv2d(1, 1, 1), torch.ones(40, D))
