@@ -227,6 +227,8 @@ class Experiment(TrainingRuns):
         """Train each contender with each seed as chosen, unless that has been done."""
         for seed in self.args.seeds:
             for name, result in self.report["contenders"].items():
+                if "lr" not in result:  # an earlier command was stopped in its search
+                    continue
                 chosen = Trial.of(result)
                 done = result["runs"].get(str(seed))
                 if done is None or Trial.of(done) != chosen:

@@ -6,8 +6,23 @@
 namespace hashdl::cpu {
 namespace {
 
-constexpr int kDigitBits = 8;
-constexpr int64_t kDigits = int64_t{1} << kDigitBits;
+constexpr int kMostDigitBits = 8;
+constexpr int64_t kMostDigits = int64_t{1} << kMostDigitBits;
+
+/// Bits of a digit by which so many keys of so many bits are sorted soonest: a sort by one digit
+/// looks at each of its values once, and at each key twice.
+int digit_bits(int key_bits, int64_t count) {
+  int best = kMostDigitBits;
+  int64_t least = INT64_MAX;
+  for (int bits = 1; bits <= kMostDigitBits; ++bits) {
+    const int64_t work = (key_bits + bits - 1) / bits * ((int64_t{1} << bits) + 2 * count);
+    if (work < least) {
+      least = work;
+      best = bits;
+    }
+  }
+  return best;
+}
 
 }  // namespace
 
@@ -46,6 +61,7 @@ void RowGrouper::finish_count() {
     }
   }
   range_start_[kRanges] = place;
+  digit_bits_ = digit_bits(range_bits_, place / kRanges);
   keys_.resize(place);
   groups.pair.resize(place);
   for (int64_t part = 0; part < kParts; ++part) {
@@ -82,11 +98,14 @@ void RowGrouper::sort_range(int64_t range, std::vector<Key>& other) {
   if (count < 2) return;
   other.resize(std::max<size_t>(other.size(), count));
   Key* to = other.data();
-  for (int shift = 0; shift < range_bits_; shift += kDigitBits) {
-    const auto digit = [shift](Key key) { return (key >> (32 + shift)) & (kDigits - 1); };
-    std::array<uint32_t, kDigits + 1> place{};
+  const int bits = digit_bits_;
+  const int64_t digits = int64_t{1} << bits;
+  std::array<uint32_t, kMostDigits + 1> place;
+  for (int shift = 0; shift < range_bits_; shift += bits) {
+    const auto digit = [=](Key key) { return (key >> (32 + shift)) & (digits - 1); };
+    std::fill(place.begin(), place.begin() + digits + 1, 0);
     for (int64_t i = 0; i < count; ++i) ++place[digit(from[i]) + 1];
-    for (int64_t d = 0; d < kDigits; ++d) place[d + 1] += place[d];
+    for (int64_t d = 0; d < digits; ++d) place[d + 1] += place[d];
     for (int64_t i = 0; i < count; ++i) to[place[digit(from[i])]++] = from[i];
     std::swap(from, to);
   }

@@ -53,7 +53,8 @@ class RowGrouper {
   const int32_t* rows_;
   const int32_t* extra_;
   int64_t P_, E_;
-  int range_bits_;  ///< bits of a row within its range
+  int range_bits_;      ///< bits of a row within its range
+  int digit_bits_ = 1;  ///< of which so many are sorted by at once
   std::vector<Key> keys_;
   std::array<std::array<int64_t, kRanges>, kParts> place_{};  ///< counts, then where keys go
   std::array<int64_t, kRanges + 1> range_start_{};            ///< of keys
