@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from hashdl.training.report import PARTS, cell, render
@@ -40,7 +40,7 @@ def tables_of(report: Report) -> list[Figures]:
         "break_even": lambda: [_by_rows(report, "step_ms", "ms a step at {:,} rows")],
         "scaling": lambda: [
             _by_rows(report, "step_ms", "ms a step at {:,} rows"),
-            _by_rows(report, "longest_ms", "ms the longest step at {:,} rows"),
+            *_where_known(report, "longest_ms", "ms the longest step at {:,} rows"),
             _by_rows(report, "peak_mb", "peak MB at {:,} rows"),
             *(_parts_by_rows(name, result) for name, result in report["contenders"].items()),
         ],
@@ -167,14 +167,19 @@ def _energy(report: Report) -> Figures:
     return _columns(counted, columns)
 
 
-def _energy_by_rows(report: Report) -> list[Figures]:
-    """A table for each kind of figure that there is."""
+def _where_known(
+    report: Report, key: str, title: str, pattern: str = "{:,.2f}"
+) -> Iterator[Figures]:
+    """:func:`_by_rows` of a figure that there is."""
     results = [by for result in report["contenders"].values() for by in result["by_rows"].values()]
-    return [
-        _by_rows(report, key, f"{title} at {{:,}} neurons", "{:.3g}")
-        for key, title, _ in _JOULES
-        if any(key in result for result in results)
-    ]
+    if any(key in result for result in results):
+        yield _by_rows(report, key, title, pattern)
+
+
+def _energy_by_rows(report: Report) -> Iterator[Figures]:
+    """A table for each kind of figure that there is."""
+    for key, title, _ in _JOULES:
+        yield from _where_known(report, key, f"{title} at {{:,}} neurons", "{:.3g}")
 
 
 def _energy_sources(report: Report) -> list[str]:

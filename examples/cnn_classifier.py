@@ -17,8 +17,8 @@ from torch import nn
 # For "python examples/cnn_classifier.py" as well as "python -m examples.cnn_classifier".
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from examples.common import HIDDEN, accuracy, parse, show, train_classifier
-from hashdl import convert
+from examples.common import accuracy, parse, show, train_classifier
+from hashdl import HashConfig, convert
 from hashdl.data import load_digits
 
 
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, active in (("dense", None), ("5 % active", 0.05), ("20 % active", 0.2)):
         net: nn.Module = make_cnn(width)
         if active is not None:
-            config = HIDDEN.replace(active=active)
+            config = HashConfig(active=active, sparse_grad=True)
             convert(net, config, filter_fn=lambda _, fqn: fqn in ("1.0", "1.3"))
         ms = train_classifier(net, data.train, epochs=epochs, lr=2e-3, seed=args.seed, what=name)
         rows.append([name, f"{accuracy(net, data.test):.3f}", f"{ms:.2f}"])

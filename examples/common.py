@@ -11,27 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hashdl import HashConfig, HashMLP, optim
+from hashdl import HashMLP, optim
 from hashdl.data import DenseDataset
 from hashdl.progress import track
 from hashdl.training.report import render
 
 T = TypeVar("T")
-
-#: For hidden layers: all neurons are ranked in the twelve coordinates in which their outputs vary
-#: most (see the README), three tenths of the active ones are random.
-HIDDEN = HashConfig(
-    rank=12,
-    selection="sketch",
-    bits=1,
-    tables=1,
-    probes=2,
-    cap=1 << 20,
-    candidates=1 << 20,
-    random=0.3,
-    rehash_every=100,
-    sparse_grad=True,
-)
 
 
 def parse(doc: str | None, arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -17,7 +17,7 @@ from hashdl.nn import HashFeedForward, HashSequential
 ROOT = Path(__file__).resolve().parents[2]
 # What each one needs beside the package, and the lines of its table.
 EXAMPLES = {
-    "mlp": ("sklearn", ["dense", "convert, 10 % active", "HashMLP, 10 % active"]),
+    "mlp": ("sklearn", ["dense", "convert, 5 % active", "HashMLP, 10 % active"]),
     "cnn_classifier": ("sklearn", ["dense", "5 % active", "20 % active"]),
     "lstm_language_model": ("torch", ["dense", "hashed"]),
     "two_tower": ("torch", ["every item", "tuned for 0.8", "tuned for 0.95"]),
