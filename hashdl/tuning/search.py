@@ -18,6 +18,7 @@ from hashdl.hashing import FAMILIES
 from hashdl.hashing.transforms import TRANSFORMS
 from hashdl.nn import HashLinear, HashSoftmaxWithLoss
 from hashdl.progress import track
+from hashdl.tuning.arguments import check_inputs, family_names, linear_of, refusal
 from hashdl.tuning.curves import Curve, Point, Preparation, Structure, Study
 from hashdl.tuning.result import Trial, TuneResult
 from hashdl.tuning.timing import measure_ms
@@ -125,35 +126,14 @@ def tune(
     """
     linear = linear_of("tune", layer)
     targets = _targets(target_recall, max_touched, max_ms)
-    names = family_names(families)
-    _check(linear, inputs, targets, k, batch, names)
+    _check(linear, inputs, k, batch)
+    names = family_names("tune", families)
     base = (HashConfig() if base is None else base).replace(seed=seed, random=0.0, active_eval=None)
     study = Study(linear, inputs, k, seed, batch)
     search = _Search(study, targets, base)
     chosen, trials, hashed = _timed(search, search.run(names, progress))
     dense = _dense_ms(study)
     return TuneResult(chosen.config, hashed, search.meets(chosen), chosen, trials, dense, k, batch)
-
-
-def linear_of(function: str, layer: object) -> nn.Linear:
-    """The linear layer that a function was given.
-
-    Raises:
-        TypeError: it is none.
-    """
-    if isinstance(layer, HashSoftmaxWithLoss):
-        return layer.linear
-    if isinstance(layer, nn.Linear):
-        return layer
-    wanted = "an nn.Linear, a HashLinear or a HashSoftmaxWithLoss"
-    raise TypeError(f"hashdl.{function}: layer: got {type(layer).__name__}, wanted {wanted}")
-
-
-def family_names(families: str | Sequence[str] | None) -> list[str]:
-    """Those that a search was asked for: one by its name, some, or all."""
-    if families is None:
-        return sorted(FAMILIES)
-    return [families] if isinstance(families, str) else list(families)
 
 
 def _targets(recall: float | None, touched: float | None, ms: float | None) -> _Targets:
@@ -167,19 +147,12 @@ def _targets(recall: float | None, touched: float | None, ms: float | None) -> _
     return _Targets(recall, touched, ms)
 
 
-def _check(
-    linear: nn.Linear, inputs: Tensor, targets: _Targets, k: int, batch: int, names: Sequence[str]
-) -> None:
-    def refuse(name: str, got: object, wanted: str) -> ValueError:
-        return ValueError(f"hashdl.tune: {name}: got {got}, wanted {wanted}")
-
+def _check(linear: nn.Linear, inputs: Tensor, k: int, batch: int) -> None:
+    refuse = partial(refusal, "tune")
     N, d = linear.weight.shape
     if N < 2:
         raise refuse("layer", "1 row", "2 or more")
-    if not isinstance(inputs, Tensor):
-        raise TypeError(f"hashdl.tune: inputs: got {type(inputs).__name__}, wanted a Tensor")
-    if inputs.dim() == 0 or inputs.shape[-1] != d:
-        raise refuse("inputs", f"shape {tuple(inputs.shape)}", f"(*, {d})")
+    check_inputs("tune", inputs, d)
     if inputs.numel() // d < _FEWEST:
         wanted = f"at least {_FEWEST}: half of them measure"
         raise refuse("inputs", f"{inputs.numel() // d} samples", wanted)
@@ -187,9 +160,6 @@ def _check(
         raise refuse("k", k, f"1 to N = {N}")
     if batch < 1:
         raise refuse("batch", batch, "1 or more")
-    unknown = [name for name in names if name not in FAMILIES]
-    if unknown or not names:
-        raise refuse("families", unknown or "none", f"some of {sorted(FAMILIES)}")
 
 
 # ---- search ------------------------------------------------------------------------------------

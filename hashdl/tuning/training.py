@@ -7,6 +7,7 @@ import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -15,10 +16,15 @@ from torch import Tensor, nn
 
 from hashdl import metrics, optim
 from hashdl.config import HashConfig
-from hashdl.hashing import FAMILIES
 from hashdl.nn import HashLinear, HashSoftmaxWithLoss
 from hashdl.progress import track
-from hashdl.tuning.search import family_names, linear_of
+from hashdl.tuning.arguments import (
+    check_inputs,
+    check_tensor,
+    family_names,
+    linear_of,
+    refusal,
+)
 from hashdl.tuning.text import figure, in_code, table
 
 # Held-out inputs: a share of those given, and at most so many; those of the first look.
@@ -201,8 +207,8 @@ def tune_training(
         20
     """
     linear = linear_of("tune_training", layer)
-    names = family_names(families)
-    _check(linear, inputs, labels, batch, names)
+    _check(linear, inputs, labels, batch)
+    names = family_names("tune_training", families)
     if base is None:
         hashed = layer.linear if isinstance(layer, HashSoftmaxWithLoss) else linear
         base = hashed.config if isinstance(hashed, HashLinear) else HashConfig()
@@ -216,18 +222,11 @@ def tune_training(
     return _judge(runs, [*_after_heats(heats), *looks])
 
 
-def _check(
-    linear: nn.Linear, inputs: Tensor, labels: Tensor, batch: int, names: Sequence[str]
-) -> None:
-    def refuse(name: str, got: object, wanted: str) -> ValueError:
-        return ValueError(f"hashdl.tune_training: {name}: got {got}, wanted {wanted}")
-
+def _check(linear: nn.Linear, inputs: Tensor, labels: Tensor, batch: int) -> None:
+    refuse = partial(refusal, "tune_training")
     d = linear.in_features
-    for name, given in (("inputs", inputs), ("labels", labels)):
-        if not isinstance(given, Tensor):
-            raise TypeError(f"hashdl.tune_training: {name}: got {given!r:.40}, wanted a Tensor")
-    if inputs.dim() == 0 or inputs.shape[-1] != d:
-        raise refuse("inputs", f"shape {tuple(inputs.shape)}", f"(*, {d})")
+    check_inputs("tune_training", inputs, d)
+    check_tensor("tune_training", "labels", labels)
     shape = inputs.shape[:-1]
     if labels.shape[: len(shape)] != shape or labels.dim() > len(shape) + 1:
         wanted = ", ".join(map(str, shape))
@@ -238,9 +237,6 @@ def _check(
         raise refuse("batch", batch, "1 or more")
     if inputs.numel() // d < 4 * batch:
         raise refuse("inputs", f"{inputs.numel() // d} samples", f"at least 4 batches of {batch}")
-    unknown = [name for name in names if name not in FAMILIES]
-    if unknown or not names:
-        raise refuse("families", unknown or "none", f"some of {sorted(FAMILIES)}")
 
 
 def _configs(base: HashConfig, names: Sequence[str], features: int) -> Iterator[HashConfig]:
