@@ -402,7 +402,7 @@ class HashLinear(nn.Linear):
 
         Raises:
             ValueError: the layer has no tables; or the file is no index, or one of another version,
-                configuration, size or weight: nothing has changed then.
+                size or weight, or of tables made in another way: nothing has changed then.
         """
         index.load(path, self._tables_for("load_index"), self.weight, self.bias)
 

@@ -237,7 +237,7 @@ class HashSoftmaxWithLoss(nn.Module):
 
         Raises:
             ValueError: there are no tables; or the file is no index, or one of another version,
-                configuration, size or weight: nothing has changed then.
+                size or weight, or of tables made in another way: nothing has changed then.
 
         Examples:
             See :meth:`save_index`.

@@ -17,6 +17,7 @@ from hashdl.ops.checks import (
     check_shape,
 )
 from hashdl.ops.registration import define_op, kernels
+from hashdl.reference import accumulator
 
 
 def _check_row_ids(ids: Tensor) -> None:
@@ -61,16 +62,11 @@ def _check_update(op: str, weight: Tensor, rows: Tensor, grad: Tensor) -> None:
     check_shape(grad, (rows.shape[0], *weight.shape[1:]), op, "grad")
 
 
-def _wide(weight: Tensor) -> torch.dtype:
-    """In what the numbers of a weight are computed with."""
-    return torch.float64 if weight.dtype == torch.float64 else torch.float32
-
-
 def _check_state(
     op: str, state: Tensor, weight: Tensor, argument: str, *, row_wise: bool = False
 ) -> None:
     """A state has the weight's shape, or, where ``row_wise`` allows it, one scalar a row."""
-    check_dtype(state, _wide(weight), op, argument)
+    check_dtype(state, accumulator(weight.dtype), op, argument)
     _check_state_shape(op, state, weight, argument, row_wise=row_wise)
 
 
@@ -198,7 +194,7 @@ def _check_adam_rows_(
     _check_update(op, weight, rows, grad)
     check_dtype(step, torch.float32, op, "step")
     check_one_element(step, op, "step")
-    wide, got = _wide(weight), exp_avg.dtype
+    wide, got = accumulator(weight.dtype), exp_avg.dtype
     what = f"got dtype {str(got)[6:]}, wanted {str(wide)[6:]} or bfloat16"
     check(got in (wide, torch.bfloat16), op, "exp_avg", what)
     _check_state_shape(op, exp_avg, weight, "exp_avg")
