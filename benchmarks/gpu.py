@@ -2,7 +2,8 @@
 
 Every contender trains the same layer on the same inputs: dense logits with cross_entropy, chunked
 linear cross-entropy, both with fused AdamW over all rows, and the hashed layer with Adam over the
-rows touched, step by step and replayed from a CUDA graph. Times are of CUDA events over steps,
+rows touched, step by step and replayed from a CUDA graph. Weights and the states of Adam are
+bfloat16. Times are of CUDA events over steps,
 rehashing included; peaks are those of torch's allocator. Beside them, how long the ten best of all
 rows take to find, which parts of a hashed step its kernels belong to (those of the backward pass to
 none), and how kernels compare with the bandwidth of a copy.
@@ -40,6 +41,9 @@ from hashdl.training.measure import parts_of
 Step = Callable[[], object]
 
 _WARM_UP, _KERNEL_RUNS, _BATCHES, _BEST = 3, 20, 8, 10
+# Samples whose logits a chunked loss holds at once: fewer read and write the weight's gradient more
+# often than they save.
+_CHUNKED_SAMPLES = 256
 
 
 class Contender(NamedTuple):
@@ -90,13 +94,44 @@ def milliseconds(run: Step, times: int, device: torch.device) -> float:
 # ---- steps -------------------------------------------------------------------------------------
 
 
+class ChunkedCrossEntropy(torch.autograd.Function):
+    """Mean cross-entropy of x W^T without all logits at once.
+
+    Gradients are made with the loss, of some samples after the other. Torch's linear_cross_entropy
+    (2.13 and later) does the same in more passes over the logits: here they are written once, read
+    and written by one softmax, and read by two products.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, target: Tensor) -> Tensor:
+        """The loss; keeps both gradients."""
+        grad_x, grad_weight = torch.empty_like(x), torch.zeros_like(weight)
+        losses = []
+        for first in range(0, len(x), _CHUNKED_SAMPLES):
+            part = slice(first, first + _CHUNKED_SAMPLES)
+            grad_z = torch.softmax(x[part] @ weight.t(), 1)
+            labels = target[part].unsqueeze(1)
+            losses.append(grad_z.gather(1, labels).float().log().neg())
+            grad_z.scatter_add_(1, labels, grad_z.new_full((), -1.0).expand_as(labels))
+            torch.mm(grad_z, weight, out=grad_x[part])
+            grad_weight.addmm_(grad_z.t(), x[part], alpha=1 / len(x))
+        ctx.save_for_backward(grad_x.div_(len(x)), grad_weight)
+        return torch.cat(losses).mean()
+
+    @staticmethod
+    def backward(ctx: Any, *grad_loss: Tensor) -> tuple[Tensor, Tensor, None]:
+        """Both gradients, taken as those of the loss itself."""
+        grad_x, grad_weight = ctx.saved_tensors
+        return grad_x, grad_weight, None
+
+
 def _dense(N: int, args: argparse.Namespace, chunked: bool) -> Contender:
     weight = nn.Parameter(_weight(N, args))
     optimizer = torch.optim.AdamW([weight], lr=1e-3, fused=True)
 
     def step(x: Tensor, target: Tensor) -> Tensor:
         loss: Tensor = (
-            F.linear_cross_entropy(x, weight, target)
+            ChunkedCrossEntropy.apply(x, weight, target)
             if chunked
             else F.cross_entropy(x @ weight.t(), target)
         )
@@ -112,7 +147,7 @@ def _hashed(N: int, args: argparse.Namespace) -> Contender:
     layer = HashSoftmaxWithLoss(
         args.dim, N, config=CONFIGS["hashed"], device=args.device, dtype=torch.bfloat16
     )
-    optimizer = optim.Adam(layer.parameters(), lr=1e-3)
+    optimizer = optim.Adam(layer.parameters(), lr=1e-3, state_dtype=torch.bfloat16)
 
     def step(x: Tensor, target: Tensor) -> Tensor:
         loss: Tensor = layer(x, target).loss
@@ -131,7 +166,7 @@ def _replayed(N: int, args: argparse.Namespace) -> Contender:
     )
     linear, tables = layer.linear, layer.linear.tables
     assert isinstance(tables, HashTables)
-    optimizer = optim.Adam(layer.parameters(), lr=1e-3, capturable=True)
+    optimizer = optim.Adam(layer.parameters(), lr=1e-3, state_dtype=torch.bfloat16, capturable=True)
     x = torch.randn(args.batch, args.dim, device=args.device, dtype=torch.bfloat16)
     target = torch.randint(N, (args.batch,), device=args.device)
 
@@ -172,8 +207,6 @@ def contenders(N: int, args: argparse.Namespace) -> dict[str, Callable[[], Conte
         "chunked": lambda: _dense(N, args, chunked=True),
         "hashed": lambda: _hashed(N, args),
     }
-    if not hasattr(F, "linear_cross_entropy"):
-        del made["chunked"]
     if args.device == "cuda":
         made["replayed"] = lambda: _replayed(N, args)
     return made

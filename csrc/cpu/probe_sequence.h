@@ -3,10 +3,10 @@
 #pragma once
 
 #include <algorithm>
-#include <bit>
 #include <cstdint>
 #include <functional>
 
+#include "cpu/bits.h"
 #include "cpu/host_device.h"
 
 namespace hashdl::cpu {
@@ -100,7 +100,7 @@ class BestChanges {
   HASHDL_HOST_DEVICE int32_t flip_of(uint32_t ranks) const {
     int32_t flip = 0;
     while (ranks != 0) {
-      const int at = std::countr_zero(ranks) / kRankBits, shift = at * kRankBits;
+      const int at = lowest_bit(ranks) / kRankBits, shift = at * kRankBits;
       flip ^= places_[at].values[((ranks >> shift) & kRankMask) - 1].flip;
       ranks &= ~(kRankMask << shift);
     }
@@ -111,7 +111,7 @@ class BestChanges {
   /// "expand" adds the first value of the place above: every change is reached once, from one that
   /// is not dearer.
   HASHDL_HOST_DEVICE void push_successors(const Change& change) {
-    const int top = (std::bit_width(change.ranks) - 1) / kRankBits, next = top + 1;
+    const int top = highest_bit(change.ranks) / kRankBits, next = top + 1;
     const uint32_t one = uint32_t{1} << (top * kRankBits);
     const uint32_t rank = change.ranks >> (top * kRankBits);
     if constexpr (kRankBits > 1) {

@@ -3,6 +3,7 @@
 
 #include <cuda_runtime.h>
 
+#include <bit>
 #include <cstdint>
 #include <stdexcept>
 #include <string>
@@ -31,6 +32,9 @@ constexpr int64_t kMostDynamic = 88 * 1024;
 
 /// Blocks for `count` items, `each` of them a block.
 inline int64_t blocks_for(int64_t count, int64_t each) { return (count + each - 1) / each; }
+
+/// Bits that a radix sort has to look at in keys up to `largest`.
+inline int key_bits(uint64_t largest) { return static_cast<int>(std::bit_width(largest | 1)); }
 
 /// Runs kernel(args...) on `blocks` blocks of `threads` threads with so many bytes of dynamic
 /// shared memory. No blocks: nothing happens.

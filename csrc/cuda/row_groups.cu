@@ -1,6 +1,5 @@
 #include "cuda/row_groups.h"
 
-#include <bit>
 #include <cub/cub.cuh>
 
 #include "cuda/device.h"
@@ -66,7 +65,7 @@ RowGroups group_rows(const GroupRows& args, Scratch& scratch, Stream stream) {
   const RowGroups groups{scratch.take<int64_t>(args.G + 1), scratch.take<uint32_t>(count)};
   uint32_t* const firsts = unsorted_keys;  // no longer needed then
   uint32_t* const numbers = unsorted_pairs;
-  const int bits = std::bit_width(static_cast<uint64_t>(args.N) | 1);
+  const int bits = key_bits(static_cast<uint64_t>(args.N));
   size_t sort_bytes = 0, scan_bytes = 0;
   check(cub::DeviceRadixSort::SortPairs(nullptr, sort_bytes, unsorted_keys, keys, unsorted_pairs,
                                         groups.pair, count, 0, bits, stream));

@@ -1,6 +1,5 @@
 #include "cuda/sparse_linear.h"
 
-#include <bit>
 #include <cub/cub.cuh>
 
 #include "cuda/column_set.h"
@@ -124,7 +123,7 @@ DistinctInputs<Accumulate<T>> distinct_inputs(const cpu::SparseBackwardWeight<T>
   uint64_t* const keys = scratch.take<uint64_t>(count);
   uint32_t* const unsorted = scratch.take<uint32_t>(count);
   uint32_t* const inputs = scratch.take<uint32_t>(count);
-  const int bits = std::bit_width(static_cast<uint64_t>(B) * static_cast<uint64_t>(args.d + 1));
+  const int bits = key_bits(static_cast<uint64_t>(B) * static_cast<uint64_t>(args.d + 1));
   size_t bytes = 0;
   check(cub::DeviceRadixSort::SortPairs(nullptr, bytes, unsorted_keys, keys, unsorted, inputs,
                                         count, 0, bits, stream));

@@ -240,6 +240,22 @@ def test_without_a_toolkit_compiling_is_skipped_unless_required(
     assert required(Path("nvcc")) == Path("nvcc")
 
 
+# nvcc takes these in a kernel without a word, and makes nonsense of the builtins in them.
+HOST_BITS = re.compile(
+    r"std::(count[lr]_(zero|one)|popcount|bit_(width|ceil|floor)|has_single_bit|rot[lr])\b"
+    r"|__builtin_(ctz|clz|ffs|popcount|parity)"
+)
+
+
+def test_kernels_count_bits_by_instructions_of_the_gpu() -> None:
+    headers = [path for path in (ROOT / "csrc").rglob("*.h") if path.name != "bits.h"]
+    shared = [path for path in headers if "HASHDL_HOST_DEVICE" in path.read_text()]
+    own = [path for path in headers if path.parent.name == "cuda" and path.name != "launch.h"]
+    assert len(shared) > 2
+    found = [path.name for path in {*SOURCES, *shared, *own} if HOST_BITS.search(path.read_text())]
+    assert found == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)
 def test_sources_compile_without_warnings_and_hot_kernels_without_spills(
