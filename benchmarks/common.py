@@ -64,6 +64,30 @@ def make_parser(doc: str | None, *, repeat: int | None) -> argparse.ArgumentPars
     return parser
 
 
+def crossing(by_rows: Mapping[str, Mapping[str, float]], ratio: str = "vs_dense") -> float | None:
+    """Rows from which a ratio stays at 1 or below, interpolated in logarithms.
+
+    Args:
+        by_rows: figures by number of rows, ascending.
+        ratio: which of the figures, time over that of the dense layer; left out where it is not.
+
+    Returns:
+        None where the last ratio is above 1, or the first already below it.
+
+    Examples:
+        >>> round(crossing({"100": {"vs_dense": 10.0}, "10000": {"vs_dense": 0.1}}))
+        1000
+    """
+    known = [(int(rows), figures[ratio]) for rows, figures in by_rows.items() if ratio in figures]
+    logs = np.log(np.reshape(known, (-1, 2)))
+    above = np.flatnonzero(logs[:, 1] > 0)
+    if len(above) == 0 or above[-1] == len(known) - 1:
+        return None
+    before, after = logs[above[-1]], logs[above[-1] + 1]
+    # np.interp wants ascending abscissas, and the ratio falls between these two.
+    return float(np.exp(np.interp(0.0, [after[1], before[1]], [after[0], before[0]])))
+
+
 def new_report(benchmark: str, args: argparse.Namespace, **settings: object) -> Report:
     """A report without figures.
 

@@ -4,9 +4,10 @@ Every contender trains the same layer on the same inputs: dense logits with cros
 linear cross-entropy, both with fused AdamW over all rows, and the hashed layer with Adam over the
 rows touched, step by step and replayed from a CUDA graph. Weights and the states of Adam are
 bfloat16. Times are of CUDA events over steps,
-rehashing included; peaks are those of torch's allocator. Beside them, how long the ten best of all
-rows take to find, which parts of a hashed step its kernels belong to (those of the backward pass to
-none), and how kernels compare with the bandwidth of a copy.
+rehashing included, once the layers' planes are balanced; peaks are those of torch's allocator.
+Beside them, how long the ten best of all rows take to find, for a batch and for one sample, from
+how many rows on hashing pays, which parts of a hashed step its kernels belong to (those of the
+backward pass to none), and how kernels compare with the bandwidth of a copy.
 
     python benchmarks/gpu.py --json gpu.json
     python benchmarks/gpu.py --device cpu --rows 20000 --json gpu.json
@@ -15,6 +16,7 @@ none), and how kernels compare with the bandwidth of a copy.
 from __future__ import annotations
 
 import argparse
+import datetime
 import gc
 import itertools
 import statistics
@@ -27,11 +29,20 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 # For "python benchmarks/gpu.py" as well as "python -m benchmarks.gpu".
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.common import Report, StopWanted, make_parser, new_report, positive, run_benchmark
+from benchmarks.common import (
+    Report,
+    StopWanted,
+    crossing,
+    make_parser,
+    new_report,
+    positive,
+    run_benchmark,
+)
 from benchmarks.layers import CONFIGS
 from hashdl import HashSoftmaxWithLoss, ops, optim
 from hashdl.tables import HashTables
@@ -41,6 +52,8 @@ from hashdl.training.measure import parts_of
 Step = Callable[[], object]
 
 _WARM_UP, _KERNEL_RUNS, _BATCHES, _BEST = 3, 20, 8, 10
+# Steps before those that are timed: tables come to be in them, and their planes are balanced.
+_STEPS_BEFORE = 30
 # Samples whose logits a chunked loss holds at once: fewer read and write the weight's gradient more
 # often than they save.
 _CHUNKED_SAMPLES = 256
@@ -69,8 +82,9 @@ def parser() -> argparse.ArgumentParser:
         "--rows",
         type=positive,
         nargs="+",
-        default=[10**6, 10**7],
-        help="N of the layers (default: 1e6 1e7)",
+        default=[10**4, 3 * 10**4, 10**5, 10**6, 10**7],
+        help="N of the layers, ascending; kernels meet the last but one's rows "
+        "(default: 1e4 3e4 1e5 1e6 1e7)",
     )
     return made
 
@@ -232,7 +246,7 @@ def measure_layer(
             inputs, target = next(batches)
             layer.train(inputs.detach().requires_grad_(), target)
 
-        milliseconds(step, _WARM_UP, device)
+        milliseconds(step, _STEPS_BEFORE, device)
         times = [milliseconds(step, args.steps, device) for _ in range(args.repeat)]
         figures: dict[str, Any] = {"step_ms": statistics.median(times)}
         if cuda:
@@ -242,6 +256,7 @@ def measure_layer(
             figures["parts_ms"] = parts
         if layer.find is not None:
             figures["find_ms"] = _find_ms(layer.find, x[0], args, device)
+            figures["find_one_ms"] = _find_ms(layer.find, x[0, :1], args, device)
     except torch.OutOfMemoryError:
         return {"error": "out of memory"}
     return figures
@@ -291,17 +306,54 @@ def kernel_calls(N: int, args: argparse.Namespace) -> dict[str, tuple[Step, floa
     }
 
 
+# Kernels of a call, by names of their own, and the bytes that they must move.
+def kernel_parts(N: int, args: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """By call and kernel: what :func:`kernel_calls` tells of a whole call."""
+    row, pairs = 2 * args.dim, args.batch * min(200, N)
+    rows = min(pairs, N)  # that a gradient is written for, if it be 0
+    return {
+        "gather_linear_backward": {
+            "backward_input_kernel": pairs * (row + 6) + args.batch * row,
+            "backward_weight_kernel": pairs * 10 + args.batch * row + rows * (row + 10),
+        }
+    }
+
+
+def _kernel_ms(call: Step, names: Sequence[str]) -> dict[str, float]:
+    """Milliseconds a call that kernels of these names take on a GPU."""
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        for _ in range(_KERNEL_RUNS):
+            call()
+        torch.cuda.synchronize()
+    events = profiler.key_averages()
+    return {
+        name: sum(event.self_device_time_total for event in events if name in event.key)
+        / (1e3 * _KERNEL_RUNS)
+        for name in names
+    }
+
+
 def measure_kernels(N: int, args: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Milliseconds, gigabytes a second, and their share of a copy's."""
     device = torch.device(args.device)
-    figures: dict[str, dict[str, float]] = {}
+    times: dict[str, tuple[float, float]] = {}
+    parts = kernel_parts(N, args) if device.type == "cuda" else {}
     for name, (call, moved) in kernel_calls(N, args).items():
         milliseconds(call, _WARM_UP, device)
-        ms = milliseconds(call, _KERNEL_RUNS, device)
-        figures[name] = {"mb": moved / 1e6, "ms": ms, "gb_a_second": moved / ms / 1e6}
-    for figure in figures.values():
-        figure["share_of_copy"] = figure["gb_a_second"] / figures["copy"]["gb_a_second"]
-    return figures
+        times[name] = milliseconds(call, _KERNEL_RUNS, device), moved
+        own = parts.get(name, {})
+        if own:
+            times |= {part: (ms, own[part]) for part, ms in _kernel_ms(call, list(own)).items()}
+    copy_ms, copied = times["copy"]
+    return {
+        name: {
+            "mb": moved / 1e6,
+            "ms": ms,
+            "gb_a_second": moved / ms / 1e6,
+            "share_of_copy": moved / ms * copy_ms / copied,
+        }
+        for name, (ms, moved) in times.items()
+    }
 
 
 # ---- the script --------------------------------------------------------------------------------
@@ -310,8 +362,9 @@ def measure_kernels(N: int, args: argparse.Namespace) -> dict[str, dict[str, flo
 def measure(args: argparse.Namespace, stop: StopWanted) -> Report:
     """The report: layers by contender and N, and kernels at the first N."""
     if args.device == "cuda":
-        device = torch.cuda.get_device_name()
-        report = new_report("gpu", args, gpu=device, cuda=torch.version.cuda)
+        device, today = torch.cuda.get_device_name(), datetime.datetime.now(datetime.timezone.utc)
+        versions = {"cuda": torch.version.cuda, "date": f"{today:%Y-%m-%d}"}
+        report = new_report("gpu", args, gpu=device, **versions)
     else:
         report = new_report("gpu", args)
     torch.manual_seed(args.seed)
@@ -321,8 +374,30 @@ def measure(args: argparse.Namespace, stop: StopWanted) -> Report:
                 return report
             by_rows = report["contenders"].setdefault(name, {"by_rows": {}})["by_rows"]
             by_rows[str(N)] = measure_layer(make, N, args)
-    report["kernels"] = measure_kernels(args.rows[0], args)
+    compare(report["contenders"])
+    report["kernels"] = measure_kernels(args.rows[-2:][0], args)
     return report
+
+
+# The ratio to the dense layer of each figure; and, of times, from where on it is below 1.
+_RATIOS = {
+    "step_ms": ("vs_dense", "break_even_rows"),
+    "peak_mb": ("peak_vs_dense", None),
+    "find_ms": ("find_vs_dense", "find_break_even_rows"),
+    "find_one_ms": ("find_one_vs_dense", "find_one_break_even_rows"),
+}
+
+
+def compare(contenders: dict[str, Any]) -> None:
+    """Adds how the others compare with the dense layer."""
+    dense = contenders["dense"]["by_rows"]
+    for name, result in contenders.items():
+        for key, (ratio, rows) in _RATIOS.items():
+            for N, figures in result["by_rows"].items():
+                if key in figures and key in dense[N]:
+                    figures[ratio] = figures[key] / dense[N][key]
+            if rows and name != "dense":
+                result[rows] = crossing(result["by_rows"], ratio)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -50,7 +50,9 @@ part build 140 env HASHDL_FORCE_CUDA=1 bash -ec '
 # Ops against their references and layers against dense ones, those cases of the tests that take a
 # GPU.
 tests=("$python" -m pytest -q -p no:cacheprovider)
-part tests 120 "${tests[@]}" --maxfail 10 tests/ops/test_ops_cuda.py tests/modules \
+workers=()
+"$python" -c 'import xdist' 2> /dev/null && workers=(-n "$(nproc)")
+part tests 120 "${tests[@]}" "${workers[@]}" --maxfail 10 tests/ops/test_ops_cuda.py tests/modules \
   -k "(cuda or test_gpu) and not host and not bad_values"
 
 # The other cases, a file at a time on every core, while compute-sanitizer takes one core; but for

@@ -36,7 +36,8 @@ _METRICS = {
 _SCALES = {"us": 1e-3, "mb": 1e-6}  # from nanoseconds and bytes
 _ADDED = ("us", "mb")  # over a kernel's launches; of the others the largest is told
 _NO_COUNTERS = "ERR_NVGPUCTRPERM"
-_NAME = re.compile(r"hashdl::cuda::(?:\(anonymous namespace\)::|<unnamed>::)?(\w+)")
+# ncu tells some names without what stands before "<unnamed>::".
+_NAME = re.compile(r"(?:hashdl::cuda::|unnamed>::)(?:\(anonymous namespace\)::|<unnamed>::)?(\w+)")
 
 #: By kernel: launches, and what _METRICS tells.
 Profile = dict[str, dict[str, float]]

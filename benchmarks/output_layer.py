@@ -16,10 +16,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
 
 # For "python benchmarks/output_layer.py" as well as "python -m benchmarks.output_layer".
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -27,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.common import (
     Report,
     StopWanted,
+    crossing,
     make_parser,
     new_report,
     positive,
@@ -98,36 +97,11 @@ def measure_break_even(args: argparse.Namespace, stop: StopWanted) -> Report:
         for name, result in results.items():
             contenders.setdefault(name, {"by_rows": {}})["by_rows"][str(rows)] = result
             if name != "dense":
-                contenders[name]["break_even_rows"] = _break_even(contenders[name]["by_rows"])
+                contenders[name]["break_even_rows"] = crossing(contenders[name]["by_rows"])
         save(args.json, report)
         if stop():
             break
     return report
-
-
-def _break_even(by_rows: Mapping[str, Mapping[str, float]]) -> float | None:
-    ratios = [result["vs_dense"] for result in by_rows.values()]
-    return crossing([int(rows) for rows in by_rows], ratios)
-
-
-def crossing(rows: Sequence[int], ratios: Sequence[float]) -> float | None:
-    """Rows from which a ratio stays at 1 or below, interpolated in logarithms.
-
-    Args:
-        rows: ascending.
-        ratios: time over that of the dense layer at these rows.
-
-    Returns:
-        None where the last ratio is above 1, or the first already below it.
-    """
-    logs = np.log(ratios)
-    above = np.flatnonzero(logs > 0)
-    if len(above) == 0 or above[-1] == len(rows) - 1:
-        return None
-    last = int(above[-1])
-    # np.interp wants ascending abscissas, and the ratio falls between these two.
-    between = np.interp(0.0, logs[[last + 1, last]], np.log([rows[last + 1], rows[last]]))
-    return float(np.exp(between))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

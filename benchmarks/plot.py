@@ -33,6 +33,7 @@ def plot(path: Path, report: Report) -> None:
         "output_layer": _draw_parts,
         "break_even": _draw_by_rows,
         "scaling": _draw_by_rows,
+        "gpu": _draw_by_rows,
         "hogwild": _draw_workers,
         "kernels": _draw_kernels,
         "feed_forward": _draw_feed_forward,
@@ -81,18 +82,20 @@ def _draw_parts(axes: Axes, report: Report) -> None:
 def _draw_by_rows(axes: Axes, report: Report) -> None:
     """Step time against rows."""
     for name, result in report["contenders"].items():
-        rows = [int(rows) for rows in result["by_rows"]]
-        times = [figures["step_ms"] for figures in result["by_rows"].values()]
+        times = {
+            int(rows): figures["step_ms"]
+            for rows, figures in result["by_rows"].items()
+            if "step_ms" in figures  # there was memory enough
+        }
         slope = f", rows^{result['exponent']:.2f}" if "exponent" in result else ""
-        axes.plot(rows, times, marker="o", label=name + slope)
+        axes.plot(list(times), list(times.values()), marker="o", label=name + slope)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("rows of the layer")
     axes.set_ylabel("milliseconds a step")
     settings = report["settings"]
-    axes.set_title(
-        f"{settings['dim']} features, batch {settings['batch']}, {settings['optimizer']}"
-    )
+    where = settings.get("optimizer") or settings.get("gpu", "a CPU")
+    axes.set_title(f"{settings['dim']} features, batch {settings['batch']}, {where}")
     axes.legend()
 
 

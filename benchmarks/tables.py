@@ -49,8 +49,10 @@ def tables_of(report: Report) -> list[Figures]:
         "retrieval": lambda: [_indices(report), _settings(report)],
         "gpu": lambda: [
             _by_rows(report, "step_ms", "ms a step at {:,} rows"),
-            _by_rows(report, "peak_mb", "peak MB at {:,} rows"),
-            _by_rows(report, "find_ms", "ms for the ten best of {:,} rows"),
+            _by_rows(report, "vs_dense", "of dense at {:,} rows", "{:.3f}"),
+            _by_rows(report, "peak_mb", "peak MB at {:,} rows", "{:,.0f}"),
+            *_where_known(report, "find_ms", "ms for the ten best of {:,} rows"),
+            *_where_known(report, "find_one_ms", "of one sample, of {:,} rows"),
             *(_parts_by_rows(name, result) for name, result in report["contenders"].items()),
             _bandwidths(report),
         ],
@@ -68,6 +70,7 @@ def tables_of(report: Report) -> list[Figures]:
     return [figures for figures in makers[report["settings"]["benchmark"]]() if figures.rows]
 
 
+_FINDERS = {"find_break_even_rows": "a batch", "find_one_break_even_rows": "one sample"}
 # Each with what it is called, and where it comes from.
 _JOULES = (
     ("joules_step", "J a step, measured", "energy_source"),
@@ -88,6 +91,11 @@ def sentences_of(report: Report) -> list[str]:
             )
         if "break_even_rows" in result:
             lines.append(f"{name}: {_break_even(result)}")
+        lines += [
+            f"{name}: finds the ten best of {whom} as fast as dense at {result[key]:,.0f} rows"
+            for key, whom in _FINDERS.items()
+            if result.get(key) is not None
+        ]
     lines += [f"energy: {source}" for source in _energy_sources(report)]
     lines += _comparison(report.get("comparison", {}))
     machine, goal = report["machine"], report.get("goal", {}).get("accuracy")
@@ -123,7 +131,9 @@ def _break_even(result: Mapping[str, Any]) -> str:
     rows = result["break_even_rows"]
     if rows is not None:
         return f"as fast as dense at {rows:,.0f} rows"
-    last = list(result["by_rows"].values())[-1]["vs_dense"]
+    last = [figures["vs_dense"] for figures in result["by_rows"].values() if "vs_dense" in figures][
+        -1
+    ]
     return (
         "faster than dense at all sizes" if last <= 1 else "slower than dense at the largest size"
     )

@@ -33,11 +33,12 @@ TITLES = {
     "kdd2017": "Hidden layers: accuracy against multiplications",
     "width": "Growth with the width of a hidden layer",
     "hogwild": "Training by processes without locks",
+    "gpu": "Huge output layers on a GPU",
 }
 # Of the settings, these are told by the tables or too long for a line.
 _UNTOLD = ("benchmark", "configs", "contenders", "break_even", "rates")
 # Pages that say more of a benchmark than its section.
-_PAGES = {"width": "extrapolation.md"}
+_PAGES = {"width": "extrapolation.md", "gpu": "cuda.md"}
 
 
 def section(stem: str, report: dict[str, Any]) -> str:

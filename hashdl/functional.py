@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from hashdl import ops, reference
+from hashdl import distinct, ops, reference
 from hashdl.ops import checks
 from hashdl.precision import own_dtype
 from hashdl.profiling import part
@@ -107,39 +107,53 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     gathered = output[2]
     ctx.mark_non_differentiable(gathered)
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(x, weight, rows, shared, gathered)
-    ctx.has_bias, ctx.sparse_grad = bias is not None, sparse_grad
+    ctx.save_for_backward(x, weight, bias, rows, shared, gathered)
+    ctx.sparse_grad = sparse_grad
 
 
-def _row_gradient(rows: Tensor, grad: Tensor, shape: torch.Size, sparse: bool) -> Tensor:
-    """The gradient of a whole parameter from that of its touched rows, int64.
+def _is_padded(indices: Tensor) -> bool:
+    """Whether touched rows, distinct and ascending, have the last one again at the end."""
+    return indices.device.type != "cpu"
 
-    They are distinct and ascending, but for padding at the end on a GPU: the last row again, with
-    gradients of 0.
-    """
-    padded = rows.device.type != "cpu"
-    if sparse:
-        return torch.sparse_coo_tensor(
-            rows.unsqueeze(0), grad, shape, is_coalesced=not padded, check_invariants=False
-        )
-    whole = grad.new_zeros(shape)
+
+def _sparse_gradient(parameter: Tensor, indices: Tensor, grad: Tensor) -> Tensor:
+    """The gradient of a parameter from that of its touched rows, or entries, int64."""
+    padded = _is_padded(indices)
+    whole = torch.sparse_coo_tensor(
+        indices, grad, parameter.shape, is_coalesced=not padded, check_invariants=False
+    )
     if padded:
+        distinct.remember(parameter, whole)
+    return whole
+
+
+def _dense_gradient(rows: Tensor, grad: Tensor, shape: torch.Size) -> Tensor:
+    """All rows of a gradient from those touched, int64."""
+    whole = grad.new_zeros(shape)
+    if _is_padded(rows):  # with gradients of 0
         return whole.index_add_(0, rows, grad)
     return whole.index_copy_(0, rows, grad)
+
+
+def _row_gradient(parameter: Tensor, rows: Tensor, grad: Tensor, sparse: bool) -> Tensor:
+    """The gradient of a parameter from that of its touched rows, int64."""
+    if sparse:
+        return _sparse_gradient(parameter, rows.unsqueeze(0), grad)
+    return _dense_gradient(rows, grad, parameter.shape)
 
 
 @once_differentiable
 def _active_linear_backward(
     ctx: Any, grad_z: Tensor | None, grad_s: Tensor | None, _: Any
 ) -> tuple[Any, ...]:
-    x, weight, rows, shared, gathered = ctx.saved_tensors
+    x, weight, bias, rows, shared, gathered = ctx.saved_tensors
     if grad_z is None:
         grad_z = x.new_zeros(rows.shape)
     if grad_s is None:
         grad_s = x.new_zeros((x.shape[0], gathered.shape[0]))
     if shared is not None:
         grad_s = grad_s.masked_fill(shared < 0, 0)  # without a look: this may be traced
-    grads = _layer_gradients(ctx, grad_z, grad_s, x, weight, rows, shared, gathered)
+    grads = _layer_gradients(ctx, grad_z, grad_s, x, weight, bias, rows, shared, gathered)
     return *grads, None, None, None, None
 
 
@@ -149,6 +163,7 @@ def _layer_gradients(
     grad_s: Tensor,
     x: Tensor,
     weight: Tensor,
+    bias: Tensor | None,
     rows: Tensor,
     shared: Tensor | None,
     gathered: Tensor,
@@ -167,9 +182,9 @@ def _layer_gradients(
     weight_grad = bias_grad = None
     ids = touched.long()
     if ctx.needs_input_grad[1]:
-        weight_grad = _row_gradient(ids, grad_weight, weight.shape, ctx.sparse_grad)
-    if ctx.has_bias and ctx.needs_input_grad[2]:
-        bias_grad = _row_gradient(ids, grad_bias, weight.shape[:1], ctx.sparse_grad)
+        weight_grad = _row_gradient(weight, ids, grad_weight, ctx.sparse_grad)
+    if bias is not None and ctx.needs_input_grad[2]:
+        bias_grad = _row_gradient(bias, ids, grad_bias, ctx.sparse_grad)
     return grad_x, weight_grad, bias_grad
 
 
@@ -235,19 +250,13 @@ def active_linear(
 
 
 def _entry_gradient(
-    rows: Tensor, columns: Tensor, grad: Tensor, shape: torch.Size, sparse: bool
+    weight: Tensor, rows: Tensor, columns: Tensor, grad: Tensor, sparse: bool
 ) -> Tensor:
-    """The gradient of a whole weight from that of some entries, as :func:`_row_gradient`'s rows."""
-    if not sparse:
-        places = rows.long() * shape[1] + columns
-        return _row_gradient(places, grad, torch.Size((shape.numel(),)), False).view(shape)
-    return torch.sparse_coo_tensor(
-        torch.stack([rows.long(), columns.long()]),
-        grad,
-        shape,
-        is_coalesced=rows.device.type == "cpu",
-        check_invariants=False,
-    )
+    """The gradient of a weight from that of some entries, as :func:`_row_gradient`'s rows."""
+    if sparse:
+        return _sparse_gradient(weight, torch.stack([rows.long(), columns.long()]), grad)
+    places = rows.long() * weight.shape[1] + columns
+    return _dense_gradient(places, grad, torch.Size((weight.numel(),))).view(weight.shape)
 
 
 def _active_sparse_linear(
@@ -274,22 +283,22 @@ def _active_sparse_linear_fake(
 
 def _save_sparse_layer(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     values, columns, weight, bias, rows, sparse_grad = inputs
-    ctx.save_for_backward(values, columns, weight, rows)
-    ctx.has_bias, ctx.sparse_grad = bias is not None, sparse_grad
+    ctx.save_for_backward(values, columns, weight, bias, rows)
+    ctx.sparse_grad = sparse_grad
 
 
 @once_differentiable
 def _active_sparse_linear_backward(ctx: Any, grad_z: Tensor) -> tuple[Any, ...]:
-    values, columns, weight, rows = ctx.saved_tensors
+    values, columns, weight, bias, rows = ctx.saved_tensors
     grad_values, touched, grad_bias, starts, entries, grad = ops.gather_sparse_linear_backward(
         grad_z, values, columns, weight, rows
     )
     weight_grad = bias_grad = None
     if ctx.needs_input_grad[2]:
         entry_rows = touched.repeat_interleave(starts.diff(), output_size=entries.shape[0])
-        weight_grad = _entry_gradient(entry_rows, entries, grad, weight.shape, ctx.sparse_grad)
-    if ctx.has_bias and ctx.needs_input_grad[3]:
-        bias_grad = _row_gradient(touched.long(), grad_bias, weight.shape[:1], ctx.sparse_grad)
+        weight_grad = _entry_gradient(weight, entry_rows, entries, grad, ctx.sparse_grad)
+    if bias is not None and ctx.needs_input_grad[3]:
+        bias_grad = _row_gradient(bias, touched.long(), grad_bias, ctx.sparse_grad)
     return grad_values, None, weight_grad, bias_grad, None, None
 
 
@@ -382,18 +391,18 @@ def _active_columns_backward(ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:
     weight_grad = None
     if ctx.needs_input_grad[2]:
         _, touched, grad, _ = ops.gather_linear_backward(values, grad_y, weight.t(), columns)
-        weight_grad = _column_gradient(touched, grad, weight.shape, ctx.sparse_grad)
+        weight_grad = _column_gradient(weight, touched, grad, ctx.sparse_grad)
     return grad_values, None, weight_grad, None
 
 
-def _column_gradient(columns: Tensor, grad: Tensor, shape: torch.Size, sparse: bool) -> Tensor:
+def _column_gradient(weight: Tensor, columns: Tensor, grad: Tensor, sparse: bool) -> Tensor:
     """The gradient of a whole weight from that of its touched columns, grad (U, N)."""
     if not sparse:
-        return _row_gradient(columns.long(), grad, torch.Size((shape[1], shape[0])), False).t()
-    rows = torch.arange(shape[0], device=grad.device)
+        return _dense_gradient(columns.long(), grad, weight.t().shape).t()
+    rows = torch.arange(weight.shape[0], device=grad.device)
     entry_rows = rows.repeat_interleave(columns.shape[0])
-    entry_columns = columns.repeat(shape[0])
-    return _entry_gradient(entry_rows, entry_columns, grad.t().reshape(-1), shape, True)
+    entry_columns = columns.repeat(weight.shape[0])
+    return _entry_gradient(weight, entry_rows, entry_columns, grad.t().reshape(-1), True)
 
 
 _active_columns_op = ops.define_differentiable(
@@ -579,8 +588,8 @@ def _save_for_log_prob(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.set_materialize_grads(False)  # zeros for what has no gradient: as large as the outputs
     z = known if log_q is None and known is not None else z
     s = None if shared is None else s
-    ctx.save_for_backward(x, weight, gathered, z, s, rows, shared, logsumexp, at_labels)
-    ctx.has_bias, ctx.sparse_grad = bias is not None, sparse_grad
+    ctx.save_for_backward(x, weight, bias, gathered, z, s, rows, shared, logsumexp, at_labels)
+    ctx.sparse_grad = sparse_grad
 
 
 @once_differentiable
@@ -589,10 +598,10 @@ def _active_linear_log_prob_backward(
 ) -> tuple[Any, ...]:
     if grad_log_prob is None:
         return (None,) * 11
-    x, weight, gathered, *logits = ctx.saved_tensors
+    x, weight, bias, gathered, *logits = ctx.saved_tensors
     rows, shared = logits[2:4]
     grad_z, grad_s = ops.active_log_prob_backward(grad_log_prob, *logits)
-    grads = _layer_gradients(ctx, grad_z, grad_s, x, weight, rows, shared, gathered)
+    grads = _layer_gradients(ctx, grad_z, grad_s, x, weight, bias, rows, shared, gathered)
     return *grads, None, None, None, None, None, None, None, None
 
 

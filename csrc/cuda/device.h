@@ -78,6 +78,14 @@ __device__ T warp_min(T value) {
   return value;
 }
 
+/// The bits that any lane has, in every lane.
+__device__ inline unsigned warp_or(unsigned bits) {
+  for (int offset = kWarp / 2; offset > 0; offset /= 2) {
+    bits |= __shfl_xor_sync(kAllLanes, bits, offset);
+  }
+  return bits;
+}
+
 /// Score and place in one word, smaller = better: ties go to the lower place.
 __device__ inline uint64_t rank_of(float score, int64_t place) {
   return static_cast<uint64_t>(cpu::descending_bits(score)) << 32 | static_cast<uint64_t>(place);

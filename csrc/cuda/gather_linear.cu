@@ -1,5 +1,7 @@
 #include "cuda/gather_linear.h"
 
+#include <algorithm>
+
 #include "cuda/device.h"
 #include "cuda/launch.h"
 #include "cuda/numbers.h"
@@ -24,40 +26,75 @@ __device__ inline int64_t sample_of(uint32_t pair, int64_t A) {
 template <int V>
 constexpr int kSpan = kWarp * V;
 
+/// sums[0] = the sum over the warp of sums[lane() / (kWarp / Rows)], which is added as by warp_sum,
+/// in one exchange a pair of rows where warp_sum takes one a row, as long as rows are left to
+/// share.
+template <int Rows, typename A>
+__device__ void share_sums(A (&sums)[Rows]) {
+  int offset = kWarp / 2;
+#pragma unroll
+  for (int rows = Rows / 2; rows > 0; rows /= 2, offset /= 2) {
+    const bool upper = (lane() & offset) != 0;
+#pragma unroll
+    for (int r = 0; r < rows; ++r) {
+      const A given = upper ? sums[r] : sums[r + rows];
+      const A kept = upper ? sums[r + rows] : sums[r];
+      sums[r] = kept + __shfl_xor_sync(kAllLanes, given, offset);
+    }
+  }
+  for (; offset > 0; offset /= 2) sums[0] += __shfl_xor_sync(kAllLanes, sums[0], offset);
+}
+
+/// Rows of a sample that a warp takes, one a lane: as many ids and results are read and written at
+/// once. Where that leaves too few warps, those that it has in flight.
+constexpr int kForwardRows = 8;
+
+/// A warp `run` rows of a sample, a multiple of kForwardRows up to kWarp.
 template <typename T, int V>
-__global__ void __launch_bounds__(kThreads)
-    forward_kernel(cpu::GatherForward<T> args, int64_t chunks, int64_t warps, int64_t N) {
+__global__ void __launch_bounds__(kThreads, 2)
+    forward_kernel(cpu::GatherForward<T> args, int64_t chunks, int run, int64_t warps, int64_t N) {
+  constexpr int kLanes = kWarp / kForwardRows;
   using A = Accumulate<T>;
   const int64_t w = thread_index() / kWarp;
   if (w >= warps) return;
-  const int64_t b = w / chunks, first = w % chunks * kRows;
-  const int32_t* const rows = args.rows + b * args.stride;
-  int32_t row[kRows];
+  const int64_t b = w / chunks, first = w % chunks * run, mine = first + lane();
+  const bool has_row = lane() < run && mine < args.A;
+  const int32_t row = has_row ? id_at(args.rows + b * args.stride, mine, args.A, N, kBadRow) : -1;
+  const T* const x = args.x + b * args.d;
+  A z = A(0);
+  for (int i = 0; i < run && first + i < args.A; i += kForwardRows) {
+    A sums[kForwardRows] = {};
+    int32_t ids[kForwardRows];
 #pragma unroll
-  for (int r = 0; r < kRows; ++r) row[r] = id_at(rows, first + r, args.A, N, kBadRow);
-  A sums[kRows] = {};
-  for (int64_t k = lane() * V; k < args.d; k += kSpan<V>) {
-    A x[V], values[kRows][V];
+    for (int r = 0; r < kForwardRows; ++r) ids[r] = __shfl_sync(kAllLanes, row, i + r);
+#pragma unroll 1  // kForwardRows loads are enough in flight, and more of them spill registers
+    for (int64_t k = lane() * V; k < args.d; k += kSpan<V>) {
+      Pack<T, V> packs[kForwardRows];
+      A values[V], w[V];
 #pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-      if (row[r] >= 0) load<V>(args.weight + row[r] * args.d + k, values[r]);
+      for (int r = 0; r < kForwardRows; ++r) {
+        // Of padding, anything that may be read.
+        load<V>((ids[r] >= 0 ? args.weight + ids[r] * args.d : x) + k, packs[r]);
+      }
+      load<V>(x + k, values);
+#pragma unroll
+      for (int r = 0; r < kForwardRows; ++r) {
+        widen(packs[r], w);
+#pragma unroll
+        for (int v = 0; v < V; ++v) sums[r] += values[v] * w[v];
+      }
     }
-    load<V>(args.x + b * args.d + k, x);
-#pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-#pragma unroll
-      for (int v = 0; v < V && row[r] >= 0; ++v) sums[r] += x[v] * values[r][v];
-    }
+    share_sums(sums);
+    const A sum = __shfl_sync(kAllLanes, sums[0], lane() % kForwardRows * kLanes);
+    if (lane() / kForwardRows == i / kForwardRows) z = sum;
   }
-#pragma unroll
-  for (int r = 0; r < kRows; ++r) sums[r] = warp_sum(sums[r]);
-#pragma unroll
-  for (int r = 0; r < kRows; ++r) {
-    if (lane() != r || first + r >= args.A) continue;
-    A z = A(0);
-    if (row[r] >= 0) z = sums[r] + (args.bias == nullptr ? A(0) : widen(args.bias[row[r]]));
-    narrow(z, args.z[b * args.stride + first + r]);
+  if (!has_row) return;
+  if (row < 0) {
+    z = A(0);
+  } else if (args.bias != nullptr) {
+    z += widen(args.bias[row]);
   }
+  narrow(z, args.z[b * args.stride + mine]);
 }
 
 /// Packs of a row that a lane keeps in registers: of rows up to 2 KB, of 1,024 numbers of 16 bits,
@@ -167,87 +204,161 @@ __global__ void __launch_bounds__(kThreads)
   if (warp() == 0 && mine) store<V>(sums, args.grad_x + b * args.d + k);
 }
 
-/// The source of a pair's gradient: a sample's input times a number, or an extra gradient.
+/// What a pair gives to the gradients of its row: a sample's input times a number, or an extra
+/// gradient; and to that of the bias.
 template <typename T>
 struct PairSource {
   const T* numbers;  ///< (d)
-  Accumulate<T> grad;
+  Accumulate<T> grad, bias;
 };
 
 template <typename T>
 __device__ PairSource<T> source_of(const cpu::GatherBackwardWeight<T>& args, uint32_t pair) {
   using A = Accumulate<T>;
-  if (pair >= args.pairs) return {args.extra_grad + (pair - args.pairs) * args.d, A(1)};
-  return {args.x + sample_of(pair, args.A) * args.d, widen(args.grad_z[pair])};
-}
-
-/// sums += what the pairs from `i` on, `step` apart, give to the V columns from `k` on.
-template <typename T, int V>
-__device__ void add_pairs(const cpu::GatherBackwardWeight<T>& args, int64_t i, int64_t end,
-                          int64_t step, int64_t k, Accumulate<T> (&sums)[V]) {
-  using A = Accumulate<T>;
-  for (; i < end; i += kRows * step) {
-    A values[kRows][V], grad[kRows];
-#pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-      if (i + r * step >= end) continue;
-      const PairSource<T> source = source_of(args, args.pair[i + r * step]);
-      load<V>(source.numbers + k, values[r]);
-      grad[r] = source.grad;
-    }
-#pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-#pragma unroll
-      for (int v = 0; v < V && i + r * step < end; ++v) sums[v] += grad[r] * values[r][v];
-    }
+  if (pair < args.pairs) {
+    const A grad = widen(args.grad_z[pair]);
+    return {args.x + sample_of(pair, args.A) * args.d, grad, grad};
   }
+  const int64_t e = pair - args.pairs;
+  const A bias = args.extra_bias == nullptr ? A(0) : widen(args.extra_bias[e]);
+  return {args.extra_grad + e * args.d, A(1), bias};
 }
 
-/// The bias gradient of a row, by a warp.
+/// A pointer that another lane has.
 template <typename T>
-__device__ void add_bias(const cpu::GatherBackwardWeight<T>& args, int64_t group, int64_t begin,
-                         int64_t end) {
-  using A = Accumulate<T>;
-  A sum = A(0);
-  for (int64_t i = begin + lane(); i < end; i += kWarp) {
-    const uint32_t pair = args.pair[i];
-    if (pair < args.pairs) {
-      sum += widen(args.grad_z[pair]);
-    } else if (args.extra_bias != nullptr) {
-      sum += widen(args.extra_bias[pair - args.pairs]);
-    }
-  }
-  sum = warp_sum(sum);
-  if (lane() == 0) narrow(sum, args.grad_bias[group]);
+__device__ T* from_lane(T* pointer, int lane) {
+  const auto address = reinterpret_cast<unsigned long long>(pointer);
+  return reinterpret_cast<T*>(__shfl_sync(kAllLanes, address, lane));
 }
 
-/// A warp a row, for the columns of one span; then the block together for each of its rows that has
-/// so many pairs that a warp would be late.
+/// The gradients of some of a warp's rows, for V columns from `k` on.
 template <typename T, int V>
-__global__ void __launch_bounds__(kThreads)
+struct RowGradients {
+  using A = Accumulate<T>;
+
+  const cpu::GatherBackwardWeight<T>& args;
+  int64_t first, k;   ///< the warp's first row
+  bool mine;          ///< whether there are such columns
+  A sums[V] = {};     ///< of the row that pairs are added for
+  A bias_sum = A(0);  ///< likewise
+  A own_bias = A(0);  ///< of the lane's own row
+
+  /// Adds the pairs [begin, end) of the rows from `row` on. `last` is where the lane's own row
+  /// ends: there its sums are written. A lane looks up a pair while the others look up theirs, and
+  /// the inputs of a few pairs are on their way at once, of whatever rows.
+  __device__ void add(int64_t begin, int64_t end, int row, int64_t last) {
+    for (int64_t chunk = begin; chunk < end; chunk += kWarp) {
+      PairSource<T> source{args.x, A(0), A(0)};
+      if (chunk + lane() < end) source = source_of(args, args.pair[chunk + lane()]);
+      const int64_t place = last - 1 - chunk;
+      const unsigned lasts = warp_or(place >= 0 && place < kWarp ? 1u << place : 0u);
+      for (int i = 0; i < kWarp && chunk + i < end; i += kRows) {
+        Pack<T, V> packs[kRows];
+        A grads[kRows], biases[kRows];
+#pragma unroll
+        for (int r = 0; r < kRows; ++r) {
+          const T* const numbers = from_lane(source.numbers, i + r);
+          grads[r] = __shfl_sync(kAllLanes, source.grad, i + r);
+          biases[r] = __shfl_sync(kAllLanes, source.bias, i + r);
+          if (mine && chunk + i + r < end) load<V>(numbers + k, packs[r]);
+        }
+#pragma unroll
+        for (int r = 0; r < kRows; ++r) {
+          if (chunk + i + r >= end) break;
+          A values[V];
+          widen(packs[r], values);
+#pragma unroll
+          for (int v = 0; v < V; ++v) sums[v] += grads[r] * values[v];
+          bias_sum += biases[r];
+          if ((lasts >> (i + r) & 1) != 0) write(row++);
+        }
+      }
+    }
+  }
+
+  /// Ends a row: one without pairs has gradients of 0.
+  __device__ void write(int row) {
+    if (mine) store<V>(sums, args.grad_weight + (first + row) * args.d + k);
+    if (lane() == row) own_bias = bias_sum;
+#pragma unroll
+    for (int v = 0; v < V; ++v) sums[v] = A(0);
+    bias_sum = A(0);
+  }
+};
+
+/// Adds to the sums of a row every kWarps-th of its pairs.
+template <typename T, int V>
+__device__ void add_share(const cpu::GatherBackwardWeight<T>& args, int64_t begin, int64_t end,
+                          int64_t k, bool mine, Accumulate<T> (&sums)[V + 1]) {
+  for (int64_t i = begin + warp(); i < end; i += kRows * kWarps) {
+    Pack<T, V> packs[kRows];
+    PairSource<T> sources[kRows];
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      if (i + r * kWarps >= end) break;
+      sources[r] = source_of(args, args.pair[i + r * kWarps]);
+      if (mine) load<V>(sources[r].numbers + k, packs[r]);
+    }
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      if (i + r * kWarps >= end) break;
+      Accumulate<T> values[V];
+      widen(packs[r], values);
+#pragma unroll
+      for (int v = 0; v < V; ++v) sums[v] += sources[r].grad * values[v];
+      sums[V] += sources[r].bias;
+    }
+  }
+}
+
+/// A warp kWarp rows, for the columns of one span; then the block together for each of its rows
+/// that has so many pairs that a warp would be late.
+template <typename T, int V>
+__global__ void __launch_bounds__(kThreads, 2)
     backward_weight_kernel(cpu::GatherBackwardWeight<T> args, int64_t spans, int64_t G) {
   constexpr int64_t kMany = 64;
+  static __shared__ unsigned many_of[kWarps];
   using A = Accumulate<T>;
-  const int64_t first = blockIdx.x / spans * kWarps, span = blockIdx.x % spans;
+  const int64_t block_first = blockIdx.x / spans * kThreads, span = blockIdx.x % spans;
+  const int64_t first = block_first + warp() * kWarp, own = first + lane();
   const int64_t k = span * kSpan<V> + lane() * V;
   const bool mine = k < args.d;
-  const int64_t own = first + warp();
-  if (own < G) {
-    const int64_t begin = args.start[own], end = args.start[own + 1];
-    if (span == 0) add_bias(args, own, begin, end);
-    if (mine && end - begin <= kMany) {
-      A sums[V] = {};
-      add_pairs<T, V>(args, begin, end, 1, k, sums);
-      store<V>(sums, args.grad_weight + own * args.d + k);
+  const int64_t begin = own < G ? args.start[own] : 0, end = own < G ? args.start[own + 1] : 0;
+  const unsigned many = __ballot_sync(kAllLanes, end - begin > kMany);
+  const unsigned some = __ballot_sync(kAllLanes, begin < end);
+  if (lane() == 0) many_of[warp()] = many;
+  RowGradients<T, V> gradients{args, first, k, mine};
+  const int rows = static_cast<int>(std::min<int64_t>(kWarp, G - first));
+  for (int row = 0; row < rows;) {
+    // Up to the next row with many pairs, or with none: these come last.
+    const unsigned others = (many | ~some) >> row;
+    const int count = others == 0 ? kWarp - row : __ffs(static_cast<int>(others)) - 1;
+    if (count > 0) {
+      const int64_t from = __shfl_sync(kAllLanes, begin, row);
+      const int64_t to = __shfl_sync(kAllLanes, end, row + count - 1);
+      gradients.add(from, to, row, end);
+      row += count;
+    } else {
+      if ((many >> row & 1) == 0) gradients.write(row);
+      ++row;
     }
   }
-  for (int64_t group = first; group < first + kWarps && group < G; ++group) {
-    const int64_t begin = args.start[group], end = args.start[group + 1];
-    if (end - begin <= kMany) continue;
-    A sums[V] = {};
-    if (mine) add_pairs<T, V>(args, begin + warp(), end, kWarps, k, sums);
-    add_warps<kWarps>(sums);
-    if (warp() == 0 && mine) store<V>(sums, args.grad_weight + group * args.d + k);
+  if (span == 0 && own < G && (many >> lane() & 1) == 0) {
+    narrow(gradients.own_bias, args.grad_bias[own]);
+  }
+  __syncthreads();
+  for (int w = 0; w < kWarps; ++w) {
+    for (unsigned left = many_of[w]; left != 0; left &= left - 1) {
+      const int64_t row = block_first + w * kWarp + __ffs(static_cast<int>(left)) - 1;
+      A shares[V + 1] = {}, sums[V];
+      add_share<T, V>(args, args.start[row], args.start[row + 1], k, mine, shares);
+      add_warps<kWarps>(shares);
+      if (warp() != 0) continue;
+#pragma unroll
+      for (int v = 0; v < V; ++v) sums[v] = shares[v];
+      if (mine) store<V>(sums, args.grad_weight + row * args.d + k);
+      if (span == 0 && lane() == 0) narrow(shares[V], args.grad_bias[row]);
+    }
   }
 }
 
@@ -264,12 +375,15 @@ __global__ void scatter_kernel(ScatterRows<T> args) {
 
 template <typename T>
 void gather_forward(const cpu::GatherForward<T>& args, int64_t B, int64_t N, Stream stream) {
-  const int64_t chunks = blocks_for(args.A, kRows), warps = B * chunks;
+  // Few warps: the fewer rows each, the sooner all are done.
+  constexpr int64_t kManyWarps = 4096;
+  const int run = B * blocks_for(args.A, kWarp) >= kManyWarps ? kWarp : kForwardRows;
+  const int64_t chunks = blocks_for(args.A, run), warps = B * chunks;
   with_width<T>(
       args.d,
       [&]<int V>() {
         launch(forward_kernel<T, V>, blocks_for(warps, kWarps), kThreads, 0, stream, args, chunks,
-               warps, N);
+               run, warps, N);
       },
       args.x, args.weight);
 }
@@ -322,7 +436,7 @@ void gather_backward_weight(const cpu::GatherBackwardWeight<T>& args, int64_t G,
       [&]<int V>() {
         // Without columns there still is the bias.
         const int64_t spans = args.d > 0 ? blocks_for(args.d, kSpan<V>) : 1;
-        launch(backward_weight_kernel<T, V>, blocks_for(G, kWarps) * spans, kThreads, 0, stream,
+        launch(backward_weight_kernel<T, V>, blocks_for(G, kThreads) * spans, kThreads, 0, stream,
                args, spans, G);
       },
       args.x, args.extra_grad, args.grad_weight);

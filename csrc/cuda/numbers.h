@@ -6,6 +6,7 @@
 
 #include <bit>
 #include <cstdint>
+#include <type_traits>
 
 #include "cpu/dtypes.h"
 
@@ -36,10 +37,31 @@ __device__ inline void narrow(float value, Half& out) {
   out.bits = std::bit_cast<uint16_t>(static_cast<__half_raw>(__float2half_rn(value)));
 }
 
-/// V numbers that are loaded and stored at once.
+/// V numbers that are loaded and stored at once; of 16 bits, two a register.
 template <typename T, int V>
-struct alignas(sizeof(T) * V) Pack {
-  T values[V];
+class alignas(sizeof(T) * V) Pack {
+ public:
+  __device__ T get(int v) const {
+    if constexpr (kPairs) {
+      return {static_cast<uint16_t>(words_[v / 2] >> v % 2 * 16)};
+    } else {
+      return words_[v];
+    }
+  }
+
+  /// For v = 0, 1, ..., V - 1, in this order.
+  __device__ void set(int v, T value) {
+    if constexpr (kPairs) {
+      const uint32_t bits = value.bits;
+      words_[v / 2] = v % 2 == 0 ? bits : words_[v / 2] | bits << 16;
+    } else {
+      words_[v] = value;
+    }
+  }
+
+ private:
+  static constexpr bool kPairs = sizeof(T) == 2 && V % 2 == 0;
+  std::conditional_t<kPairs, uint32_t, T> words_[kPairs ? V / 2 : V];
 };
 
 /// Numbers in a load of 16 bytes.
@@ -54,7 +76,7 @@ __device__ void load(const T* from, Pack<T, V>& to) {
 
 template <int V, typename T>
 __device__ void widen(const Pack<T, V>& pack, Accumulate<T> (&to)[V]) {
-  for (int v = 0; v < V; ++v) to[v] = widen(pack.values[v]);
+  for (int v = 0; v < V; ++v) to[v] = widen(pack.get(v));
 }
 
 /// to[0 .. V) = from[0 .. V), widened.
@@ -68,7 +90,11 @@ __device__ void load(const T* from, Accumulate<T> (&to)[V]) {
 template <int V, typename T>
 __device__ void store(const Accumulate<T> (&from)[V], T* to) {
   Pack<T, V> pack;
-  for (int v = 0; v < V; ++v) narrow(from[v], pack.values[v]);
+  for (int v = 0; v < V; ++v) {
+    T number;
+    narrow(from[v], number);
+    pack.set(v, number);
+  }
   *reinterpret_cast<Pack<T, V>*>(to) = pack;
 }
 

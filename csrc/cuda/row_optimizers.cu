@@ -24,7 +24,13 @@ __global__ void row_ids_kernel(RowIds args) {
 __device__ float root(float x) { return sqrtf(x); }
 __device__ double root(double x) { return sqrt(x); }
 
-/// The row of the warp's entry, or -1: there is none, or it was the entry before.
+/// A row is one warp's; or one thread's, where it is a single number (Lanes = 1).
+template <int Lanes>
+__device__ int64_t entry_index() {
+  return thread_index() / Lanes;
+}
+
+/// The row of an entry, or -1: there is none, or it was the entry before.
 template <typename T>
 __device__ int64_t row_of(const cpu::RowUpdate<T>& update, int64_t u, int64_t U, int64_t N) {
   if (u >= U) return -1;
@@ -34,10 +40,10 @@ __device__ int64_t row_of(const cpu::RowUpdate<T>& update, int64_t u, int64_t U,
 }
 
 /// body(k, w, g) for the lane's columns, V from k on: weight and gradient, L2 decay included.
-template <int V, typename T, typename Body>
+template <int V, int Lanes, typename T, typename Body>
 __device__ void for_columns(const cpu::RowUpdate<T>& update, int64_t u, int64_t row,
                             Accumulate<T> shrink, Accumulate<T> decay, const Body& body) {
-  for (int64_t k = lane() * V; k < update.d; k += kWarp * V) {
+  for (int64_t k = lane() % Lanes * V; k < update.d; k += Lanes * V) {
     Accumulate<T> w[V], g[V];
     load<V>(update.weight + row * update.d + k, w);
     load<V>(update.grad + u * update.d + k, g);
@@ -55,20 +61,20 @@ __device__ Accumulate<T> mean_square(const cpu::RowUpdate<T>& update, int64_t u,
                                      Accumulate<T> decay) {
   using A = Accumulate<T>;
   A sum = A(0);
-  for_columns<V>(update, u, row, A(1), decay, [&](int64_t, const A(&)[V], const A(&g)[V]) {
+  for_columns<V, kWarp>(update, u, row, A(1), decay, [&](int64_t, const A(&)[V], const A(&g)[V]) {
     for (int v = 0; v < V; ++v) sum += g[v] * g[v];
   });
   return warp_sum(sum) / static_cast<A>(update.d);
 }
 
-template <typename T, int V>
+template <typename T, int V, int Lanes>
 __global__ void __launch_bounds__(kThreads) sgd_kernel(cpu::SgdRows<T> args, int64_t U, int64_t N) {
   using A = Accumulate<T>;
   const cpu::RowUpdate<T>& up = args.update;
-  const int64_t u = thread_index() / kWarp, row = row_of(up, u, U, N);
+  const int64_t u = entry_index<Lanes>(), row = row_of(up, u, U, N);
   if (row < 0) return;
   const A lr = A(up.lr), momentum = A(args.momentum);
-  for_columns<V>(up, u, row, A(1), A(up.weight_decay), [&](int64_t k, A(&w)[V], A(&g)[V]) {
+  for_columns<V, Lanes>(up, u, row, A(1), A(up.weight_decay), [&](int64_t k, A(&w)[V], A(&g)[V]) {
     if (args.momentum_buffer != nullptr) {
       A buffer[V];
       load_state<V>(args.momentum_buffer + row * up.d + k, buffer);
@@ -83,22 +89,22 @@ __global__ void __launch_bounds__(kThreads) sgd_kernel(cpu::SgdRows<T> args, int
   });
 }
 
-template <typename T, int V>
+template <typename T, int V, int Lanes>
 __global__ void __launch_bounds__(kThreads)
     adagrad_kernel(cpu::AdagradRows<T> args, int64_t U, int64_t N) {
   using A = Accumulate<T>;
   const cpu::RowUpdate<T>& up = args.update;
-  const int64_t u = thread_index() / kWarp, row = row_of(up, u, U, N);
+  const int64_t u = entry_index<Lanes>(), row = row_of(up, u, U, N);
   if (row < 0) return;
   const A lr = A(up.lr), decay = A(up.weight_decay), eps = A(args.eps);
   A rate = A(0);
-  if (args.row_wise) {
+  if (Lanes > 1 && args.row_wise) {
     const A total = args.sum[row] + mean_square<V>(up, u, row, decay);
     __syncwarp();
     if (lane() == 0) args.sum[row] = total;
     rate = lr / (root(total) + eps);
   }
-  for_columns<V>(up, u, row, A(1), decay, [&](int64_t k, A(&w)[V], A(&g)[V]) {
+  for_columns<V, Lanes>(up, u, row, A(1), decay, [&](int64_t k, A(&w)[V], A(&g)[V]) {
     if (args.row_wise) {
       for (int v = 0; v < V; ++v) w[v] -= rate * g[v];
     } else {
@@ -137,7 +143,7 @@ __device__ void store_averages(const A (&from)[V], BFloat16* to, uint64_t key, i
   Pack<BFloat16, V> pack;
   for (int v = 0; v < V; ++v) {
     const uint32_t number = std::bit_cast<uint32_t>(static_cast<float>(from[v]));
-    pack.values[v].bits = cpu::round_at_random(number, cpu::column_bits(key, k + v) >> shift);
+    pack.set(v, {cpu::round_at_random(number, cpu::column_bits(key, k + v) >> shift)});
   }
   *reinterpret_cast<Pack<BFloat16, V>*>(to) = pack;
 }
@@ -152,25 +158,25 @@ __global__ void adam_constants_kernel(cpu::AdamRows<T, S> args, const float* ste
 }
 
 /// `constants`, or what stands on the device, if anything.
-template <typename T, typename S, int V>
+template <typename T, typename S, int V, int Lanes>
 __global__ void __launch_bounds__(kThreads)
     adam_kernel(cpu::AdamRows<T, S> args, cpu::AdamConstants<Accumulate<T>> constants,
                 const cpu::AdamConstants<Accumulate<T>>* on_device, int64_t U, int64_t N) {
   using A = Accumulate<T>;
   const cpu::AdamConstants<A> c = on_device == nullptr ? constants : *on_device;
   const cpu::RowUpdate<T>& up = args.update;
-  const int64_t u = thread_index() / kWarp, row = row_of(up, u, U, N);
+  const int64_t u = entry_index<Lanes>(), row = row_of(up, u, U, N);
   if (row < 0) return;
   const uint64_t key = cpu::stream_key(args.seed, c.step, row);
   A rate = A(0);
-  if (args.row_square != nullptr) {
+  if (Lanes > 1 && args.row_square != nullptr) {
     const A mean = c.rest2 * mean_square<V>(up, u, row, c.decay);
     const A total = c.beta2 * args.row_square[row] + mean;
     __syncwarp();
     if (lane() == 0) args.row_square[row] = total;
     rate = c.step_size / (root(total) * c.correction + c.eps);
   }
-  for_columns<V>(up, u, row, c.shrink, c.decay, [&](int64_t k, A(&w)[V], A(&g)[V]) {
+  for_columns<V, Lanes>(up, u, row, c.shrink, c.decay, [&](int64_t k, A(&w)[V], A(&g)[V]) {
     A m[V];
     load_averages<V>(args.exp_avg + row * up.d + k, m);
     for (int v = 0; v < V; ++v) m[v] += c.rest1 * (g[v] - m[v]);
@@ -190,8 +196,21 @@ __global__ void __launch_bounds__(kThreads)
   });
 }
 
-/// Blocks for a warp a row.
-int64_t warp_blocks(int64_t U) { return blocks_for(U, kThreads / kWarp); }
+/// Blocks for so many entries.
+template <int Lanes>
+int64_t entry_blocks(int64_t U) {
+  return blocks_for(U, kThreads / Lanes);
+}
+
+/// body.template operator()<V, Lanes>(), for rows of d numbers that stand at `rows`.
+template <typename T, typename Body, typename... Pointers>
+void with_shape(int64_t d, bool row_wise, const Body& body, const Pointers*... rows) {
+  if (d == 1 && !row_wise) {
+    body.template operator()<1, 1>();
+  } else {
+    with_width<T>(d, [&]<int V>() { body.template operator()<V, kWarp>(); }, rows...);
+  }
+}
 
 }  // namespace
 
@@ -202,18 +221,19 @@ void row_ids(const RowIds& args, Stream stream) {
 
 template <typename T>
 void sgd_rows(const cpu::SgdRows<T>& args, int64_t U, int64_t N, Stream stream) {
-  const auto run = [&]<int V>() {
-    launch(sgd_kernel<T, V>, warp_blocks(U), kThreads, 0, stream, args, U, N);
+  const auto run = [&]<int V, int Lanes>() {
+    launch(sgd_kernel<T, V, Lanes>, entry_blocks<Lanes>(U), kThreads, 0, stream, args, U, N);
   };
-  with_width<T>(args.update.d, run, args.update.weight, args.update.grad, args.momentum_buffer);
+  with_shape<T>(args.update.d, false, run, args.update.weight, args.update.grad,
+                args.momentum_buffer);
 }
 
 template <typename T>
 void adagrad_rows(const cpu::AdagradRows<T>& args, int64_t U, int64_t N, Stream stream) {
-  const auto run = [&]<int V>() {
-    launch(adagrad_kernel<T, V>, warp_blocks(U), kThreads, 0, stream, args, U, N);
+  const auto run = [&]<int V, int Lanes>() {
+    launch(adagrad_kernel<T, V, Lanes>, entry_blocks<Lanes>(U), kThreads, 0, stream, args, U, N);
   };
-  with_width<T>(args.update.d, run, args.update.weight, args.update.grad, args.sum);
+  with_shape<T>(args.update.d, args.row_wise, run, args.update.weight, args.update.grad, args.sum);
 }
 
 template <typename T, typename S>
@@ -224,12 +244,12 @@ void adam_rows(const cpu::AdamRows<T, S>& args, const float* step, int64_t U, in
   if (scratch.measuring()) return;
   if (step != nullptr) launch(adam_constants_kernel<T, S>, 1, 1, 0, stream, args, step, on_device);
   const Constants constants = cpu::adam_constants(args);
-  const auto run = [&]<int V>() {
-    launch(adam_kernel<T, S, V>, warp_blocks(U), kThreads, 0, stream, args, constants, on_device, U,
-           N);
+  const auto run = [&]<int V, int Lanes>() {
+    launch(adam_kernel<T, S, V, Lanes>, entry_blocks<Lanes>(U), kThreads, 0, stream, args,
+           constants, on_device, U, N);
   };
-  with_width<T>(args.update.d, run, args.update.weight, args.update.grad, args.exp_avg,
-                args.exp_avg_sq);
+  with_shape<T>(args.update.d, args.row_square != nullptr, run, args.update.weight,
+                args.update.grad, args.exp_avg, args.exp_avg_sq);
 }
 
 #define HASHDL_ADAM(T, S)                                                                   \

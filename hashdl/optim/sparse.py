@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from hashdl import ops
+from hashdl import distinct, ops
 
 
 def coalesced(parameter: Tensor) -> Tensor:
@@ -15,7 +15,8 @@ def coalesced(parameter: Tensor) -> Tensor:
 
     Autograd drops the coalesced flag as it accumulates; merging again costs as much as the
     optimizer's own work, and looking whether the rows ascend costs nothing on a CPU. On a GPU it
-    would make the host wait: there they are merged in any case, and may be padded.
+    would make the host wait: there they may be padded, and are merged unless they are known to be
+    distinct.
 
     Raises:
         RuntimeError: the gradient is neither one of rows nor one of a 2-d parameter's entries.
@@ -24,7 +25,11 @@ def coalesced(parameter: Tensor) -> Tensor:
     if grad.is_coalesced():
         return grad
     if grad.is_cuda and ops.has_cuda_kernel("gather_linear_backward"):
-        return merged(parameter, grad)
+        if distinct.is_remembered(parameter):
+            return grad
+        grad = merged(parameter, grad)
+        distinct.remember(parameter, grad)
+        return grad
     places = _places(grad)
     if bool((places[1:] > places[:-1]).all()):
         return grad._coalesced_(True)

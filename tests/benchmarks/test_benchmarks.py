@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmarks import gpu, kernels, output_layer, plot, scaling, steps, time_to_accuracy
-from benchmarks.common import exponent, interleave, new_report
+from benchmarks.common import crossing, exponent, interleave, new_report
 from benchmarks.layers import (
     CONFIGS,
     CORRECTED,
@@ -179,9 +179,37 @@ def test_gpu_runs_on_a_cpu_as_well(tmp_path: Path, capsys: pytest.CaptureFixture
         assert set(by_rows) == {"500", "600"}
         assert all(figures["step_ms"] > 0 for figures in by_rows.values())
         assert all(figures["find_ms"] > 0 for figures in by_rows.values())
+        assert all(figures["find_one_ms"] > 0 for figures in by_rows.values())
+        assert all(figures["vs_dense"] > 0 for figures in by_rows.values())
     assert {"look-up", "optimizer"} <= set(by_rows["600"]["parts_ms"])
+    for rows in ("break_even_rows", "find_break_even_rows", "find_one_break_even_rows"):
+        assert rows in report["contenders"]["hashed"]
+        assert rows not in report["contenders"]["dense"]
     assert report["kernels"]["copy"]["share_of_copy"] == 1
     assert "ms a step at 600 rows" in capsys.readouterr().out
+
+
+def test_a_chunked_loss_on_a_gpu_is_the_dense_one() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(600, 16, requires_grad=True)
+    weight, target = torch.randn(50, 16, requires_grad=True), torch.randint(50, (600,))
+    expected = F.cross_entropy(x @ weight.t(), target)
+    loss = gpu.ChunkedCrossEntropy.apply(x, weight, target)
+    torch.testing.assert_close(loss, expected)
+    wanted = torch.autograd.grad(expected, [x, weight])
+    torch.testing.assert_close(torch.autograd.grad(loss, [x, weight]), wanted)
+
+
+def test_layers_that_do_not_fit_are_left_out_of_comparisons() -> None:
+    contenders = {
+        "dense": {"by_rows": {"10": {"step_ms": 2.0}, "20": {"error": "out of memory"}}},
+        "hashed": {"by_rows": {"10": {"step_ms": 4.0}, "20": {"step_ms": 4.0}}},
+    }
+    gpu.compare(contenders)
+    assert contenders["hashed"]["by_rows"] == {
+        "10": {"step_ms": 4.0, "vs_dense": 2.0},
+        "20": {"step_ms": 4.0},
+    }
 
 
 def test_kernels(results: Path) -> None:
@@ -394,12 +422,16 @@ def test_ctrl_c_keeps_whole_rounds() -> None:
 
 
 def test_crossing() -> None:
-    assert output_layer.crossing([100, 10_000], [10.0, 0.1]) == pytest.approx(1000)
-    assert output_layer.crossing([1, 10, 100, 1000], [0.5, 2.0, 2.0, 0.5]) == pytest.approx(
-        316.2, 0.01
-    )
-    assert output_layer.crossing([10, 100], [0.9, 0.5]) is None
-    assert output_layer.crossing([10, 100], [3.0, 1.5]) is None
+    def at(ratios: dict[int, float]) -> float | None:
+        return crossing({str(rows): {"vs_dense": ratio} for rows, ratio in ratios.items()})
+
+    assert at({100: 10.0, 10_000: 0.1}) == pytest.approx(1000)
+    assert at({1: 0.5, 10: 2.0, 100: 2.0, 1000: 0.5}) == pytest.approx(316.2, 0.01)
+    assert at({10: 0.9, 100: 0.5}) is None
+    assert at({10: 3.0, 100: 1.5}) is None
+    assert at({}) is None
+    without = {"100": {"vs_dense": 10.0}, "10000": {"vs_dense": 0.1}, "10": {"step_ms": 1.0}}
+    assert crossing(without) == pytest.approx(1000)
 
 
 def test_exponent() -> None:

@@ -14,7 +14,7 @@ LAUNCHES = [
     ["", "", "ns", "byte", "%", "%", "register/thread"],
     ["0", "void hashdl::cuda::<unnamed>::adam_kernel<x>(y)", "1,500", "4,000,000", "50", "40", "6"],
     ["1", "void hashdl::cuda::(anonymous namespace)::lookup_kernel(y)", "500", "0", "1", "2", "7"],
-    ["2", "void hashdl::cuda::<unnamed>::adam_kernel<x>(y)", "500", "1,000,000", "70", "30", "6"],
+    ["2", "void unnamed>::adam_kernel<cpu::x, 8>(cpu::y<T1>)", "500", "1,000,000", "70", "30", "6"],
 ]
 OUTPUT = "\n".join(
     ["==PROF== Connected", *(",".join(f'"{cell}"' for cell in row) for row in [HEADER, *LAUNCHES])]

@@ -69,6 +69,10 @@ inline void __syncthreads() { simt::block_barrier(); }
 inline void __syncwarp() { simt::warp_barrier(); }
 
 template <typename T>
+T __shfl_sync(unsigned mask, T value, int source) {
+  return simt::shuffle(mask, value, source);
+}
+template <typename T>
 T __shfl_xor_sync(unsigned mask, T value, int offset) {
   return simt::shuffle(mask, value, simt::lane() ^ offset);
 }
