@@ -94,7 +94,6 @@ def hashed_step(s: Layer) -> list[Work]:
     """The kernels of a hashed layer's step, exact selection and Adam with float32 states."""
     B, d, LK = s.B, s.d, s.L * s.K
     buckets, row = B * s.L * s.P, 2 * d
-    passes = -(-s.N.bit_length() // 8)  # of a radix sort, 8 bits each
     return [
         Work("projections (torch)", B * d * 2 + d * LK * 4 + B * LK * 4, 2 * B * d * LK),
         Work("probe_signs", B * LK * 4 + buckets * 4, kernels=("probe_kernel",)),
@@ -132,9 +131,6 @@ def hashed_step(s: Layer) -> list[Work]:
             s.pairs * 8 + B * row + s.U * row,
             2 * s.pairs * d,
             kernels=("backward_weight_kernel",),
-        ),
-        Work(
-            "merged gradient (optimizer)", s.U * (2 * row + 16 * passes + 40), launches=6 + passes
         ),
         Work("adam_rows_", s.U * d * (2 + 2 * 2 + 4 * 4), 12 * s.U * d, kernels=("adam_kernel",)),
         Work(

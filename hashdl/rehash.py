@@ -58,7 +58,7 @@ _SLICE = 1 << 13
 _BUILD_SHARE = 32
 # Projections made at once, of float32: they stay in cache until they are codes. On a GPU so many
 # that what is launched for them has work to do.
-_PROJECTIONS, _PROJECTIONS_ON_GPU = 1 << 18, 1 << 24
+_PROJECTIONS, _PROJECTIONS_ON_GPU = 1 << 18, 1 << 22
 # Touched rows that are hashed again to see whether they have drifted.
 _DRIFT_ROWS = 128
 # Queries by which a low rank is balanced at first.
