@@ -118,7 +118,9 @@ class HashConfig:
             Default: ``False``.
         auto: a layer whose hashed step would not be cheaper than the dense one, by
             :func:`hashdl.costs.hashed_work`, runs dense, as with ``active=1.0``; and
-            :func:`hashdl.convert` leaves it an nn.Linear. Default: ``False``.
+            :func:`hashdl.convert` leaves it an nn.Linear. Sizes alone decide, by what a CPU
+            takes; on a GPU hashing pays from some hundred thousand rows on, and
+            :func:`hashdl.advise` measures it. Default: ``False``.
         seed: of the hash functions and of all random draws. Default: 0.
 
     Raises:
