@@ -88,6 +88,8 @@ def _summed(like: Tensor, rows: Tensor, values: Tensor) -> tuple[Tensor, Tensor]
     """The distinct rows of a tensor like this one, int32, and their values, summed."""
     width = math.prod(values.shape[1:])
     ids, columns = rows.to(torch.int32), values.reshape(rows.shape[0], width)
+    if ids.is_cuda:
+        ids = without_padding(ids, columns)
     _, touched, sums, _ = ops.gather_linear_backward(
         columns.new_empty((0, 0)),
         columns.new_empty((0, width)),
@@ -97,6 +99,26 @@ def _summed(like: Tensor, rows: Tensor, values: Tensor) -> tuple[Tensor, Tensor]
         columns,
     )
     return touched, sums.reshape(touched.shape[0], *values.shape[1:])
+
+
+def without_padding(ids: Tensor, values: Tensor) -> Tensor:
+    """The rows of a gradient with -1 in place of the one before, where it is 0.
+
+    So a backward pass on a GPU pads its gradients, by many thousands of the last row: all of them
+    would be added up by one block.
+
+    Args:
+        ids: int32 (U,).
+        values: (U, d), of these rows.
+
+    Examples:
+        >>> ids = torch.tensor([3, 3, 5, 5, 5], dtype=torch.int32)
+        >>> without_padding(ids, torch.tensor([[0.0], [2.0], [1.0], [0.0], [0.0]]))
+        tensor([ 3,  3,  5, -1, -1], dtype=torch.int32)
+    """
+    repeats = ids == ids.roll(1)
+    repeats[:1] = False
+    return ids.masked_fill(repeats & ~values.any(1), -1)
 
 
 def _places(grad: Tensor) -> Tensor:
