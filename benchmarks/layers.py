@@ -17,11 +17,12 @@ from torch.optim import Optimizer
 from hashdl import demo, optim
 from hashdl.config import HashConfig
 from hashdl.ops import MAX_BITS
+from hashdl.products import linear
 from hashdl.profiling import part
 from hashdl.training.heads import DenseHead, HashedHead, Head, HeadFactory, SampledHead
 
 NAMES = (
-    *("dense", "chunked", "adaptive", "sampled_1000", "sampled_4000"),
+    *("dense", "dense_onednn", "chunked", "adaptive", "sampled_1000", "sampled_4000"),
     *("hashed", "hashed_shared"),
 )
 
@@ -70,6 +71,20 @@ OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter]], Optimizer]] = {
 _CHUNKED_SAMPLES = 64
 # Samples whose N log probabilities are held at once.
 _CHUNK = 512
+
+
+class OnednnHead(DenseHead):
+    """The dense layer by the library that hashed layers multiply with: see hashdl.products.
+
+    Users have no such layer, but where torch's own products are slow it tells by how much.
+    """
+
+    def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy over all classes; one label a sample."""
+        with part("forward"):
+            logits = linear(hidden, self.linear.weight, self.linear.bias)
+        with part("loss"):
+            return F.cross_entropy(logits, targets)
 
 
 class ChunkedHead(DenseHead):
@@ -209,6 +224,7 @@ def make_factories(
     """
     return {
         "dense": DenseHead,
+        "dense_onednn": OnednnHead,
         "chunked": ChunkedHead,
         "adaptive": lambda d, n: AdaptiveHead(d, n, frequencies),
         "sampled_1000": lambda d, n: SampledHead(d, n, negatives=1000),
@@ -229,7 +245,7 @@ def available(names: Sequence[str], *, single_label: bool = True) -> list[str]:
         left_out["chunked"] = f"torch {torch.__version__} has no linear_cross_entropy"
     if not single_label:
         reason = "it takes one label a sample"
-        left_out = {"chunked": reason, "adaptive": reason} | left_out
+        left_out = dict.fromkeys(("dense_onednn", "chunked", "adaptive"), reason) | left_out
     for name in names:
         if name in left_out:
             print(f"{name} is left out: {left_out[name]}", file=sys.stderr)

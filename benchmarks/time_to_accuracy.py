@@ -72,6 +72,7 @@ from hashdl.training.run import add_costs
 #: Passes over the data that are tried. The cheaper a step, the more: what a user would do.
 EPOCHS = {
     "dense": (1.0,),
+    "dense_onednn": (1.0,),
     "chunked": (1.0,),
     "adaptive": (2.0, 3.0),
     "sampled_1000": (2.0, 3.0),
@@ -87,7 +88,7 @@ _Number = TypeVar("_Number", int, float)
 # The dense layer at its most accurate, where that is not how it reaches the goal soonest.
 _BEST = "dense_best"
 # The same loss as another contender's, so that the same rate and passes are the best.
-_SAME_LOSS = {"chunked": "dense", _BEST: "dense"}
+_SAME_LOSS = {"dense_onednn": "dense", "chunked": "dense", _BEST: "dense"}
 _MARGIN = 0.01
 # These may differ between a report and a run that goes on with it.
 _MAY_CHANGE = ("contenders", "rates", "epochs", "batches", "seeds")

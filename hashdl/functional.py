@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 from hashdl import distinct, ops, reference
 from hashdl.ops import checks
 from hashdl.precision import own_dtype
+from hashdl.products import product, weight_gradient
 from hashdl.profiling import part
 
 
@@ -50,10 +51,7 @@ def _shared_logits(
     ids = shared.clamp_min(0) if padded else shared
     gathered = weight.index_select(0, ids)
     with own_dtype(x):
-        if bias is None:
-            s = x @ gathered.t()
-        else:
-            s = torch.addmm(bias.index_select(0, ids), x, gathered.t())
+        s = product(x, gathered, None if bias is None else bias.index_select(0, ids))
     return s.masked_fill_(shared < 0, 0) if padded else s, gathered
 
 
@@ -172,13 +170,13 @@ def _layer_gradients(
     extra: tuple[Tensor | None, ...] = (None, None, None)
     if shared is not None:
         with own_dtype(x):
-            extra = (shared, grad_s.t() @ x, grad_s.sum(0))
+            extra = (shared, weight_gradient(grad_s, x), grad_s.sum(0))
     grad_x, touched, grad_weight, grad_bias = ops.gather_linear_backward(
         grad_z, x, weight, rows, *extra
     )
     if shared is not None:
         with own_dtype(x):
-            grad_x.addmm_(grad_s, gathered)
+            grad_x.add_(product(grad_s, gathered.t()))
     weight_grad = bias_grad = None
     ids = touched.long()
     if ctx.needs_input_grad[1]:

@@ -1,7 +1,7 @@
 """Output layers under one interface: the hashed one, and what a user would pick instead.
 
-Each is as fast as we can make it: dense with torch's fused Adam, sampled softmax as one matrix
-product over gathered rows with a row optimizer.
+Dense as torch has it, with its fused Adam; sampled softmax as one matrix product over gathered
+rows, by the library that the hashed one takes, with a row optimizer.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from hashdl.config import HashConfig
 from hashdl.costs import hashing_work
 from hashdl.huge_pages import prefer_huge_pages
 from hashdl.nn import HashLinear, HashSoftmaxWithLoss
+from hashdl.products import linear
 from hashdl.profiling import part
 from hashdl.selection import rows_read
 
@@ -129,7 +130,7 @@ class SampledHead(Head):
         with part("forward"):
             weight = F.embedding(classes, self.weight, sparse=True)
             bias = F.embedding(classes, self.bias, sparse=True)
-            logits = torch.addmm(bias.squeeze(1), hidden, weight.t())
+            logits = linear(hidden, weight, bias.squeeze(1))
         with part("loss"):
             if self.log_q:
                 log_q = self.log_q * math.log(self._inclusion())

@@ -23,6 +23,7 @@ from benchmarks.layers import (
     OPTIMIZERS,
     AdaptiveHead,
     ChunkedHead,
+    OnednnHead,
     available,
     make_configs,
     make_factories,
@@ -326,7 +327,7 @@ def test_dense_is_trained_for_the_goal_as_well(
 
 def test_contenders_that_take_one_label_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
     assert available(NAMES, single_label=False) == [
-        name for name in NAMES if name not in ("chunked", "adaptive")
+        name for name in NAMES if name not in ("dense_onednn", "chunked", "adaptive")
     ]
     assert "adaptive is left out" in capsys.readouterr().err
 
@@ -463,17 +464,19 @@ def test_hashed_contenders_find_enough_candidates() -> None:
     assert setup.build("hashed").rows_read() > 380
 
 
-@pytest.mark.skipif(not hasattr(F, "linear_cross_entropy"), reason="this torch has none")
-def test_chunked_loss_is_the_dense_one() -> None:
+@pytest.mark.parametrize("make", [ChunkedHead, OnednnHead])
+def test_other_dense_losses_are_the_dense_one(make: type[DenseHead]) -> None:
+    if make is ChunkedHead and not hasattr(F, "linear_cross_entropy"):
+        pytest.skip("this torch has none")
     torch.manual_seed(0)
-    dense, chunked = DenseHead(16, 500), ChunkedHead(16, 500)
-    chunked.load_state_dict(dense.state_dict())
+    dense, other = DenseHead(16, 500), make(16, 500)
+    other.load_state_dict(dense.state_dict())
     hidden, targets = Inputs(500, 16, 200, "zipf", 0).batches(1)[0]
-    expected, loss = dense.loss(hidden, targets), chunked.loss(hidden, targets)
+    expected, loss = dense.loss(hidden, targets), other.loss(hidden, targets)
     torch.testing.assert_close(loss, expected)
     expected.backward()
     loss.backward()
-    torch.testing.assert_close(chunked.linear.weight.grad, dense.linear.weight.grad)
+    torch.testing.assert_close(other.linear.weight.grad, dense.linear.weight.grad)
 
 
 def test_adaptive_orders_classes_by_frequency() -> None:
