@@ -7,6 +7,7 @@ does not change, oneDNN as long as sums are not too long.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,21 +17,27 @@ from torch import Tensor, nn
 _MOST_TERMS = 4096
 
 
-def _has_onednn() -> bool:
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+def _onednn_op() -> Callable[..., Tensor] | None:
+    if not torch.backends.mkldnn.is_available():
+        return None
+    op = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    return None if op is None else op.default
 
 
-_HAS_ONEDNN = _has_onednn()
+_onednn_linear = _onednn_op()
+_PLAIN = (Tensor, nn.Parameter)  # none that a graph is traced with
 
 
-def _takes_onednn(*factors: Tensor) -> bool:
-    """Whether these are plain float32 tensors on a CPU, for oneDNN to multiply."""
+def _takes_onednn(a: Tensor, b: Tensor) -> bool:
+    """Whether oneDNN is there, and these are plain float32 tensors on a CPU."""
     return (
-        _HAS_ONEDNN
+        _onednn_linear is not None
+        and a.dtype == torch.float32 == b.dtype
+        and a.is_cpu
+        and b.is_cpu
+        and type(a) in _PLAIN
+        and type(b) in _PLAIN
         and torch._C._get_mkldnn_enabled()
-        and all(type(factor) in (Tensor, nn.Parameter) for factor in factors)
-        and all(factor.dtype == torch.float32 and not factor.is_cuda for factor in factors)
-        and all(factor.device.type == "cpu" for factor in factors)
     )
 
 
@@ -51,8 +58,8 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         tensor([[11.]])
     """
     if 0 < x.shape[1] <= _MOST_TERMS and _takes_onednn(x, weight):
-        made: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-        return made
+        assert _onednn_linear is not None
+        return _onednn_linear(x, weight, bias, "none", [], "")
     return x @ weight.t() if bias is None else torch.addmm(bias, x, weight.t())
 
 
