@@ -350,7 +350,7 @@ def measure_kernels(N: int, args: argparse.Namespace) -> dict[str, dict[str, flo
             "mb": moved / 1e6,
             "ms": ms,
             "gb_a_second": moved / ms / 1e6,
-            "share_of_copy": moved / ms * copy_ms / copied,
+            "share_of_copy": (moved / ms) / (copied / copy_ms),
         }
         for name, (ms, moved) in times.items()
     }

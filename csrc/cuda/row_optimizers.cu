@@ -157,9 +157,14 @@ __global__ void adam_constants_kernel(cpu::AdamRows<T, S> args, const float* ste
   *out = cpu::adam_constants(args);
 }
 
+/// Blocks of a multiprocessor that registers are to suffice for; 0: as the compiler sees fit, which
+/// with half precision spills one.
+template <typename T>
+constexpr int kAdamBlocks = std::is_same_v<T, Half> ? 3 : 0;
+
 /// `constants`, or what stands on the device, if anything.
 template <typename T, typename S, int V, int Lanes>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kAdamBlocks<T>)
     adam_kernel(cpu::AdamRows<T, S> args, cpu::AdamConstants<Accumulate<T>> constants,
                 const cpu::AdamConstants<Accumulate<T>>* on_device, int64_t U, int64_t N) {
   using A = Accumulate<T>;
