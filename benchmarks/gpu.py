@@ -3,11 +3,11 @@
 Every contender trains the same layer on the same inputs: dense logits with cross_entropy, chunked
 linear cross-entropy, both with fused AdamW over all rows, and the hashed layer with Adam over the
 rows touched, step by step and replayed from a CUDA graph. Weights and the states of Adam are
-bfloat16. Times are of CUDA events over steps,
-rehashing included, once the layers' planes are balanced; peaks are those of torch's allocator.
-Beside them, how long the ten best of all rows take to find, for a batch and for one sample, from
-how many rows on hashing pays, which parts of a hashed step its kernels belong to (those of the
-backward pass to none), and how kernels compare with the bandwidth of a copy.
+bfloat16. Times are of CUDA events over steps, rehashing included, once the layers' planes are
+balanced; peaks are those of torch's allocator. Beside them, how long the ten best of all rows take
+to find, for a batch and for one sample, from how many rows on hashing pays, which parts of a hashed
+step its kernels belong to (those of the backward pass to none), and how kernels compare with the
+bandwidth of a copy.
 
     python benchmarks/gpu.py --json gpu.json
     python benchmarks/gpu.py --device cpu --rows 20000 --json gpu.json
@@ -157,11 +157,19 @@ def _dense(N: int, args: argparse.Namespace, chunked: bool) -> Contender:
     return Contender(step, None if chunked else lambda x: (x @ weight.t()).topk(_BEST))
 
 
-def _hashed(N: int, args: argparse.Namespace) -> Contender:
+def _hashed_layer(
+    N: int, args: argparse.Namespace, *, capturable: bool = False
+) -> tuple[HashSoftmaxWithLoss, torch.optim.Optimizer]:
+    dtype = torch.bfloat16
     layer = HashSoftmaxWithLoss(
-        args.dim, N, config=CONFIGS["hashed"], device=args.device, dtype=torch.bfloat16
+        args.dim, N, config=CONFIGS["hashed"], device=args.device, dtype=dtype
     )
-    optimizer = optim.Adam(layer.parameters(), lr=1e-3, state_dtype=torch.bfloat16)
+    parameters = layer.parameters()
+    return layer, optim.Adam(parameters, lr=1e-3, state_dtype=dtype, capturable=capturable)
+
+
+def _hashed(N: int, args: argparse.Namespace) -> Contender:
+    layer, optimizer = _hashed_layer(N, args)
 
     def step(x: Tensor, target: Tensor) -> Tensor:
         loss: Tensor = layer(x, target).loss
@@ -175,12 +183,9 @@ def _hashed(N: int, args: argparse.Namespace) -> Contender:
 
 def _replayed(N: int, args: argparse.Namespace) -> Contender:
     """The hashed layer's steps as replays of one; what a schedule makes due, between them."""
-    layer = HashSoftmaxWithLoss(
-        args.dim, N, config=CONFIGS["hashed"], device=args.device, dtype=torch.bfloat16
-    )
+    layer, optimizer = _hashed_layer(N, args, capturable=True)
     linear, tables = layer.linear, layer.linear.tables
     assert isinstance(tables, HashTables)
-    optimizer = optim.Adam(layer.parameters(), lr=1e-3, state_dtype=torch.bfloat16, capturable=True)
     x = torch.randn(args.batch, args.dim, device=args.device, dtype=torch.bfloat16)
     target = torch.randint(N, (args.batch,), device=args.device)
 
@@ -273,7 +278,21 @@ def _find_ms(
 # ---- kernels -----------------------------------------------------------------------------------
 
 
-def kernel_calls(N: int, args: argparse.Namespace) -> dict[str, tuple[Step, float]]:
+class KernelCall(NamedTuple):
+    """What is timed of kernels.
+
+    Attributes:
+        run: the call.
+        moved: bytes that it must move.
+        parts: likewise those of single kernels of it, by their names; timed on a GPU.
+    """
+
+    run: Step
+    moved: float
+    parts: dict[str, float] | None = None
+
+
+def kernel_calls(N: int, args: argparse.Namespace) -> dict[str, KernelCall]:
     """Kernels that only move memory, and the bytes that they must move."""
     B, A, d = args.batch, min(200, N), args.dim
     generator = torch.Generator().manual_seed(args.seed)
@@ -292,30 +311,21 @@ def kernel_calls(N: int, args: argparse.Namespace) -> dict[str, tuple[Step, floa
     def adam() -> None:
         ops.adam_rows_(weight, exp_avg, exp_avg_sq, touched, grad, lr=1e-6, step=first)
 
+    given = min(pairs, N)  # rows that a gradient is written for, if it be 0
     return {
-        "copy": (lambda: other.copy_(weight), 2 * N * row),
-        "gather_linear": (
-            lambda: ops.gather_linear(x, weight, None, rows),
-            pairs * (row + 6) + B * row,
+        "copy": KernelCall(lambda: other.copy_(weight), 2 * N * row),
+        "gather_linear": KernelCall(
+            lambda: ops.gather_linear(x, weight, None, rows), pairs * (row + 6) + B * row
         ),
-        "gather_linear_backward": (
+        "gather_linear_backward": KernelCall(
             lambda: ops.gather_linear_backward(grad_z, x, weight, rows),
             pairs * (row + 14) + 2 * B * row + U * row,
+            {
+                "backward_input_kernel": pairs * (row + 6) + B * row,
+                "backward_weight_kernel": pairs * 10 + B * row + given * (row + 10),
+            },
         ),
-        "adam_rows_": (adam, U * (row * 3 + d * 16)),
-    }
-
-
-# Kernels of a call, by names of their own, and the bytes that they must move.
-def kernel_parts(N: int, args: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """By call and kernel: what :func:`kernel_calls` tells of a whole call."""
-    row, pairs = 2 * args.dim, args.batch * min(200, N)
-    rows = min(pairs, N)  # that a gradient is written for, if it be 0
-    return {
-        "gather_linear_backward": {
-            "backward_input_kernel": pairs * (row + 6) + args.batch * row,
-            "backward_weight_kernel": pairs * 10 + args.batch * row + rows * (row + 10),
-        }
+        "adam_rows_": KernelCall(adam, U * (row * 3 + d * 16)),
     }
 
 
@@ -337,13 +347,12 @@ def measure_kernels(N: int, args: argparse.Namespace) -> dict[str, dict[str, flo
     """Milliseconds, gigabytes a second, and their share of a copy's."""
     device = torch.device(args.device)
     times: dict[str, tuple[float, float]] = {}
-    parts = kernel_parts(N, args) if device.type == "cuda" else {}
-    for name, (call, moved) in kernel_calls(N, args).items():
-        milliseconds(call, _WARM_UP, device)
-        times[name] = milliseconds(call, _KERNEL_RUNS, device), moved
-        own = parts.get(name, {})
-        if own:
-            times |= {part: (ms, own[part]) for part, ms in _kernel_ms(call, list(own)).items()}
+    for name, call in kernel_calls(N, args).items():
+        milliseconds(call.run, _WARM_UP, device)
+        times[name] = milliseconds(call.run, _KERNEL_RUNS, device), call.moved
+        if call.parts and device.type == "cuda":
+            for part, ms in _kernel_ms(call.run, list(call.parts)).items():
+                times[part] = ms, call.parts[part]
     copy_ms, copied = times["copy"]
     return {
         name: {
@@ -360,7 +369,7 @@ def measure_kernels(N: int, args: argparse.Namespace) -> dict[str, dict[str, flo
 
 
 def measure(args: argparse.Namespace, stop: StopWanted) -> Report:
-    """The report: layers by contender and N, and kernels at the first N."""
+    """The report: layers by contender and N, and kernels at the last N but one."""
     if args.device == "cuda":
         device, today = torch.cuda.get_device_name(), datetime.datetime.now(datetime.timezone.utc)
         versions = {"cuda": torch.version.cuda, "date": f"{today:%Y-%m-%d}"}
@@ -396,7 +405,8 @@ def compare(contenders: dict[str, Any]) -> None:
             for N, figures in result["by_rows"].items():
                 if key in figures and key in dense[N]:
                     figures[ratio] = figures[key] / dense[N][key]
-            if rows and name != "dense":
+            known = any(ratio in figures for figures in result["by_rows"].values())
+            if rows and known and name != "dense":
                 result[rows] = crossing(result["by_rows"], ratio)
 
 

@@ -131,12 +131,10 @@ def _break_even(result: Mapping[str, Any]) -> str:
     rows = result["break_even_rows"]
     if rows is not None:
         return f"as fast as dense at {rows:,.0f} rows"
-    last = [figures["vs_dense"] for figures in result["by_rows"].values() if "vs_dense" in figures][
-        -1
-    ]
-    return (
-        "faster than dense at all sizes" if last <= 1 else "slower than dense at the largest size"
-    )
+    known = [figures["vs_dense"] for figures in result["by_rows"].values() if "vs_dense" in figures]
+    if known[-1] <= 1:
+        return "faster than dense at all sizes"
+    return "slower than dense at the largest size"
 
 
 def _columns(

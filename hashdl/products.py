@@ -29,9 +29,10 @@ _PLAIN = (Tensor, nn.Parameter)  # none that a graph is traced with
 
 
 def _takes_onednn(a: Tensor, b: Tensor) -> bool:
-    """Whether oneDNN is there, and these are plain float32 tensors on a CPU."""
+    """Whether oneDNN is to multiply a by b^T: plain float32 tensors on a CPU, in short sums."""
     return (
         _onednn_linear is not None
+        and 0 < a.shape[1] <= _MOST_TERMS
         and a.dtype == torch.float32 == b.dtype
         and a.is_cpu
         and b.is_cpu
@@ -57,7 +58,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         >>> product(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]]))
         tensor([[11.]])
     """
-    if 0 < x.shape[1] <= _MOST_TERMS and _takes_onednn(x, weight):
+    if _takes_onednn(x, weight):
         assert _onednn_linear is not None
         return _onednn_linear(x, weight, bias, "none", [], "")
     return x @ weight.t() if bias is None else torch.addmm(bias, x, weight.t())
@@ -74,7 +75,7 @@ def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
         - grad: :math:`(B, N)`, x: :math:`(B, d)`
         - Output: :math:`(N, d)`
     """
-    if _takes_onednn(grad, x):
+    if _takes_onednn(x.t(), grad.t()):
         # The second factor may be transposed as it is, the first is copied: the smaller one.
         return product(x.t(), grad.t()).t().contiguous()
     return grad.t() @ x

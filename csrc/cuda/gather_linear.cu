@@ -45,11 +45,11 @@ __device__ void share_sums(A (&sums)[Rows]) {
   for (; offset > 0; offset /= 2) sums[0] += __shfl_xor_sync(kAllLanes, sums[0], offset);
 }
 
-/// Rows of a sample that a warp takes, one a lane: as many ids and results are read and written at
-/// once. Where that leaves too few warps, those that it has in flight.
+/// Rows that a warp of the forward pass has in flight at once.
 constexpr int kForwardRows = 8;
 
-/// A warp `run` rows of a sample, a multiple of kForwardRows up to kWarp.
+/// A warp `run` rows of a sample, one a lane, whose ids and results are read and written at once: a
+/// multiple of kForwardRows up to kWarp.
 template <typename T, int V>
 __global__ void __launch_bounds__(kThreads, 2)
     forward_kernel(cpu::GatherForward<T> args, int64_t chunks, int run, int64_t warps, int64_t N) {

@@ -76,10 +76,15 @@ class DenseHead(Head):
         super().__init__(features, n_classes)
         self.linear = nn.Linear(features, n_classes)
 
+    def logits(self, hidden: Tensor) -> Tensor:
+        """All outputs, (B, N)."""
+        outputs: Tensor = self.linear(hidden)
+        return outputs
+
     def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy over all classes."""
         with part("forward"):
-            logits = self.linear(hidden)
+            logits = self.logits(hidden)
         with part("loss"):
             if targets.dim() == 1:
                 return F.cross_entropy(logits, targets)
