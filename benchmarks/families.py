@@ -67,8 +67,8 @@ from hashdl.nn.softmax import reduced
 from hashdl.profiling import part
 from hashdl.training.heads import HashedHead, Head
 from hashdl.training.model import SparseClassifier
-from hashdl.training.run import tune_classifier
 from hashdl.training.trainer import Settings
+from hashdl.training.tuning import tune_classifier
 
 _BASE = demo.CONFIG.replace(bits=None)
 #: How each family hashes: as the demo, but for what the family is.
@@ -146,6 +146,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="of the passes, for the search of rates (default: .3)",
     )
     runs.add_argument(
+        "--tune-seconds",
+        type=float,
+        help="let whole trainings of so many seconds race in the tuner (default: layers alone)",
+    )
+    runs.add_argument(
         "--tune-after",
         type=positive,
         default=300,
@@ -202,6 +207,8 @@ class FamilyRuns(TrainingRuns):
             init_std=args.init_std,
             settings=Settings(args.epochs, args.batch, float(args.rates[0]), args.seed),
             after=args.tune_after,
+            seconds=args.tune_seconds,
+            rates=args.rates,
         )
 
     def train_all(self) -> None:

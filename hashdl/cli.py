@@ -226,6 +226,12 @@ def _add_tune_training(parser: argparse.ArgumentParser) -> None:
         metavar="STEPS",
         help="of training, half of them all at most, before the search (default: 300)",
     )
+    parser.add_argument(
+        "--seconds",
+        type=_above_zero,
+        help="let whole trainings race, each as long as this (default: the output layer alone, "
+        "after a few steps)",
+    )
     _add_search(parser)
     _add_training(parser)
     _add_config(parser.add_argument_group("hashing, to begin with"))
@@ -392,8 +398,8 @@ def run_train(args: argparse.Namespace) -> int:
 
 def run_tune_training(args: argparse.Namespace) -> None:
     """Search how to hash an output layer that is trained."""
-    from hashdl.training.run import tune_classifier
     from hashdl.training.trainer import Settings
+    from hashdl.training.tuning import tune_classifier
 
     config = _config(args)
     for folder in _folders(args.json):
@@ -408,10 +414,11 @@ def run_tune_training(args: argparse.Namespace) -> None:
         settings=settings,
         after=args.after,
         families=args.families,
+        seconds=args.seconds,
     )
     print(result)
     if args.json is not None:
-        names = ("data", "after", "hidden", "init_std", "families")
+        names = ("data", "after", "seconds", "hidden", "init_std", "families")
         _write_tried(args.json, dataclasses.asdict(settings), args, names, result.figures())
 
 

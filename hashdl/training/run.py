@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +11,11 @@ import torch
 from hashdl.config import HashConfig
 from hashdl.data import SparseDataset
 from hashdl.training.display import training_bar
-from hashdl.training.heads import HashedHead, HeadFactory, head_factory
+from hashdl.training.heads import HeadFactory, head_factory
 from hashdl.training.measure import PeakMemory, machine, step_parts
 from hashdl.training.model import SparseClassifier
 from hashdl.training.report import finite, write_json
 from hashdl.training.trainer import Figures, Settings, Trainer
-from hashdl.tuning import TrainingResult, tune_training
-
-# Batches that the tuner is given; a share of all samples, where they are few; and batches at least.
-_TUNED_ON, _TUNED_ON_SHARE, _TUNED_ON_LEAST = 64, 1 / 3, 4
 
 
 def run_head(
@@ -135,74 +130,3 @@ def train_classifier(
     }
     write_json(folder / "result.json", report)
     return report
-
-
-class _Beginning(Trainer):
-    """Ends after so many steps, in the midst of a longer run.
-
-    Attributes:
-        most_steps: how many.
-    """
-
-    most_steps = 0
-
-    def _is_last(self) -> bool:
-        return self.progress.step >= self.most_steps or super()._is_last()
-
-
-def tune_classifier(
-    train: SparseDataset,
-    *,
-    config: HashConfig,
-    hidden: int,
-    init_std: float,
-    settings: Settings,
-    after: int,
-    families: Sequence[str] | None = None,
-) -> TrainingResult:
-    """Let :func:`hashdl.tune_training` choose how to hash, of a layer in the midst of training.
-
-    It is trained on other samples than the tuner is given: of those that it has seen, the layer
-    knows the labels by heart, and races tell nothing.
-
-    Args:
-        train: samples to learn from.
-        config: how the layer is hashed until then, and what the search begins with.
-        hidden: width of the hidden layer.
-        init_std: standard deviation of the initial embedding.
-        settings: of the run whose beginning is trained.
-        after: steps of training before the search; at most half of the run's.
-        families: hash families to try. Default: all.
-
-    Raises:
-        ValueError: there are too few samples.
-        KeyboardInterrupt: Ctrl-C, in training.
-    """
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(settings.seed))
-    batch = settings.batch_size
-    fresh = max(round(_TUNED_ON_SHARE * len(train)), _TUNED_ON_LEAST * batch)
-    fresh = min(fresh, _TUNED_ON * batch)
-    if fresh >= len(train):
-        wanted = f"more than {_TUNED_ON_LEAST} batches of {batch}"
-        raise ValueError(f"tune_classifier: train: got {len(train)} samples, wanted {wanted}")
-    seen = train.subset(order[fresh:])
-    sizes = (train.n_features, hidden, train.n_labels)
-    model = SparseClassifier(*sizes, head_factory("hashed", config), settings.seed, init_std)
-    trainer = _Beginning(model, seen, seen.subset(torch.arange(1)), settings)
-    trainer.most_steps = min(after, max(1, trainer.total_steps // 2))
-    with training_bar("training", trainer.most_steps) as watch:
-        trainer.fit(watch)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-    some = train.batch(order[:fresh])
-    with torch.no_grad():
-        inputs = model(some)
-    assert isinstance(model.head, HashedHead)
-    return tune_training(
-        *(model.head.softmax, inputs, some.targets),
-        base=config,
-        families=families,
-        batch=batch,
-        lr=settings.lr,
-        seed=settings.seed,
-    )

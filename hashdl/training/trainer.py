@@ -150,9 +150,12 @@ class Trainer:
                 yield self.train.batch(rows)
 
     def _set_rate(self) -> None:
-        left = 1 - self.progress.step / self.total_steps
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.lr * min(1.0, 2 * left)
+            group["lr"] = self.settings.lr * min(1.0, 2 * self._left())
+
+    def _left(self) -> float:
+        """Share of the run."""
+        return 1 - self.progress.step / self.total_steps
 
     def step(self, batch: Batch) -> torch.Tensor:
         """One training step; the loss, detached."""

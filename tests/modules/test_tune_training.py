@@ -11,14 +11,16 @@ from torch import Tensor, nn
 
 from hashdl import HashConfig, HashLinear, HashSoftmaxWithLoss, metrics, tune_training
 from hashdl.hashing import FAMILIES
-from hashdl.tuning import training
-from hashdl.tuning.training import (
-    TrainingTrial,
+from hashdl.tuning import TrainingResult, TrainingTrial, training
+from hashdl.tuning.race import (
+    Point,
+    Race,
+    Run,
+    _after_heats,
     _best_of_each_kind,
-    _finalists,
     _judge,
-    _Point,
-    _Run,
+    best_kinds,
+    entrants,
 )
 
 D, N = 16, 300
@@ -39,7 +41,7 @@ def task(samples: int = 480, seed: int = 0) -> tuple[HashSoftmaxWithLoss, Tensor
     return HashSoftmaxWithLoss(D, N, config=BASE), x, (x @ teacher.t()).argmax(1)
 
 
-def tuned(layer: nn.Module, x: Tensor, labels: Tensor, **changes: Any) -> training.TrainingResult:
+def tuned(layer: nn.Module, x: Tensor, labels: Tensor, **changes: Any) -> TrainingResult:
     return tune_training(
         layer,  # type: ignore[arg-type]
         x,
@@ -98,9 +100,9 @@ def test_layers_of_all_kinds_and_several_labels() -> None:
         assert result.given.config == BASE
 
 
-def make_run(config: HashConfig, hits: list[Tensor], ms: float) -> _Run:
-    points = [_Point(i + 1, (i + 1) * ms / 1000, share) for i, share in enumerate(hits)]
-    return _Run(TrainingTrial(config, 0.5, 0.5), points)
+def make_run(config: HashConfig, hits: list[Tensor], ms: float, lr: float = 0.1) -> Run:
+    points = [Point(i + 1, (i + 1) * ms / 1000, share) for i, share in enumerate(hits)]
+    return Run(TrainingTrial(config, 0.5, 0.5), lr, points)
 
 
 def test_runs_are_judged_at_the_seconds_of_the_fastest() -> None:
@@ -132,7 +134,7 @@ def test_the_best_of_the_heat_and_the_one_given_run_the_final() -> None:
     heats = [
         make_run(BASE.replace(tables=i + 1), [one.float()], ms=10) for i, one in enumerate(hits)
     ]
-    finalists = _finalists(heats)
+    finalists = Race.finalists(Race, _after_heats(heats))
     assert [trial.config.tables for trial in finalists] == [1, 4, 2, 6]
     assert [trial.heat for trial in finalists] == pytest.approx([0.1, 0.7, 0.5, 0.4])
 
@@ -148,7 +150,7 @@ def test_every_kind_runs_the_heat_and_few_the_final() -> None:
     assert others == sorted(others, reverse=True)
 
 
-def test_both_sizes_of_every_kind_run_the_heat_however_little_the_smaller_finds() -> None:
+def test_all_sizes_of_every_kind_run_the_heat_however_little_the_smaller_find() -> None:
     result = tuned(*task())
     heats = [trial.config for trial in result.trials if trial.heat is not None]
     for family in ("simhash", "kmeans"):
@@ -158,7 +160,7 @@ def test_both_sizes_of_every_kind_run_the_heat_however_little_the_smaller_finds(
             if config.family == family and config.selection == "exact"
         }
         base = 2 if family == "kmeans" else BASE.probes
-        assert probes == {base, 3 * base}
+        assert probes == {base, 2 * base, 3 * base}
     assert heats.count(BASE) == 1
 
 
@@ -170,6 +172,39 @@ def test_of_the_same_size_the_one_with_more_of_the_gradient_runs_the_heat() -> N
     small, large = look(0.3, balance=False), look(0.6, balance=True, probes=6)
     looks = [given, small, look(0.2, balance=True), look(0.5, balance=False, probes=6), large]
     assert _best_of_each_kind(looks) == [given, large, small]
+
+
+def test_all_sizes_of_the_best_kinds_run_a_final_of_whole_trainings() -> None:
+    def heat(share: float, **changes: object) -> TrainingTrial:
+        return TrainingTrial(BASE.replace(**changes), 0.5, 0.5, heat=share)
+
+    given = heat(0.1)
+    wta = [heat(0.2, family="wta"), heat(0.9, family="wta", probes=6)]
+    low, minhash = heat(0.8, rank=4), [heat(0.7, family="minhash"), heat(0.3, family="minhash")]
+    kinds = best_kinds([given, wta[0], minhash[1], minhash[0], wta[1], low], 2)
+    assert kinds == [given, wta[1], wta[0], low]
+
+
+def test_of_several_rates_the_best_one_counts() -> None:
+    none, half, all_ = torch.zeros(100), torch.arange(100) % 2.0, torch.ones(100)
+    runs = [
+        make_run(config, [reached], ms=10, lr=lr)
+        for config, lr, reached in [
+            (BASE, 0.1, half),
+            (BASE, 0.2, none),
+            (BASE.replace(tables=9), 0.1, none),
+            (BASE.replace(tables=9), 0.2, all_),
+        ]
+    ]
+    result = _judge(runs, [runs[0].trial, runs[2].trial])
+    assert [(trial.accuracy, trial.lr) for trial in result.trials] == [(1.0, 0.2), (0.5, 0.1)]
+
+
+def test_what_does_the_same_as_another_is_tried_once() -> None:
+    tried = entrants(BASE.replace(balance=None), ["simhash", "learned"], D)
+    ways = [config.replace(balance=config.balances(D)) for config in tried if config.rank is None]
+    assert len(set(ways)) == len(ways)
+    assert tried[0] == BASE.replace(balance=None)
 
 
 def test_what_is_better_by_chance_alone_does_not_replace_what_was_given() -> None:

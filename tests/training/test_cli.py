@@ -264,6 +264,24 @@ def test_tune_training_prints_and_writes_a_configuration(
     assert config.family in ("simhash", "kmeans")
 
 
+def test_tune_training_lets_whole_classifiers_race(
+    xmc_files: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tried = tmp_path / "tried.json"
+    flags = [*SMALL, "--after", "5", "--families", "simhash", "--json", str(tried)]
+    assert main(["tune-training", "--data", xmc_files, "--seconds", "0.3", *flags]) == 0
+    assert "after 0.3" in capsys.readouterr().out
+    report = json.loads(tried.read_text())
+    assert report["settings"]["seconds"] == 0.3
+    raced = [trial for trial in report["trials"] if trial["accuracy"] is not None]
+    # All three sizes, and two by sketch.
+    assert len(raced) == 5
+    for trial in raced:
+        assert trial["steps"] > 0
+        assert trial["lr"] == 2e-2
+        assert 0 <= trial["accuracy"] <= 1
+
+
 def test_tune_training_wants_enough_samples(
     xmc_files: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
