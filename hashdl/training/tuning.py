@@ -72,41 +72,46 @@ def tune_classifier(
         ValueError: there are too few samples.
         KeyboardInterrupt: Ctrl-C, in training.
     """
+    share = _TUNED_ON_SHARE if seconds is None else _JUDGED_BY_SHARE
+    seen, unseen = _parted(train, share, settings)
+    plan = _Plan(seen, hidden, init_std, settings)
+    model = plan.beginning(config, after)
+    assert isinstance(model.head, HashedHead)
+    some = unseen.batch(torch.arange(len(unseen)))
+    with torch.no_grad():
+        samples = model(some), some.targets
+    batch, lr, seed = settings.batch_size, settings.lr, settings.seed
+    if seconds is None:
+        return tune_training(
+            *(model.head.softmax, *samples),
+            base=config,
+            families=families,
+            batch=batch,
+            lr=lr,
+            seed=seed,
+        )
+    names = family_names("tune_classifier", families)
+    layers = LayerRace(model.head.linear, *samples, batch, lr, seed)
+    race = _ClassifierRace(layers, plan, unseen, rates or [lr], seconds)
+    return race.search(entrants(config, names, hidden), progress=True)
+
+
+def _parted(
+    train: SparseDataset, share: float, settings: Settings
+) -> tuple[SparseDataset, SparseDataset]:
+    """What the beginning of a run learns from, and what the tuner is given.
+
+    Raises:
+        ValueError: there are too few samples.
+    """
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(settings.seed))
     batch = settings.batch_size
-    share = _TUNED_ON_SHARE if seconds is None else _JUDGED_BY_SHARE
     fresh = max(round(share * len(train)), _TUNED_ON_LEAST * batch)
     fresh = min(fresh, _TUNED_ON * batch)
     if fresh >= len(train):
         wanted = f"more than {_TUNED_ON_LEAST} batches of {batch}"
         raise ValueError(f"tune_classifier: train: got {len(train)} samples, wanted {wanted}")
-    seen, unseen = train.subset(order[fresh:]), train.subset(order[:fresh])
-    plan = _Plan(seen, hidden, init_std, settings)
-    model = plan.model(config)
-    trainer = _Beginning(model, seen, seen.subset(torch.arange(1)), settings)
-    trainer.most_steps = min(after, max(1, trainer.total_steps // 2))
-    with training_bar("training", trainer.most_steps) as watch:
-        trainer.fit(watch)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-    some = unseen.batch(torch.arange(fresh))
-    with torch.no_grad():
-        inputs = model(some)
-    assert isinstance(model.head, HashedHead)
-    if seconds is None:
-        return tune_training(
-            *(model.head.softmax, inputs, some.targets),
-            base=config,
-            families=families,
-            batch=batch,
-            lr=settings.lr,
-            seed=settings.seed,
-        )
-    linear = model.head.linear
-    layers = LayerRace(linear, inputs, some.targets, batch, settings.lr, settings.seed)
-    race = _ClassifierRace(layers, plan, unseen, rates or [settings.lr], seconds)
-    names = family_names("tune_classifier", families)
-    return race.search(entrants(config, names, hidden), progress=True)
+    return train.subset(order[fresh:]), train.subset(order[:fresh])
 
 
 class _Plan(NamedTuple):
@@ -122,6 +127,21 @@ class _Plan(NamedTuple):
         sizes = (self.train.n_features, self.hidden, self.train.n_labels)
         head = head_factory("hashed", config)
         return SparseClassifier(*sizes, head, self.settings.seed, self.init_std)
+
+    def beginning(self, config: HashConfig, steps: int) -> SparseClassifier:
+        """One after so many steps of training, half of all at most.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C.
+        """
+        model = self.model(config)
+        trainer = _Beginning(model, self.train, self.train.subset(torch.arange(1)), self.settings)
+        trainer.most_steps = min(steps, max(1, trainer.total_steps // 2))
+        with training_bar("training", trainer.most_steps) as watch:
+            trainer.fit(watch)
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        return model
 
 
 class _Beginning(Trainer):

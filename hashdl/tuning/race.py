@@ -167,9 +167,8 @@ class Race(ABC):
         """A run of full length."""
 
     def finalists(self, heats: Sequence[TrainingTrial]) -> list[TrainingTrial]:
-        """Of those that ran the heat, those that run the final: the given one, and the best."""
-        given, *others = heats
-        return [given, *sorted(others, key=_heat)[:_FINALISTS]]
+        """Of those that ran the heat, those that run the final."""
+        return _best(heats, _FINALISTS)
 
     def search(self, configs: Sequence[HashConfig], *, progress: bool) -> TrainingResult:
         """Look at all, let the best of each kind run a heat, and the best of these the final.
@@ -250,6 +249,12 @@ def _best_of_each_kind(looks: Sequence[TrainingTrial]) -> list[TrainingTrial]:
         size = (config.tables, config.probes, config.candidates)
         kinds.setdefault((*_kind(config), *size), trial)
     return [given, *kinds.values()]
+
+
+def _best(heats: Sequence[TrainingTrial], count: int) -> list[TrainingTrial]:
+    """The given one, and so many that did best in the heat."""
+    given, *others = heats
+    return [given, *sorted(others, key=_heat)[:count]]
 
 
 def best_kinds(heats: Sequence[TrainingTrial], count: int) -> list[TrainingTrial]:

@@ -14,9 +14,9 @@ from hashdl.hashing import FAMILIES
 from hashdl.tuning import TrainingResult, TrainingTrial, training
 from hashdl.tuning.race import (
     Point,
-    Race,
     Run,
     _after_heats,
+    _best,
     _best_of_each_kind,
     _judge,
     best_kinds,
@@ -134,7 +134,7 @@ def test_the_best_of_the_heat_and_the_one_given_run_the_final() -> None:
     heats = [
         make_run(BASE.replace(tables=i + 1), [one.float()], ms=10) for i, one in enumerate(hits)
     ]
-    finalists = Race.finalists(Race, _after_heats(heats))
+    finalists = _best(_after_heats(heats), 3)
     assert [trial.config.tables for trial in finalists] == [1, 4, 2, 6]
     assert [trial.heat for trial in finalists] == pytest.approx([0.1, 0.7, 0.5, 0.4])
 
