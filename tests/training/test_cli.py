@@ -274,8 +274,8 @@ def test_tune_training_lets_whole_classifiers_race(
     report = json.loads(tried.read_text())
     assert report["settings"]["seconds"] == 0.3
     raced = [trial for trial in report["trials"] if trial["accuracy"] is not None]
-    # All three sizes, and two by sketch.
-    assert len(raced) == 5
+    # The given one, three sizes, and two by sketch.
+    assert len(raced) == 6
     for trial in raced:
         assert trial["steps"] > 0
         assert trial["lr"] == 2e-2
