@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from hashdl import metrics
 from hashdl.config import HashConfig
 from hashdl.data import SparseDataset
 from hashdl.training.display import training_bar
+from hashdl.training.evaluation import ranked
 from hashdl.training.heads import HashedHead, head_factory
 from hashdl.training.model import SparseClassifier
 from hashdl.training.trainer import Settings, Trainer
@@ -27,8 +27,6 @@ _TUNED_ON, _TUNED_ON_SHARE, _TUNED_ON_LEAST = 64, 1 / 3, 4
 _JUDGED_BY_SHARE = 0.1
 # Families, or other ways of hashing, of which whole classifiers race.
 _KINDS = 3
-# Samples whose best class is asked for at once.
-_CHUNK = 1024
 # Passes of a run that ends by the clock.
 _ENDLESS = 1e6
 
@@ -191,9 +189,9 @@ class _ClassifierRace(Race):
         """Of the layer in the midst of training."""
         return self.layers.look(config)
 
-    def heat(self, trial: TrainingTrial, lr: float) -> Run:
+    def heat(self, trial: TrainingTrial) -> Run:
         """Of the layer alone."""
-        return self.layers.heat(trial, self.layers.rates[0])
+        return self.layers.heat(trial)
 
     def finalists(self, heats: Sequence[TrainingTrial]) -> list[TrainingTrial]:
         """All sizes of the best families."""
@@ -211,15 +209,6 @@ class _ClassifierRace(Race):
         progress = trainer.fit()
         if trainer.interrupted:
             raise KeyboardInterrupt
-        reached = Point(progress.step, progress.seconds, _hits(model, self.judges))
+        pieces = [metrics.precision_at(*some, 1) for some in ranked(model, self.judges, 1)]
+        reached = Point(progress.step, progress.seconds, torch.cat(pieces))
         return Run(trial, lr, [begun, reached])
-
-
-def _hits(model: SparseClassifier, judges: SparseDataset) -> Tensor:
-    """Precision at 1 of each sample, over all classes."""
-    model.eval()
-    pieces = []
-    for batch in judges.batches(_CHUNK, shuffle_seed=None):
-        targets = batch.targets if batch.targets.dim() == 2 else batch.targets[:, None]
-        pieces.append(metrics.precision_at(model.topk(batch, 1), targets, 1))
-    return torch.cat(pieces)

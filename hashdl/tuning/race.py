@@ -148,7 +148,7 @@ class Race(ABC):
     """What configurations train in a search.
 
     Args:
-        rates: learning rates: heats have the first, the final has all.
+        rates: learning rates of the final; heats have one.
     """
 
     def __init__(self, rates: Sequence[float]) -> None:
@@ -159,7 +159,7 @@ class Race(ABC):
         """What active sets hold of the gradient now."""
 
     @abstractmethod
-    def heat(self, trial: TrainingTrial, lr: float) -> Run:
+    def heat(self, trial: TrainingTrial) -> Run:
         """A shorter run."""
 
     @abstractmethod
@@ -179,12 +179,12 @@ class Race(ABC):
         """
         looks = [self.look(config) for config in track(configs, "Looking", enabled=progress)]
         entered = _best_of_each_kind(looks)
-        heats = [
-            self.heat(trial, self.rates[0]) for trial in track(entered, "Heats", enabled=progress)
-        ]
-        finals = list(product(self.finalists(_after_heats(heats)), self.rates))
+        heats = _after_heats(
+            [self.heat(trial) for trial in track(entered, "Heats", enabled=progress)]
+        )
+        finals = list(product(self.finalists(heats), self.rates))
         runs = [self.final(*some) for some in track(finals, "Final", enabled=progress)]
-        return _judge(runs, [*_after_heats(heats), *looks])
+        return _judge(runs, [*heats, *looks])
 
 
 # ---- what takes part ---------------------------------------------------------------------------

@@ -172,9 +172,9 @@ class LayerRace(Race):
         found = metrics.active(layer, self.held_out[some], self.of_held_out[some], k)
         return TrainingTrial(config, found.gradient, found.recall)
 
-    def heat(self, trial: TrainingTrial, lr: float) -> Run:
+    def heat(self, trial: TrainingTrial) -> Run:
         """Over a quarter of the samples."""
-        return self._run(trial, lr, _HEAT)
+        return self._run(trial, self.rates[0], _HEAT)
 
     def final(self, trial: TrainingTrial, lr: float) -> Run:
         """Over all."""

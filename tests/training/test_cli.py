@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 import hashdl
 from hashdl import HashConfig, HashLinear, cli, demo
 from hashdl.cli import main
+from hashdl.training import trainer
 from hashdl.tuning import training
 
 SMALL = ["--hidden", "16", "--epochs", "2", "--batch-size", "64", "--lr", "2e-2", "--active", "20"]
@@ -265,8 +267,13 @@ def test_tune_training_prints_and_writes_a_configuration(
 
 
 def test_tune_training_lets_whole_classifiers_race(
-    xmc_files: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    xmc_files: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    ticks = (tick / 100 for tick in itertools.count())
+    monkeypatch.setattr(trainer, "time", SimpleNamespace(perf_counter=ticks.__next__))
     tried = tmp_path / "tried.json"
     flags = [*SMALL, "--after", "5", "--families", "simhash", "--json", str(tried)]
     assert main(["tune-training", "--data", xmc_files, "--seconds", "0.3", *flags]) == 0
