@@ -67,9 +67,10 @@ def tune_classifier(
         rates: learning rates of such races. Default: that of the run.
 
     Raises:
-        ValueError: there are too few samples.
+        ValueError: there are too few samples, or no such family: nothing is trained then.
         KeyboardInterrupt: Ctrl-C, in training.
     """
+    names = family_names("tune_classifier", families)
     share = _TUNED_ON_SHARE if seconds is None else _JUDGED_BY_SHARE
     seen, unseen = _parted(train, share, settings)
     plan = _Plan(seen, hidden, init_std, settings)
@@ -83,12 +84,11 @@ def tune_classifier(
         return tune_training(
             *(model.head.softmax, *samples),
             base=config,
-            families=families,
+            families=names,
             batch=batch,
             lr=lr,
             seed=seed,
         )
-    names = family_names("tune_classifier", families)
     layers = LayerRace(model.head.linear, *samples, batch, lr, seed)
     race = _ClassifierRace(layers, plan, unseen, rates or [lr], seconds)
     return race.search(entrants(config, names, hidden), progress=True)
