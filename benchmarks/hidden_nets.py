@@ -23,8 +23,7 @@ PUBLISHED = HashConfig(
 )
 #: Ours: all neurons of a layer are ranked in the few coordinates in which their outputs vary most:
 #: a layer so narrow needs no more than one bit, both buckets of which are read. Three tenths of the
-#: active ones are random: neurons that no sample chooses would never learn. Outputs count above the
-#: mean of those found (HashMLP's above_mean).
+#: active ones are random: neurons that no sample chooses would never learn.
 OURS = HashConfig(
     rank=12,
     selection="sketch",
@@ -39,6 +38,8 @@ OURS = HashConfig(
 )
 #: Times as many neurons are active after the first layer, where few inputs are: they cost little.
 OURS_DEEPER = 2.0
+#: Outputs count above the mean of those found, less half a standard deviation (HashMLP's above).
+OURS_ABOVE = -0.5
 
 #: Ours where neurons are many: those of the nearest centroids alone are ranked.
 WIDE = OURS.replace(
@@ -235,7 +236,7 @@ class Hashed(Net):
         share: of the neurons that are active.
         config: how they are found.
         deeper: times as many are active after the first layer, where inputs are few.
-        above_mean: see HashMLP.
+        above: see HashMLP.
     """
 
     def __init__(
@@ -245,14 +246,12 @@ class Hashed(Net):
         config: HashConfig,
         deeper: float = 1.0,
         *,
-        above_mean: bool = False,
+        above: float | None = None,
     ) -> None:
         super().__init__()
         shares = [share, *[share if deeper == 1 else min(deeper * share, 1.0)] * (len(sizes) - 3)]
         configs = [_sharing(config, some, n) for some, n in zip(shares, sizes[1:-1], strict=True)]
-        self.net = HashMLP(
-            *(sizes[0], sizes[1:-1], sizes[-1]), config=configs, above_mean=above_mean
-        )
+        self.net = HashMLP(*(sizes[0], sizes[1:-1], sizes[-1]), config=configs, above=above)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits."""
@@ -386,7 +385,7 @@ def make_methods(ours: HashConfig) -> Mapping[str, Factory]:
         "adaptive_dropout": AdaptiveDropout,
         "winner_take_all": WinnerTakeAll,
         "hashed_published": lambda sizes, share: Hashed(sizes, share, PUBLISHED),
-        "hashed": lambda sizes, share: Hashed(sizes, share, ours, OURS_DEEPER, above_mean=True),
+        "hashed": lambda sizes, share: Hashed(sizes, share, ours, OURS_DEEPER, above=OURS_ABOVE),
     }
 
 

@@ -203,7 +203,7 @@ class Study:
         if name == "standard":
             return Standard(sizes, 1.0)
         wide = widened(self.config, n, self.args.active, self.args.active_growth)
-        return Hashed(sizes, wide.active, wide, above_mean=True)
+        return Hashed(sizes, wide.active, wide, above=0.0)
 
     def _time(self, n: int) -> None:
         """Give the nets of a width the time and joules of a step, measured in turn.

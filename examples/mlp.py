@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     nets = {
         "dense": dense(width),
         "convert, 5 % active": hidden,
-        "HashMLP, 10 % active": HashMLP(64, [width, width], 10, config=HIDDEN, above_mean=True),
+        "HashMLP, 10 % active": HashMLP(64, [width, width], 10, config=HIDDEN, above=-0.5),
     }
     rows = []
     for name, net in nets.items():

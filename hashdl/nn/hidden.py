@@ -33,14 +33,18 @@ class HashHidden(nn.Module):
     the rows g of the gate are hashed.
 
     Where one neuron takes another's place among the active ones, its output jumps from 0 to f of
-    a large number, which no dense network does. With ``above_mean`` it does not:
+    a large number, which no dense network does. With ``above`` = a it does not:
 
     .. math::
-        h_n = f(z_n - \max(m, 0)), \qquad m = \tfrac{1}{|S|} \sum_{n \in S} z_n, \qquad
+        h_n = f(z_n - \max(m + a s, 0)), \qquad m = \tfrac{1}{|S|} \sum_{n \in S} z_n, \qquad
+        s^2 = \tfrac{1}{|S|} \sum_{n \in S} (z_n - m)^2, \qquad
         z_n = \langle w_n, x \rangle + b_n
 
     with S the active neurons that were found, random ones not among them. What changes places has
-    an output below their mean m, and f of a negative number is zero, or nearly.
+    an output near the least of theirs, which is below m + a s, and f of a negative number is zero,
+    or nearly. The largest of many normal outputs lie about exponentially above the least of them,
+    which is near m - s then: a = -1 leaves no room for those that are found or missed by mistake,
+    a = 0 takes more than half of the active ones for it.
 
     Args:
         in_features: d, size of a dense input.
@@ -51,8 +55,8 @@ class HashHidden(nn.Module):
         bias: learn additive biases.
         device: of parameters and tables.
         dtype: of parameters.
-        above_mean: activate what an output has above the mean of a sample's active ones.
-            Default: ``False``.
+        above: activate what an output has above the mean of a sample's active ones and so many
+            of their standard deviations. Default: ``None``, what it has above 0.
 
     Attributes:
         up: the layer w; without a gate it has the tables.
@@ -69,7 +73,7 @@ class HashHidden(nn.Module):
         bias: bool,
         device: torch.device | str | None,
         dtype: torch.dtype | None,
-        above_mean: bool = False,
+        above: float | None = None,
     ) -> None:
         super().__init__()
 
@@ -80,7 +84,7 @@ class HashHidden(nn.Module):
         self.up = layer(config.replace(active=1.0, random=0.0) if gated else config)
         self.gate = layer(config) if gated else None
         self.activation = activation
-        self.above_mean = above_mean
+        self.above = above
 
     @property
     def hashed(self) -> HashLinear:
@@ -90,21 +94,29 @@ class HashHidden(nn.Module):
     def forward(self, input: Tensor | Active) -> Active:
         """Active outputs, from a dense input (\\*, d) or from a layer's active outputs."""
         rows, values = self._linear(self.hashed, input, None)
-        if self.above_mean:
-            values = values - self._mean_found(rows, values).clamp_min(0)
+        if self.above is not None:
+            values = values - self._level(rows, values, self.above).clamp_min(0)
         values = self.activation(values)
         if self.gate is not None:
             values = values * self._linear(self.up, input, rows)[1]
         return Active(rows, values)
 
-    def _mean_found(self, rows: Tensor, values: Tensor) -> Tensor:
-        """Mean output (\\*, 1) of the active rows that were found: random ones come last."""
+    def _level(self, rows: Tensor, values: Tensor, above: float) -> Tensor:
+        """Mean output (\\*, 1) of the active rows that were found, and ``above`` deviations."""
         tables = self.hashed.tables
-        if self.training and tables is not None:
+        if self.training and tables is not None:  # random ones come last
             found = rows.shape[-1] - tables.sizes.R
             rows, values = rows[..., :found], values[..., :found]
-        # Outputs at padding are 0.
-        return values.sum(-1, keepdim=True) / (rows >= 0).sum(-1, keepdim=True).clamp_min(1)
+        there = rows >= 0
+        count = there.sum(-1, keepdim=True).clamp_min(1)
+        mean = values.sum(-1, keepdim=True) / count  # outputs at padding are 0
+        if above == 0:
+            return mean
+        squares = torch.where(there, values - mean, 0).square()
+        variance = squares.sum(-1, keepdim=True) / count
+        # A root has no gradient at 0, as of a single neuron.
+        tiny = torch.finfo(variance.dtype).tiny
+        return mean + above * variance.clamp_min(tiny).sqrt()
 
     def _linear(
         self, layer: HashLinear, input: Tensor | Active, rows: Tensor | None

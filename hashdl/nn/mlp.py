@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
+from numbers import Real
 from typing import Any
 
 import torch
@@ -35,10 +37,11 @@ class HashMLP(nn.Module):
     (He et al., *Delving Deep into Rectifiers*, ICCV 2015, section 2.2). Optimizers that step by as
     much whatever the gradient should take steps as much larger there: :meth:`parameter_groups`.
 
-    With ``above_mean`` outputs do not jump where neurons take each other's places
+    With ``above`` outputs do not jump where neurons take each other's places
     (:class:`hashdl.nn.HashHidden`): smoother functions, which tell more about samples that were not
-    trained on. What is above the mean of the largest outputs varies less than what nn.ReLU passes
-    on, so weights of later layers are drawn three times as large again.
+    trained on. -0.5 is a good choice. What is above the mean of the largest outputs varies less
+    than what nn.ReLU passes on, so weights of later layers are drawn three times as large again,
+    :math:`3 e^{a / 2}` times for ``above`` = a.
 
     Args:
         in_features: d, size of an input.
@@ -49,8 +52,8 @@ class HashMLP(nn.Module):
         gated: multiply each activated hidden layer (the gate, which is hashed) with a linear one
             that is computed at the same neurons. Default: ``False``.
         bias: learn additive biases. Default: ``True``.
-        above_mean: activate what an output has above the mean of a sample's active ones in that
-            layer. Default: ``False``.
+        above: activate what an output has above the mean of a sample's active ones in that
+            layer, and so many of their standard deviations. Default: ``None``, what it has above 0.
         config: how to hash; of several, one a hidden layer. Default: ``HashConfig()``.
         device: of parameters and tables.
         dtype: of parameters.
@@ -64,8 +67,8 @@ class HashMLP(nn.Module):
         output: the output layer, :class:`hashdl.nn.ColumnLinear`.
 
     Raises:
-        ValueError: no hidden layer, or not one configuration for each.
-        TypeError: ``hidden`` is no sequence, or the activation no module.
+        ValueError: no hidden layer, not one configuration for each, or ``above`` is not finite.
+        TypeError: ``hidden`` is no sequence, the activation no module, or ``above`` no number.
 
     Examples:
         >>> model = HashMLP(16, [1000, 1000], 10, config=HashConfig(active=0.05, sparse_grad=True))
@@ -82,7 +85,7 @@ class HashMLP(nn.Module):
         activation: nn.Module | None = None,
         gated: bool = False,
         bias: bool = True,
-        above_mean: bool = False,
+        above: float | None = None,
         config: HashConfig | Sequence[HashConfig] | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -92,19 +95,20 @@ class HashMLP(nn.Module):
             raise TypeError(f"HashMLP: hidden: got {hidden!r}, wanted sizes, such as [{hidden!r}]")
         if not isinstance(activation, nn.Module | None):
             raise TypeError(f"HashMLP: activation: got {activation!r}, wanted an nn.Module")
+        _check_above(above)
         configs = _configs(config, len(hidden))
         if activation is None:
             activation = nn.SiLU() if gated else nn.ReLU()
         sizes = [in_features, *hidden]
         self.hidden = nn.ModuleList(
-            HashHidden(d, n, activation, gated, one, bias, device, dtype, above_mean)
+            HashHidden(d, n, activation, gated, one, bias, device, dtype, above)
             for d, n, one in zip(sizes, hidden, configs, strict=False)
         )
         sparse = configs[-1].sparse_grad
         self.output = ColumnLinear(
             sizes[-1], out_features, bias, sparse_grad=sparse, device=device, dtype=dtype
         )
-        self._draw_for_active_inputs(_ABOVE_MEAN if above_mean else 1.0)
+        self._draw_for_active_inputs(_more_above(above))
 
     def _draw_for_active_inputs(self, more: float) -> None:
         """Scale what nn.Linear has drawn for N inputs, where few are active.
@@ -160,6 +164,14 @@ def _scale(layer: nn.Module, factor: float) -> None:
         parameter.mul_(factor)
 
 
+def _more_above(above: float | None) -> float:
+    """How much larger weights are for inputs that count above their mean, and some deviations.
+
+    Of outputs that are exponential above some level.
+    """
+    return 1.0 if above is None else _ABOVE_MEAN * math.exp(above / 2)
+
+
 def scale_for_active(layer: nn.Module, share: float) -> None:
     r"""Scale freshly drawn parameters for inputs of which a share is not zero.
 
@@ -187,6 +199,16 @@ def groups_for_active(layers: Iterable[tuple[nn.Module, float]], lr: float) -> l
 def step_for_active(share: float) -> float:
     """How much larger weights, and steps of theirs, are where a share of the inputs is active."""
     return float(share**-0.5)
+
+
+def _check_above(above: object) -> None:
+    if above is None:
+        return
+    wanted = f"HashMLP: above: got {above!r}, wanted a finite number, or None"
+    if isinstance(above, bool) or not isinstance(above, Real):
+        raise TypeError(wanted)
+    if not math.isfinite(above):
+        raise ValueError(wanted)
 
 
 def _configs(config: HashConfig | Sequence[HashConfig] | None, layers: int) -> Sequence[HashConfig]:

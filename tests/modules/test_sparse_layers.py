@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -74,11 +75,11 @@ def empty_sets(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 def make_mlp(
     gated: bool = False,
     dtype: torch.dtype = torch.float64,
-    above_mean: bool = False,
+    above: float | None = None,
     **changes: object,
 ) -> HashMLP:
     torch.manual_seed(0)
-    changed = {"config": SMALL.replace(**changes), "gated": gated, "above_mean": above_mean}
+    changed = {"config": SMALL.replace(**changes), "gated": gated, "above": above}
     model = HashMLP(D, HIDDEN, 4, **changed, dtype=dtype, device="cpu")
     return model.to(torch.get_default_device())
 
@@ -86,21 +87,27 @@ def make_mlp(
 def masked_hidden(layer: HashHidden, x: Tensor, rows: Tensor) -> Tensor:
     """A hidden layer on dense inputs, all but the rows set to 0."""
     z = F.linear(x, layer.hashed.weight, layer.hashed.bias)
-    if layer.above_mean:
-        z = z - masked_mean(layer.hashed, z, rows)
+    if layer.above is not None:
+        z = z - masked_level(layer.hashed, z, rows, layer.above)
     h = layer.activation(z)
     if layer.gate is not None:
         h = h * F.linear(x, layer.up.weight, layer.up.bias)
     return h * mask_of(rows, layer.hashed.out_features)
 
 
-def masked_mean(layer: HashLinear, z: Tensor, rows: Tensor) -> Tensor:
-    """Mean of the outputs at the rows that were found, where it is above 0."""
+def masked_level(layer: HashLinear, z: Tensor, rows: Tensor, above: float) -> Tensor:
+    """Mean of the outputs at the rows that were found, and some deviations, where it is above 0."""
     if layer.training and layer.tables is not None:
         rows = rows[:, : layer.tables.sizes.A - layer.tables.sizes.R]
     found = mask_of(rows, layer.out_features)
     count = found.sum(1, keepdim=True).clamp_min(1)
-    return ((z * found).sum(1, keepdim=True) / count).clamp_min(0)
+    mean = (z * found).sum(1, keepdim=True) / count
+    if above == 0:
+        return mean.clamp_min(0)
+    # One or none is found of a set of its own: no root has a gradient at 0.
+    variance = ((z - mean).square() * found).sum(1, keepdim=True) / count
+    deviation = torch.where(count > 1, variance, 1).sqrt() * (count > 1)
+    return (mean + above * deviation).clamp_min(0)
 
 
 def masked_mlp(model: HashMLP, x: Tensor, chosen: Take) -> Tensor:
@@ -140,19 +147,22 @@ def test_outputs_above_the_mean_do_not_jump_where_neurons_change_places() -> Non
     config = config.replace(candidates=99, balance=False)
     line = torch.linspace(0, 1, 2001, dtype=torch.float64).unsqueeze(1)
     jumps = []
-    for above_mean in (False, True):
+    for above in (None, 0.0, -0.5):
         torch.manual_seed(0)
-        model = HashMLP(D, [40], 1, above_mean=above_mean, config=config, dtype=torch.float64)
+        model = HashMLP(D, [40], 1, above=above, config=config, dtype=torch.float64)
         ends = torch.randn(2, D, dtype=torch.float64)
         y = model.eval()(ends[0] * line + ends[1] * (1 - line)).detach()
         jumps.append(float(y.diff(dim=0).abs().max() / y.std()))
     assert jumps[0] > 0.1
-    assert jumps[1] < 0.01
+    assert max(jumps[1:]) < 0.01
 
 
-def test_later_layers_are_drawn_larger_where_outputs_count_above_their_mean() -> None:
-    plain, larger = make_mlp(), make_mlp(above_mean=True)
-    factors = [1.0] * 2 + [3.0] * 6  # weights and biases
+@pytest.mark.parametrize(("above", "factor"), [(0.0, 3.0), (-0.5, 3 * math.exp(-0.25))])
+def test_later_layers_are_drawn_larger_where_outputs_count_above_their_mean(
+    above: float, factor: float
+) -> None:
+    plain, larger = make_mlp(), make_mlp(above=above)
+    factors = [1.0] * 2 + [factor] * 6  # weights and biases
     for one, other, factor in zip(plain.parameters(), larger.parameters(), factors, strict=True):
         torch.testing.assert_close(other, factor * one)
 
@@ -161,12 +171,12 @@ def test_later_layers_are_drawn_larger_where_outputs_count_above_their_mean() ->
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("sparse_grad", [False, True])
-@pytest.mark.parametrize("above_mean", [False, True])
+@pytest.mark.parametrize("above", [None, 0.0, -0.5])
 def test_an_mlp_is_the_masked_dense_one(
-    chosen: Take, above_mean: bool, sparse_grad: bool, gated: bool, training: bool
+    chosen: Take, above: float | None, sparse_grad: bool, gated: bool, training: bool
 ) -> None:
     changes = {"sparse_grad": sparse_grad, "random": 0.2}
-    model = make_mlp(gated, above_mean=above_mean, **changes).train(training)
+    model = make_mlp(gated, above=above, **changes).train(training)
     x = inputs(6, dtype=torch.float64).requires_grad_()
     y = model(x)
     wanted = masked_mlp(model, x, chosen)
@@ -181,11 +191,11 @@ def test_an_mlp_is_the_masked_dense_one(
 @pytest.mark.usefixtures("empty_sets")
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("sparse_grad", [False, True])
-@pytest.mark.parametrize("above_mean", [False, True])
+@pytest.mark.parametrize("above", [None, 0.0, -0.5])
 def test_active_sets_of_an_mlp_may_be_empty(
-    chosen: Take, above_mean: bool, sparse_grad: bool, gated: bool
+    chosen: Take, above: float | None, sparse_grad: bool, gated: bool
 ) -> None:
-    model = make_mlp(gated, above_mean=above_mean, sparse_grad=sparse_grad, random=0.2)
+    model = make_mlp(gated, above=above, sparse_grad=sparse_grad, random=0.2)
     x = inputs(5, dtype=torch.float64).requires_grad_()
     y = model(x)
     for layer in model.hidden:
@@ -260,6 +270,15 @@ def test_configurations_a_layer() -> None:
         HashMLP(D, HIDDEN, 4, config=configs[:2])
     with pytest.raises(ValueError, match="HashMLP: hidden: got no layer"):
         HashMLP(D, [], 4)
+
+
+@pytest.mark.parametrize(
+    ("above", "error"),
+    [(True, TypeError), ("mean", TypeError), (math.nan, ValueError), (-math.inf, ValueError)],
+)
+def test_outputs_count_above_a_finite_number(above: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match=f"HashMLP: above: got {above!r}, wanted a finite number"):
+        HashMLP(D, HIDDEN, 4, above=above)
 
 
 def test_layers_step_in_proportion_to_their_weights() -> None:
