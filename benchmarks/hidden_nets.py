@@ -274,6 +274,7 @@ class Hashed(Net):
             following = layer(active)
             kept = _kept(layer.hashed, active, following[0])
             work += _hidden_work(layer.hashed, active, active_in, kept, batch, first=number == 0)
+            work += _level_work(layer, kept)
             active, active_in = following, kept
         self.train(training)
         n = self.net.output.out_features
@@ -346,6 +347,11 @@ def _hidden_work(
     steps = counts["step"] / counts["rehashes"] if counts["step"] else hashed.tables.rehash_every
     upkeep = renewal_work(config, N, d) / (steps * batch) + observing_work(config, d)
     return work + Work(train + upkeep, test)
+
+
+def _level_work(layer: HashHidden, kept: Mean) -> Work:
+    """Work of the outputs' deviation, if they count above a level with some: squares, mostly."""
+    return Work(3 * kept.train, kept.test) if layer.above else Work(0, 0)
 
 
 def _finding_work(

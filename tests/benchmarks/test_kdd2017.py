@@ -230,6 +230,13 @@ def test_multiplications_of_balancing_are_counted() -> None:
     assert counts[1] - counts[0] > (65**2 + 101**2) / 4  # the moment of the queries alone
 
 
+def test_multiplications_of_a_deviation_are_counted() -> None:
+    counts = [work(Hashed(SIZES, 0.1, HashConfig(), above=above)) for above in (None, 0.0, -0.5)]
+    assert counts[0] == counts[1]
+    assert counts[2][0] - counts[1][0] == pytest.approx(3 * (counts[2][1] - counts[1][1]))
+    assert 10 < counts[2][1] - counts[1][1] <= 2 * 10
+
+
 def test_deeper_layers_may_have_more_active_neurons() -> None:
     net = Hashed([64, 100, 80, 60, 10], 0.1, HashConfig(), deeper=3.0)
     sizes = [layer.hashed.tables.sizes.A for layer in net.net.hidden]
