@@ -14,7 +14,7 @@ weights are; the standard net is trained as without.
 Multiplications are those of a training step a sample (forward and both gradients; finding and
 ranking the active neurons and rehashing included) and of a prediction, both as shares of the dense
 net's. They are not those of active neurons: ours makes 5 % of the multiplications at --shares 0.085
-with 2 hidden layers, and at --shares 0.09 with 3.
+with 2 hidden layers, and at --shares 0.093 with 3.
 
 Milliseconds are those of a whole training step as implemented: all but the hashed methods are
 masked dense nets. They are measured apart, when all of a data set and depth are trained: fresh nets
