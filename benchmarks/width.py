@@ -46,7 +46,7 @@ from benchmarks.common import (
     run_benchmark,
     save,
 )
-from benchmarks.hidden_nets import WIDE, Hashed, Net, Standard, widened
+from benchmarks.hidden_nets import WIDE, WIDE_ABOVE, Hashed, Net, Standard, widened
 from benchmarks.hidden_training import (
     COUNTED,
     DATA,
@@ -203,7 +203,7 @@ class Study:
         if name == "standard":
             return Standard(sizes, 1.0)
         wide = widened(self.config, n, self.args.active, self.args.active_growth)
-        return Hashed(sizes, wide.active, wide, above=0.0)
+        return Hashed(sizes, wide.active, wide, above=WIDE_ABOVE)
 
     def _time(self, n: int) -> None:
         """Give the nets of a width the time and joules of a step, measured in turn.

@@ -104,7 +104,7 @@ def masked_level(layer: HashLinear, z: Tensor, rows: Tensor, above: float) -> Te
     mean = (z * found).sum(1, keepdim=True) / count
     if above == 0:
         return mean.clamp_min(0)
-    # One or none is found of a set of its own: no root has a gradient at 0.
+    # One or none that is found has no deviation, whose root would have no gradient.
     variance = ((z - mean).square() * found).sum(1, keepdim=True) / count
     deviation = torch.where(count > 1, variance, 1).sqrt() * (count > 1)
     return (mean + above * deviation).clamp_min(0)
