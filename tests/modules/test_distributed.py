@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -21,12 +22,8 @@ needs_gloo = pytest.mark.skipif(
 )
 
 
-def train(rank: int, folder: str) -> None:
-    """One rank's training; what came of it is left in a file."""
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=RANKS
-    )
+def trained(rank: int) -> tuple[list[Tensor], dict[str, object]]:
+    """Parameters, and the state of the tables, after one rank's training."""
     torch.manual_seed(0)
     config = hashdl.HashConfig(active=20)
     model = nn.Sequential(nn.Linear(8, 8), hashdl.HashLinear(8, 200, config=config))
@@ -39,7 +36,19 @@ def train(rank: int, folder: str) -> None:
         replica(torch.randn(16, 8, generator=generator)).square().sum().backward()
         optimizer.step()
     parameters = [parameter.detach().clone() for parameter in model.parameters()]
-    torch.save((parameters, vars(State.of(tables.state))), Path(folder) / f"{rank}.pt")
+    return parameters, vars(State.of(tables.state))
+
+
+def train(rank: int, folder: str) -> None:
+    """One rank's training; what came of it is left in a file."""
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=RANKS
+    )
+    torch.save(trained(rank), Path(folder) / f"{rank}.pt")
+    # A replica holds on to gloo's threads, which a process that ends must not have any more: it
+    # would abort, now and then. Replicas lie in cycles.
+    gc.collect()
     dist.destroy_process_group()
 
 
