@@ -21,6 +21,13 @@ HASHDL_INLINE void prefetch_state(const T* state, const int32_t* rows, int64_t u
   }
 }
 
+/// Gradients lie one after the other, which the hardware does not see among rows here and there.
+template <typename T>
+HASHDL_INLINE void prefetch_update(const RowUpdate<T>& up, int64_t u, int64_t end) {
+  if (u + kAhead < end) prefetch_row(up.grad + (u + kAhead) * up.d, up.d);
+  prefetch_state(up.weight, up.rows, u, end, up.d);
+}
+
 /// Whether an entry is padding: its row is that of the entry before it.
 HASHDL_INLINE bool repeats(const int32_t* rows, int64_t u) {
   return u > 0 && rows[u - 1] == rows[u];
@@ -46,7 +53,7 @@ void sgd(const SgdRows<T>& args, int64_t begin, int64_t end) {
   const A lr = A(up.lr), decay = A(up.weight_decay), momentum = A(args.momentum);
   for (int64_t u = begin; u < end; ++u) {
     if (repeats(up.rows, u)) continue;
-    prefetch_state(up.weight, up.rows, u, end, up.d);
+    prefetch_update(up, u, end);
     prefetch_state(args.momentum_buffer, up.rows, u, end, up.d);
     const int64_t row = static_cast<int64_t>(up.rows[u]) * up.d;
     T* w = up.weight + row;
@@ -71,7 +78,7 @@ void adagrad(const AdagradRows<T>& args, int64_t begin, int64_t end) {
   const A lr = A(up.lr), decay = A(up.weight_decay), eps = A(args.eps);
   for (int64_t u = begin; u < end; ++u) {
     if (repeats(up.rows, u)) continue;
-    prefetch_state(up.weight, up.rows, u, end, up.d);
+    prefetch_update(up, u, end);
     prefetch_state(args.sum, up.rows, u, end, args.row_wise ? 1 : up.d);
     const int64_t row = up.rows[u];
     T* w = up.weight + row * up.d;
@@ -199,7 +206,7 @@ void adam(const AdamRows<T, S>& args, int64_t begin, int64_t end) {
   if (up.d == 1 && !row_wise) return adam_elements(c, args, begin, end);
   for (int64_t u = begin; u < end; ++u) {
     if (repeats(up.rows, u)) continue;
-    prefetch_state(up.weight, up.rows, u, end, up.d);
+    prefetch_update(up, u, end);
     prefetch_state(args.exp_avg, up.rows, u, end, up.d);
     prefetch_state(args.exp_avg_sq, up.rows, u, end, up.d);
     prefetch_state(args.row_square, up.rows, u, end, 1);

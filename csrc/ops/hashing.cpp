@@ -171,9 +171,11 @@ std::tuple<Tensor, Tensor> limit_buckets(const Tensor& offsets, const Tensor& ro
   return {limited_offsets, limited_rows};
 }
 
-/// Rows that are marked by one thread: two of them would take the lines of so few bytes from each
-/// other again and again.
+/// Rows that one thread marks sooner than another is woken.
 constexpr int64_t kMarkGrain = 1 << 17;
+
+/// Bytes of marks whose lines two threads would take from each other again and again.
+constexpr int64_t kContended = 1 << 18;
 
 void mark_rows_(const Tensor& dirty, const Tensor& rows, int64_t bits) {
   constexpr auto op = "mark_rows_";
@@ -195,13 +197,12 @@ void mark_rows_(const Tensor& dirty, const Tensor& rows, int64_t bits) {
   }
   const int32_t* row = data<int32_t>(ids);
   // A row may stand in the ranges of two threads: both write the same byte.
-  torch::stable::parallel_for(0, ids.numel(), kMarkGrain, [&](int64_t begin, int64_t end) {
+  const int64_t grain = dirty.size(0) < kContended ? std::max(ids.numel(), kMarkGrain) : kMarkGrain;
+  torch::stable::parallel_for(0, ids.numel(), grain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      if (row[i] < 0) continue;
-      const std::atomic_ref mark(marks[row[i]]);
-      // Most rows are marked already: a line that is only read stays in both caches.
-      if (mark.load(std::memory_order_relaxed) != bits) {
-        mark.store(static_cast<uint8_t>(bits), std::memory_order_relaxed);
+      // Without a look at what is there: whether a row is marked already nothing foretells.
+      if (row[i] >= 0) {
+        std::atomic_ref(marks[row[i]]).store(static_cast<uint8_t>(bits), std::memory_order_relaxed);
       }
     }
   });
