@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from hashdl.hashing import FAMILIES
 from hashdl.hashing.transforms import TRANSFORMS
@@ -12,6 +13,8 @@ from hashdl.ops import MAX_BITS, REPLACEMENTS, SELECTIONS, SKETCH_LEVELS
 
 # Of the default schedule: steps from one rehash to the next, and rows hashed in each of them.
 _SHORTEST_INTERVAL, _ROWS_A_STEP = 50, 4000
+# Fields that are a share, or a number of rows.
+_AMOUNTS = ("active", "active_eval", "random")
 # Features up to which layers are balanced by default: eigenvectors take time of order d^3.
 _MOST_BALANCED = 1024
 
@@ -172,20 +175,24 @@ class HashConfig:
         """Directions, or coordinates, that a sketch of :attr:`sketch_bits` tells of."""
         return self.sketch_bits // SKETCH_LEVELS[self.sketch_levels]
 
+    def __eq__(self, other: object) -> bool:
+        """As of any dataclass; but a share of 1.0 is every row, and 1 is one row."""
+        if not isinstance(other, HashConfig):
+            return NotImplemented
+        amounts = ((getattr(self, name), getattr(other, name)) for name in _AMOUNTS)
+        return vars(self) == vars(other) and all(type(ours) is type(it) for ours, it in amounts)
+
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            plain = getattr(getattr(self, field.name), "item", None)
-            if plain is not None:  # a number as numpy or torch has it
-                object.__setattr__(self, field.name, plain())
-        self._check("family", self.family in FAMILIES, f"one of {sorted(FAMILIES)}")
-        known = self.transform is None or self.transform in TRANSFORMS
-        self._check("transform", known, f"None or one of {sorted(TRANSFORMS)}")
-        self._check("selection", self.selection in SELECTIONS, f"one of {list(SELECTIONS)}")
+            object.__setattr__(self, field.name, _plain(getattr(self, field.name)))
+        self._check_choice("family", sorted(FAMILIES))
+        if self.transform is not None:
+            self._check_choice("transform", sorted(TRANSFORMS), "None or one")
+        self._check_choice("selection", list(SELECTIONS))
         if self.bits is not None:
             self._check_int("bits", 1)
             self._check("bits", self.bits <= MAX_BITS, f"an int of 1 to {MAX_BITS}")
-        kept = ("exact", *REPLACEMENTS)
-        self._check("buckets", self.buckets in kept, f"one of {list(kept)}")
+        self._check_choice("buckets", ["exact", *REPLACEMENTS])
         limited = self.capacity is None or self.buckets != "exact"
         self._check("capacity", limited, f"None, with buckets={self.buckets!r}")
         balanced = self.rank is None or self.balance is None
@@ -196,7 +203,7 @@ class HashConfig:
         for name in ("tables", "probes", "cap", "threshold", "sketch_bits"):
             self._check_int(name, 1)
         self._check("sketch_bits", self.sketch_bits % 32 == 0, "a multiple of 32")
-        self._check("sketch_levels", self.sketch_levels in SKETCH_LEVELS, "2 or 16")
+        self._check("sketch_levels", self.sketch_levels in list(SKETCH_LEVELS), "2 or 16")
         self._check_int("shared", 0)
         for name in ("center", "background", "sparse_grad", "auto"):
             self._check(name, isinstance(getattr(self, name), bool), "True or False")
@@ -212,7 +219,6 @@ class HashConfig:
             share = _is_number(drift) and 0 < drift <= 1
             self._check("rehash_drift", share, "None or a share above 0 to 1")
         self._check_int("seed", -(2**63))
-        self._check("seed", self.seed < 2**63, "an int of 64 bits")
         self._check_share("active", lowest=1)
         if self.active_eval is not None:
             self._check_share("active_eval", lowest=1)
@@ -223,10 +229,14 @@ class HashConfig:
             value = getattr(self, name)
             raise ValueError(f"HashConfig: {name}: got {value!r}, wanted {wanted}")
 
+    def _check_choice(self, name: str, choices: list[str], wanted: str = "one") -> None:
+        self._check(name, getattr(self, name) in choices, f"{wanted} of {choices}")
+
     def _check_int(self, name: str, lowest: int) -> None:
         value = getattr(self, name)
         is_int = isinstance(value, int) and not isinstance(value, bool)
         self._check(name, is_int and value >= lowest, f"an int of {lowest} or more")
+        self._check(name, value < 2**63, "an int of 64 bits")
 
     def _check_share(self, name: str, lowest: int) -> None:
         """An int is a number of rows, a float a share."""
@@ -305,6 +315,16 @@ class HashConfig:
         return max(_SHORTEST_INTERVAL, n_rows // _ROWS_A_STEP)
 
 
+def _plain(value: Any) -> Any:
+    """A number that numpy or torch holds as Python's own; what is no number as it is."""
+    if not hasattr(value, "item"):
+        return value
+    try:
+        return value.item()
+    except (RuntimeError, ValueError):  # several: a check tells of which field
+        return value
+
+
 def _is_number(value: object) -> bool:
     return isinstance(value, float | int) and not isinstance(value, bool)
 
@@ -313,7 +333,7 @@ def _rows(amount: float | int, of: int) -> int:
     """A share of ``of`` rounded up, or a number of rows, at most ``of``."""
     # Rounded first: 0.07 * 100 is 7.000000000000001, and means 7 rows.
     rows = math.ceil(round(amount * of, 6)) if isinstance(amount, float) else amount
-    return min(rows, of)
+    return min(max(rows, int(amount > 0)), of)  # so small a share has been rounded to 0
 
 
 @dataclass(frozen=True)

@@ -45,8 +45,8 @@ def convert(
     Args:
         model: the model, or a single nn.Linear.
         config: how to hash. Default: ``HashConfig()``.
-        filter_fn: ``filter_fn(module, fqn) -> bool``: which linear layers to swap.
-            Default: all.
+        filter_fn: ``filter_fn(module, fqn) -> bool``: which linear layers to swap; of a module in
+            two places, ``fqn`` is the first one's name. Default: all.
         inplace: change ``model`` itself; else a deep copy. Default: ``True``.
 
     Returns:
@@ -90,6 +90,8 @@ def convert(
     _switch_sequences(converted)
     if count == 0:
         why = "no nn.Linear in it" if filter_fn is None else "no nn.Linear that filter_fn accepts"
+        if any(isinstance(module, HashLinear) for module in converted.modules()):
+            why += ", but layers that are hashed already (hashdl.revert undoes that)"
         if kept_dense:
             why = f"{kept_dense} nn.Linear, none of which hashing would make cheaper (config.auto)"
         warnings.warn(

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 # Terms of a sum from which on oneDNN may share it among threads.
 _MOST_TERMS = 4096
@@ -88,6 +89,7 @@ class _Linear(torch.autograd.Function):
         return product(x, weight, bias)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x, weight = ctx.saved_tensors
         (grad,) = grads
@@ -95,6 +97,6 @@ class _Linear(torch.autograd.Function):
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """As :func:`product`, with a gradient."""
+    """As :func:`product`, with a gradient, which has none itself."""
     made: Tensor = _Linear.apply(x, weight, bias)
     return made

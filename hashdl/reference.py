@@ -362,7 +362,7 @@ def lookup(
     op: str = "lookup",
 ) -> tuple[Tensor, Tensor]:
     """Oracle of :func:`hashdl.ops.lookup`."""
-    (L, N), (B, _, P), last = rows.shape, buckets.shape, offsets.shape[1] - 2
+    (L, N), B, last = rows.shape, buckets.shape[0], offsets.shape[1] - 2
     inside = bool(((buckets >= -1) & (buckets <= last)).all())
     _check(inside, op, "buckets", f"got a bucket outside -1 to {last}")
     codes = buckets.long().transpose(1, 2)  # (B, P, L): order of reading
@@ -373,9 +373,7 @@ def lookup(
     size = torch.where(there, offsets[table, codes + 1].long() - first, 0)
     inside = bool(((first >= 0) & (size >= 0) & (first + size <= N)).all())
     _check(inside, op, "offsets", "got a bucket that ends before it starts, or outside rows")
-    keys = _stream_keys(seed, step, torch.arange(B, device=rows.device))
-    draws = torch.arange(P * L, device=rows.device).reshape(P, L)
-    start = _draw_below(keys[:, None, None], draws, size)
+    start = _draw_below(_stream_keys(seed, step, codes), table, size)
     start = torch.where(size > cap, start, 0)
     read = size.clamp_max(cap)
     found = torch.full((B, candidates), -1, dtype=torch.int32, device=rows.device)

@@ -185,6 +185,7 @@ class Settings(NamedTuple):
     growth: float
     drift: float | None
     background: int
+    computed: bool
     training: bool
 
 
@@ -647,7 +648,10 @@ class _Rehash:
 
 
 def weight_key(weight: Tensor, bias: Tensor | None) -> tuple[int, int]:
-    """Sums that change when weight or bias is written in place, or replaced."""
+    """Sums that change when weight or bias, of which each is a Parameter, is written in place.
+
+    Or replaced. What is computed anew for each call may come to lie where it lay before.
+    """
     # In no loop: a single query is asked in the time of some tens of such lines.
     version = 0 if weight.is_inference() else weight._version
     if bias is None:
@@ -722,12 +726,14 @@ def _refresh_tables_(weight: Tensor, bias: Tensor | None, *rest: Any) -> None:
         return _capture_step(buffers) if training else None
     n_rows, features = buffers.codes.shape[1], buffers.center.shape[0] - 1
     checks.check_shape(weight, (n_rows, features), "refresh_tables_", "weight")
-    key, now = weight_key(weight, bias), steps_so_far(state, buffers.step)
+    key = (0, 0) if given.computed else weight_key(weight, bias)
+    now = steps_so_far(state, buffers.step)
     before = state.values()
     balance = enough(state.seen, buffers.moment, buffers.recent) and not state.fitted
     stale = not state.built or state.pointer != key[1]
     # Replays change the weight, and not its version.
-    stale |= not training and (state.version != key[0] or state.step != now)
+    known = state.version == key[0] and state.step == now and not given.computed
+    stale |= not training and not known
     stale |= balance and not state.balanced
     rehash = _Rehash(weight, bias, buffers, given)
     with own_dtype(weight):
@@ -768,7 +774,7 @@ def _schema() -> str:
     ]
     settings = (
         "str family, str transform, int bits, str buckets, int capacity, bool center_rows, "
-        "int seed, int rank, int every, float growth, float? drift, int background"
+        "int seed, int rank, int every, float growth, float? drift, int background, bool computed"
     )
     arguments = ["Tensor weight", "Tensor? bias", *buffers, settings, "bool training"]
     return f"refresh_tables_({', '.join(arguments)}) -> ()"

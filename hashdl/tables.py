@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.weak import WeakIdRef
 
 from hashdl import ops
 from hashdl.background import Background
@@ -34,6 +35,8 @@ from hashdl.rehash import (
 )
 from hashdl.schedule import OBSERVED_EVERY
 
+# Queries at a time that a moment is renewed by: as many as are looked at of a larger batch.
+_OBSERVED = 64
 # Numbers of rows that are gathered at once.
 _GATHERED = 1 << 22
 # Places in the buffer "state": what a history keeps, and more.
@@ -103,7 +106,7 @@ class HashTables(nn.Module):
         self.sizes = config.sizes(n_rows)
         self.rehash_every = config.rehash_interval(n_rows)
         K, L = self.sizes.K, self.sizes.L
-        self._known_fresh: tuple[int, ...] = ()
+        self._known_fresh: tuple[object, ...] = ()
         self._ordered: tuple[Tensor, Tensor] | None = None
         self.background = Background()
         self._lock = Lock()
@@ -167,19 +170,32 @@ class HashTables(nn.Module):
         seen = int(self.state[_SEEN])
         return not self.watches_queries or enough(seen, self.moment, self.recent)
 
-    def observe(self, x: Tensor, *, training: bool) -> None:
-        """Let queries x (B, d) tell how to balance: in training, and until there were enough."""
+    def observe(self, x: Tensor, *, training: bool, always: bool = False) -> None:
+        """Let queries x (B, d) tell how to balance: in training, and until there were enough.
+
+        In training those of every few steps are looked at, unless ``always``.
+        """
         self._follow(x.device)
         if not self.watches_queries:
             return
         # Asked here too: the op takes longer to call than to see that there is nothing to do.
-        if torch.compiler.is_compiling() or is_captured(x) or self._observes(training):
-            observe_queries_(x.detach(), self.moment, self.recent, self.state, self.step, training)
+        if torch.compiler.is_compiling() or is_captured(x) or self._observes(training, always):
+            known = (self.moment, self.recent, self.state, self.step)
+            observe_queries_(x.detach(), *known, training, always)
 
-    def _observes(self, training: bool) -> bool:
+    def calibrate(self, x: Tensor) -> None:
+        """Let queries x (B, d) alone tell how to balance, or with earlier ones if they are few."""
+        self._follow(x.device)
+        if enough(x.shape[0], self.moment, self.recent):
+            self.state[_SEEN] = 0
+        for chunk in x.split(_OBSERVED):
+            self.observe(chunk, training=False, always=True)
+
+    def _observes(self, training: bool, always: bool) -> bool:
         if self.state.is_meta:
             return True
-        return _observes(self.moment, self.recent, State.of(self.state), self.step, training)
+        known = State.of(self.state)
+        return _observes(self.moment, self.recent, known, self.step, training, always)
 
     def refresh(
         self,
@@ -195,7 +211,7 @@ class HashTables(nn.Module):
             weight: (N, d), the rows.
             bias: (N,), or None.
             training: count a training step and do its share of the rehash; else rehash all rows
-                if the weight or bias has changed since they were.
+                if the weight or bias has changed since they were, or is another tensor.
             queries: (B, d), to be observed first: they may make balancing due.
         """
         if not training and self._known_fresh == self._freshness(weight, bias) != ():
@@ -209,7 +225,7 @@ class HashTables(nn.Module):
                 weight.detach(),
                 None if bias is None else bias.detach(),
                 *self._buffers_of_op(),
-                *self._settings(training),
+                *self._settings(training, computed=_is_computed(weight, bias)),
             )
         if not training:
             self._known_fresh = self._freshness(weight, bias)
@@ -254,7 +270,7 @@ class HashTables(nn.Module):
         buffers: dict[str, Any] = self._buffers  # nn.Module.__getattr__ takes far longer
         return Buffers(*(buffers[name] for name in Buffers._fields))
 
-    def _settings(self, training: bool) -> Settings:
+    def _settings(self, training: bool, *, computed: bool) -> Settings:
         config = self.config
         return Settings(
             family=config.family,
@@ -269,6 +285,7 @@ class HashTables(nn.Module):
             growth=config.rehash_growth,
             drift=config.rehash_drift,
             background=self.background.number if config.background else 0,
+            computed=computed,
             training=training,
         )
 
@@ -286,10 +303,11 @@ class HashTables(nn.Module):
         self.invalidate()
         self.refresh(weight, bias, training=False, queries=x)
         layer = (weight.detach(), None if bias is None else bias.detach())
-        fit_functions(*layer, self._buffers_of_op(), self._settings(False), x.detach(), labels)
+        given = self._settings(False, computed=_is_computed(weight, bias))
+        fit_functions(*layer, self._buffers_of_op(), given, x.detach(), labels)
         self._known_fresh = ()
 
-    def _freshness(self, weight: Tensor, bias: Tensor | None) -> tuple[int, ...]:
+    def _freshness(self, weight: Tensor, bias: Tensor | None) -> tuple[object, ...]:
         """What stays as it is while an evaluation finds nothing to do; () where it cannot tell.
 
         A look at it costs far less than the op, which matters to a single query.
@@ -300,7 +318,10 @@ class HashTables(nn.Module):
             return ()
         if is_captured(weight) or (self._known_fresh == () and not self._may_stay()):
             return ()
-        return (*weight_key(weight, bias), state.data_ptr(), state._version)
+        key = (*weight_key(weight, bias), state.data_ptr(), state._version)
+        if _is_computed(weight, bias):
+            return (*key, WeakIdRef(weight), None if bias is None else WeakIdRef(bias))
+        return key
 
     def _may_stay(self) -> bool:
         """Whether neither queries to come nor replays of a graph make tables stale."""
@@ -347,6 +368,7 @@ class HashTables(nn.Module):
         Raises:
             ValueError: they are not those of such tables; nothing has changed then.
         """
+        self._follow(weight.device)
         own = dict(self.named_buffers())
         for name, buffer in own.items():
             given = buffers.get(name)
@@ -357,7 +379,8 @@ class HashTables(nn.Module):
             buffer.copy_(buffers[name])
         state = State.of(self.state)
         state.captured = captured
-        state.version, state.pointer = weight_key(weight, bias)
+        if not _is_computed(weight, bias):
+            state.version, state.pointer = weight_key(weight, bias)
         state.write(self.state)
 
     def map_queries(self, x: Tensor, nonzero: Nonzero | None = None) -> Tensor | None:
@@ -614,6 +637,17 @@ class HashTables(nn.Module):
         return {"maps": self.maps.clone()}
 
 
+def _is_computed(weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether one of them is no Parameter, as a parametrization or functional_call gives it.
+
+    Then nothing tells it from the next one but the object: what is freed makes room for that.
+    """
+    return not all(
+        one is None or type(one) is nn.Parameter or isinstance(one, nn.Parameter)
+        for one in (weight, bias)
+    )
+
+
 def _on_host(tensor: Tensor) -> Tensor:
     """In the host's memory, unless it is nowhere."""
     return tensor if tensor.is_meta else tensor.cpu()
@@ -622,20 +656,28 @@ def _on_host(tensor: Tensor) -> Tensor:
 # ---- observe_queries_: what balancing needs to know of the queries -------------------------------
 
 
-def _observes(moment: Tensor, recent: Tensor, known: State, step: Tensor, training: bool) -> bool:
+def _observes(
+    moment: Tensor, recent: Tensor, known: State, step: Tensor, training: bool, always: bool
+) -> bool:
     """Whether queries are observed now: until there were enough, then every few training steps."""
     due = training and steps_so_far(known, step) % OBSERVED_EVERY == 0
-    return due or not enough(known.seen, moment, recent)
+    return always or due or not enough(known.seen, moment, recent)
 
 
 def _observe_queries_(
-    x: Tensor, moment: Tensor, recent: Tensor, state: Tensor, step: Tensor, training: bool
+    x: Tensor,
+    moment: Tensor,
+    recent: Tensor,
+    state: Tensor,
+    step: Tensor,
+    training: bool,
+    always: bool = False,
 ) -> None:
     """Renew what is known of queries; once there were enough, in training alone, now and then."""
     if is_captured(x) or is_recomputed():
         return
     known = State.of(state)
-    if _observes(moment, recent, known, step, training):
+    if _observes(moment, recent, known, step, training, always):
         with own_dtype(x):
             for renew, what in ((lowrank.remember, recent), (balancing.renew, moment)):
                 if len(what):
@@ -644,6 +686,6 @@ def _observe_queries_(
 
 observe_queries_ = ops.define_stateful(
     "observe_queries_(Tensor x, Tensor(a!) moment, Tensor(b!) recent, Tensor(c!) state, "
-    "Tensor step, bool training) -> ()",
+    "Tensor step, bool training, bool always=False) -> ()",
     _observe_queries_,
 )

@@ -55,16 +55,15 @@ void Finder::prefetch_rows(const Bucket& bucket) {
 void Finder::locate(int64_t b) {
   const int64_t L = args_.L;
   Query& query = queries_[b % kInFlight];
-  const uint64_t key = stream_key(args_.seed, args_.step, b);
   for (int64_t i = 0, p = 0, l = 0; i < args_.P * L; ++i) {
-    query[i] = locate(l, bucket(b, l, p), key, i);
+    query[i] = locate(l, bucket(b, l, p));
     if (query[i].read > 0 && !args_.places) prefetch_rows(query[i]);
     if (++l == L) l = 0, ++p;
   }
 }
 
-/// What the i-th probe of a sample reads of a bucket of table l.
-Finder::Bucket Finder::locate(int64_t l, int32_t code, uint64_t key, int64_t i) {
+/// What is read of a bucket of table l.
+Finder::Bucket Finder::locate(int64_t l, int32_t code) {
   if (code < 0 || code >= args_.width - 1) return {nullptr, 0, 0, 0};
   const int32_t* offset = args_.offsets + l * args_.width + code;
   const int32_t first = offset[0], last = offset[1];
@@ -74,7 +73,8 @@ Finder::Bucket Finder::locate(int64_t l, int32_t code, uint64_t key, int64_t i) 
   }
   Bucket bucket{args_.rows + l * args_.N + first, last - first, 0, last - first};
   if (bucket.size > args_.cap) {
-    bucket.start = static_cast<int32_t>(draw_below(key, i, bucket.size));
+    const uint64_t key = stream_key(args_.seed, args_.step, code);
+    bucket.start = static_cast<int32_t>(draw_below(key, l, bucket.size));
     bucket.read = static_cast<int32_t>(args_.cap);
   }
   return bucket;

@@ -19,7 +19,9 @@ struct Lookup {
                   ///< and nothing is read once there are C candidates
   int64_t N, L, P, C;
   int64_t width;       ///< 2^K + 1
-  int64_t cap;         ///< most rows read from one bucket; from a random place on, around the end
+  /// Most rows read from one bucket: from a random place on, around the end. It is the same for all
+  /// samples of a step: what a sample finds does not depend on those beside it.
+  int64_t cap;
   int64_t seed, step;  ///< key of the random places
   /// Candidates are places in `rows`, not what stands there; of one table, whose buckets a query
   /// probes once each.
@@ -57,7 +59,7 @@ class Finder {
   void probe(int64_t b);   ///< asks for the offsets of the buckets
   void locate(int64_t b);  ///< the buckets; asks for their rows
   static void prefetch_rows(const Bucket& bucket);
-  Bucket locate(int64_t l, int32_t code, uint64_t key, int64_t i);
+  Bucket locate(int64_t l, int32_t code);
   void collect(int64_t b);  ///< distinct rows
   template <bool kHits>
   void collect_distinct(int64_t b);

@@ -27,7 +27,7 @@ HASHDL_RANDOM uint64_t stream_key(int64_t seed, int64_t step, int64_t stream) {
              static_cast<uint64_t>(stream));
 }
 
-// Streams: the look-up of sample b draws from stream b, selection from kRandomRowsStream + b.
+// Streams: look-ups in bucket c draw from stream c, sample b selects from kRandomRowsStream + b.
 constexpr int64_t kSharedStream = -1;
 constexpr int64_t kRandomRowsStream = int64_t{1} << 40;
 constexpr int64_t kReservoirStream = int64_t{2} << 40;  // of bucket 0; the step is the table

@@ -31,12 +31,13 @@ Selection selection_named(const std::string& name, const char* op) {
   return Selection::by_discovery;
 }
 
-/// The candidates of a sample stand in tables that came from outside: they may hold anything.
-bool all_below(const int32_t* ids, int64_t count, int64_t N) {
+/// Whether all ids are rows, or -1. The candidates of a sample stand in tables that came from
+/// outside: they may hold anything.
+bool all_rows(const int32_t* ids, int64_t count, int64_t N) {
   const auto last = static_cast<int32_t>(N - 1);
-  int32_t above = 0;
-  for (int64_t i = 0; i < count; ++i) above |= ids[i] > last;
-  return above == 0;
+  int32_t outside = 0;
+  for (int64_t i = 0; i < count; ++i) outside |= (ids[i] > last) | (ids[i] < -1);
+  return outside == 0;
 }
 
 /// What all threads share.
@@ -64,7 +65,7 @@ class Worker {
     checks_ = finder_.run(begin, end);
     const cpu::Select& select = stages_.select;
     const int32_t* ids = found.candidates + begin * found.C;
-    if (!found.places && !all_below(ids, (end - begin) * found.C, select.N)) return false;
+    if (!found.places && !all_rows(ids, (end - begin) * found.C, select.N)) return false;
     score(begin, end);
     selector_.run(begin, end);
     if (found.places && !to_rows(begin, end)) return false;
@@ -85,7 +86,7 @@ class Worker {
     int32_t* rows = select.rows + begin * select.A;
     const int64_t count = (end - begin) * select.A;
     for (int64_t i = 0; i < count; ++i) rows[i] = rows[i] < 0 ? -1 : stages_.lookup.rows[rows[i]];
-    return all_below(rows, count, select.N);
+    return all_rows(rows, count, select.N);
   }
 
   void score(int64_t begin, int64_t end) {

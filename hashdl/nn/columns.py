@@ -70,7 +70,7 @@ class ColumnLinear(nn.Linear):
     def to_linear(self) -> nn.Linear:
         """An nn.Linear with the same bias Parameter, and a contiguous copy of the weight."""
         linear = nn.Linear(self.in_features, self.out_features, bias=False, device="meta")
-        weight = self.weight.detach().contiguous()
+        weight = self.weight.detach().clone(memory_format=torch.contiguous_format)
         linear.weight = nn.Parameter(weight, requires_grad=self.weight.requires_grad)
         linear.bias = self.bias
         linear.train(self.training)

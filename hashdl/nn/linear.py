@@ -20,9 +20,6 @@ from hashdl.profiling import part
 from hashdl.selection import find_best, select_active, select_from_active
 from hashdl.tables import HashTables
 
-# Inputs at a time that a moment is renewed by: as many as are looked at of a larger batch.
-_OBSERVED = 64
-
 
 class HashLinear(nn.Linear):
     r"""A linear layer that hashes its rows and computes only those that the input meets.
@@ -42,14 +39,21 @@ class HashLinear(nn.Linear):
     ``config.seed`` and, where they are balanced, from the queries met so far, of which a layer that
     was loaded knows none: :meth:`calibrate` it, or :meth:`load_index`. They are rebuilt when they
     are missing, moved or stale. In training they are refreshed on the schedule of the
-    configuration; in evaluation, when weight or bias has changed since (writing through ``.data``
-    goes unseen: call :meth:`rehash`), and once enough queries were met to balance by. There no
-    random rows are active. In training each call, of :meth:`active` and :meth:`sparse_forward`
-    too, counts as a step of the schedule.
+    configuration; in evaluation, when weight or bias has changed since (writing through ``.data``,
+    or to tensors made in inference mode, goes unseen: call :meth:`rehash`), and once enough queries
+    were met to balance by. There no random rows are active, and what a sample finds depends on
+    nothing beside it. In training each call, of :meth:`active` and :meth:`sparse_forward` too,
+    counts as a step of the schedule.
+
+    A weight that is computed, as by a parametrization, is another one in each call: in training
+    tables keep to the schedule all the same, in evaluation all rows are hashed again each time. Use
+    :func:`torch.nn.utils.parametrize.cached`, or remove the parametrization before.
 
     Under :func:`torch.autocast` the layer keeps the dtype of its weight. Under
     :func:`torch.utils.checkpoint.checkpoint` a call counts once, and the rows that were active are
-    computed again, if the layer has not been called in between. In evaluation threads may share it.
+    computed again, if the layer has not been called in between. In evaluation threads may share it;
+    one that makes its first use of torch while another builds tables may keep the one thread that
+    some small products there are given, as :func:`torch.set_num_threads` lets it.
 
     Args:
         in_features: d, size of an input.
@@ -111,12 +115,21 @@ class HashLinear(nn.Linear):
         if self.weight.dtype not in FLOATING:
             wanted = ", ".join(str(dtype).removeprefix("torch.") for dtype in FLOATING)
             raise TypeError(f"HashLinear: dtype: got {self.weight.dtype}, wanted one of {wanted}")
-        self.config = config
+        self._config = config
         self.tables: HashTables | None = None
         some = self.out_features > config.sizes(self.out_features).A
         if some and not dense_by_auto(config, self.out_features, self.in_features):
             device = self.weight.device
             self.tables = HashTables(self.out_features, self.in_features, config, device)
+
+    @property
+    def config(self) -> HashConfig:
+        """How the layer is hashed; another one makes other tables, that know of no queries."""
+        return self._config
+
+    @config.setter
+    def config(self, config: HashConfig) -> None:
+        self._hash_rows(config)
 
     @classmethod
     def from_linear(cls, linear: nn.Linear, config: HashConfig | None = None) -> HashLinear:
@@ -126,11 +139,15 @@ class HashLinear(nn.Linear):
             linear: the layer to hash; it is not changed.
             config: how to hash. Default: ``HashConfig()``.
 
+        Raises:
+            TypeError: it is no nn.Linear, or its weight is no Parameter: computed, or yet to come.
+
         Examples:
             >>> dense = nn.Linear(8, 100)
             >>> HashLinear.from_linear(dense, HashConfig(active=10)).weight is dense.weight
             True
         """
+        _check_holds_parameters(linear)
         sizes = (linear.in_features, linear.out_features)
         layer = cls(*sizes, bias=False, config=HashConfig(active=1.0), device="meta")
         layer.weight, layer.bias = linear.weight, linear.bias
@@ -324,15 +341,15 @@ class HashLinear(nn.Linear):
         """Rehash all rows, balanced by these inputs.
 
         Training sees to that by itself, as inputs come; a layer that was trained elsewhere should
-        be shown some before it is asked: more than d of them.
+        be shown some before it is asked: more than d of them, which then count alone. Fewer count
+        with those that the layer has met before.
 
         Args:
             inputs: a sample of what the layer is given, (\\*, d).
         """
         if self.tables is None:
             return
-        for chunk in self._flat(inputs).split(_OBSERVED):
-            self.tables.observe(chunk, training=True)
+        self.tables.calibrate(self._flat(inputs))
         self.rehash()
 
     @torch.no_grad()
@@ -365,8 +382,7 @@ class HashLinear(nn.Linear):
                 f"HashLinear.fit_codes: config.family: got {self.config.family!r}, wanted 'learned'"
             )
         x, of_x = self._flat(inputs), self._codes_labels(inputs, labels)
-        for chunk in x.split(_OBSERVED):
-            tables.observe(chunk, training=True)
+        tables.calibrate(x)
         tables.fit(self.weight, self.bias, x, of_x)
 
     def save_index(self, path: str | os.PathLike[str]) -> None:
@@ -490,6 +506,10 @@ class HashLinear(nn.Linear):
 
     def _given_rows(self, input: Tensor, rows: Tensor, method: str) -> Tensor:
         """A caller's rows as int32 (B, A)."""
+        if not isinstance(rows, Tensor):
+            raise TypeError(
+                f"HashLinear.{method}: rows: got {type(rows).__name__}, wanted a Tensor"
+            )
         integers = not (rows.is_floating_point() or rows.is_complex() or rows.dtype == torch.bool)
         if not integers or rows.dim() == 0 or rows.shape[:-1] != input.shape[:-1]:
             wanted = ", ".join(map(str, (*input.shape[:-1], "A")))
@@ -497,7 +517,9 @@ class HashLinear(nn.Linear):
                 f"HashLinear.{method}: rows: got {rows.dtype} of shape "
                 f"{tuple(rows.shape)}, wanted integers of shape ({wanted})"
             )
-        return rows.reshape(-1, rows.shape[-1]).to(torch.int32)
+        # What no int32 holds is no row either: the kernels refuse it.
+        ids = rows.long().clamp(-2, self.out_features).to(torch.int32)
+        return ids.reshape(rows.shape[:-1].numel(), rows.shape[-1])
 
     def _codes_labels(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """Labels of inputs as int64 (B, M)."""
@@ -528,3 +550,16 @@ class HashLinear(nn.Linear):
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
         self._invalidate()
+
+
+def _check_holds_parameters(linear: object) -> None:
+    """Whether weight and bias are there to be taken over."""
+    name = type(linear).__name__
+    if not isinstance(linear, nn.Linear):
+        raise TypeError(f"HashLinear.from_linear: linear: got {name}, wanted an nn.Linear")
+    lazy = isinstance(linear, nn.modules.lazy.LazyModuleMixin) and linear.has_uninitialized_params()
+    if lazy or "weight" not in linear._parameters:
+        raise TypeError(
+            f"HashLinear.from_linear: linear: got a {name} whose weight is "
+            f"{'not initialized yet' if lazy else 'computed'}, wanted one that is a Parameter"
+        )

@@ -127,7 +127,8 @@ class HashMLP(nn.Module):
         for before, layer in pairwise([*self.hidden, self.output]):
             assert isinstance(before, HashHidden)
             inputs = before.hashed
-            yield layer, inputs.config.sizes(inputs.out_features).A / inputs.out_features
+            N = inputs.out_features
+            yield layer, 1.0 if inputs.tables is None else inputs.config.sizes(N).A / N
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         r"""The parameters, for an optimizer whose steps do not grow with the gradient.
@@ -141,14 +142,18 @@ class HashMLP(nn.Module):
             lr: learning rate of the first layer; :math:`\sqrt{N / A}` times as much of a later one.
 
         Returns:
-            Groups as any optimizer takes them, one a layer.
+            Groups as any optimizer takes them, one a layer; and one for parameters of the
+            activation, if it has some.
 
         Examples:
             >>> model = HashMLP(16, [100, 100], 10, config=HashConfig(active=4))
             >>> [group["lr"] for group in model.parameter_groups(1e-3)]
             [0.001, 0.005, 0.005]
         """
-        return groups_for_active(self._shares(), lr)
+        groups = groups_for_active(self._shares(), lr)
+        grouped = {parameter for group in groups for parameter in group["params"]}
+        rest = [parameter for parameter in self.parameters() if parameter not in grouped]
+        return [*groups, {"params": rest, "lr": lr}] if rest else groups
 
     def forward(self, input: Tensor) -> Tensor:
         """Outputs (\\*, out_features)."""
@@ -158,9 +163,15 @@ class HashMLP(nn.Module):
         return self.output.from_active(*active)
 
 
+def _drawn(layer: nn.Module) -> list[nn.Parameter]:
+    """Weights and biases: what an activation learns is of all layers."""
+    linear = (module for module in layer.modules() if isinstance(module, nn.Linear))
+    return [parameter for module in linear for parameter in module.parameters()]
+
+
 @torch.no_grad()
 def _scale(layer: nn.Module, factor: float) -> None:
-    for parameter in layer.parameters():
+    for parameter in _drawn(layer):
         parameter.mul_(factor)
 
 
@@ -190,10 +201,7 @@ def groups_for_active(layers: Iterable[tuple[nn.Module, float]], lr: float) -> l
         layers: each, and the share of its inputs that is active.
         lr: learning rate of a layer whose inputs are all active.
     """
-    return [
-        {"params": list(layer.parameters()), "lr": lr * step_for_active(share)}
-        for layer, share in layers
-    ]
+    return [{"params": _drawn(layer), "lr": lr * step_for_active(share)} for layer, share in layers]
 
 
 def step_for_active(share: float) -> float:

@@ -129,6 +129,10 @@ class HashSoftmaxWithLoss(nn.Module):
                 f"HashSoftmaxWithLoss: reduction: got {reduction!r}, wanted one of "
                 f"{list(_REDUCTIONS)}"
             )
+        if not isinstance(ignore_index, int):
+            raise TypeError(
+                f"HashSoftmaxWithLoss: ignore_index: got {ignore_index!r}, wanted an int"
+            )
         self.ignore_index, self.reduction = ignore_index, reduction
         if config is None:
             config = HashConfig(active=100, shared=1000)
@@ -197,6 +201,11 @@ class HashSoftmaxWithLoss(nn.Module):
         """The classes' rows, (N, d)."""
         return self.linear.weight
 
+    @property
+    def bias(self) -> Tensor | None:
+        """The classes' biases, (N,), or None."""
+        return self.linear.bias
+
     def reset_parameters(self) -> None:
         """Draw weight and bias anew."""
         self.linear.reset_parameters()
@@ -262,15 +271,17 @@ class HashSoftmaxWithLoss(nn.Module):
 
     def _sampled_log_prob(self, x: Tensor, labels: Tensor, tables: HashTables) -> Tensor:
         """Mean log probability (B,) of each sample's labels, over its active set."""
-        check_mode("active_linear_log_prob")  # before the labels met lately change
+        check_mode("active_linear_log_prob")
         tables._follow(self.linear.weight.device)  # the first to ask is not the tables
         weight, bias, config = self.linear.weight, self.linear.bias, self.config
-        shared, n_labels = self._shared_rows(x, labels, tables)
+        shared, n_labels, met = self._shared_rows(x, labels, tables)
         # With log_q, what a sample has by itself has another q than as one of the shared rows.
         left_out = None if config.log_q else shared
         rows, known = select_active(
             tables, x, weight, bias, training=True, labels=labels, shared=left_out
         )
+        if met is not None:  # what is wrong with a step has been found by now
+            self._remember(*met)
         tables.mark(rows)
         if shared is not None:
             tables.mark(shared)
@@ -291,15 +302,16 @@ class HashSoftmaxWithLoss(nn.Module):
 
     def _shared_rows(
         self, x: Tensor, labels: Tensor, tables: HashTables
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Classes that all samples score, and how many are labels; these stand first.
+    ) -> tuple[Tensor | None, Tensor | None, tuple[Tensor, Tensor] | None]:
+        """Classes that all samples score, how many are labels, and what to :meth:`_remember`.
 
-        Labels of the batch, then those met last, as many as there is room for; and uniform draws.
-        Which labels were met does not depend on the draws: they are there for certain.
+        Labels stand first: those of the batch, then those met last, as many as there is room for;
+        then uniform draws. Which labels were met does not depend on the draws: they are there for
+        certain.
         """
         config = self.config
         if config.shared == 0 or x.shape[0] == 0:
-            return None, None
+            return None, None, None
         again = is_recomputed()
         with part("select"), torch.no_grad():
             earlier = self._earlier_labels(again)
@@ -313,10 +325,13 @@ class HashSoftmaxWithLoss(nn.Module):
                 # Before the tables count this step, unless it is done again.
                 step=tables.step - 1 if again else tables.step,
             )
-            if not again:
-                self.recent_labels[1] = earlier
-                self.recent_labels[0] = newest
-        return shared, n_labels
+        return shared, n_labels, None if again else (newest, earlier)
+
+    @torch.no_grad()
+    def _remember(self, newest: Tensor, earlier: Tensor) -> None:
+        """The labels met in a step, and those of the step before."""
+        self.recent_labels[1] = earlier
+        self.recent_labels[0] = newest
 
     @property
     def _most_shared_labels(self) -> int:
@@ -403,7 +418,8 @@ class HashSoftmaxWithLoss(nn.Module):
         pieces = []
         for chunk, wanted in zip(x.split(_EXACT_CHUNK), labels.split(_EXACT_CHUNK), strict=True):
             logits = self._logits(chunk)
-            at_labels = logits.gather(1, wanted.clamp_min(0).long())
+            # Not clamped: what is no class, where nobody has looked, is refused here.
+            at_labels = logits.gather(1, wanted.masked_fill(wanted == -1, 0).long())
             pieces.append(_label_log_prob(logits, at_labels, wanted))
         return torch.cat(pieces)
 
@@ -469,8 +485,8 @@ class HashSoftmaxWithLoss(nn.Module):
             wanted = (*samples, self.n_classes)
             if tuple(target.shape) != wanted:
                 raise RuntimeError(f"{name}: got shape {tuple(target.shape)}, wanted {wanted}")
-            self._check_labels(target.col_indices(), 0)
-            return ops.distinct_labels(_padded(target.crow_indices(), target.col_indices())), False
+            columns = self._checked(target.col_indices(), 0)
+            return ops.distinct_labels(_padded(target.crow_indices(), columns)), False
         if target.layout != torch.strided:
             raise RuntimeError(
                 f"{name}: got {target.layout}, wanted torch.sparse_csr (target.to_sparse_csr()) or "
@@ -504,13 +520,16 @@ class HashSoftmaxWithLoss(nn.Module):
             self._check_range(extremes, lowest)
             return target.to(torch.int32), False
         ignored = target == self.ignore_index
-        self._check_labels(target.masked_fill(ignored, 0), lowest)
-        return target.to(torch.int32).masked_fill(ignored, -1), True
+        counted = self._checked(target.masked_fill(ignored, 0), lowest)
+        return counted.to(torch.int32).masked_fill(ignored, -1), True
 
-    def _check_labels(self, labels: Tensor, lowest: int) -> None:
+    def _checked(self, labels: Tensor, lowest: int) -> Tensor:
+        """The labels; where nobody looks, in place of no label something that ops refuse."""
         extremes = _extremes(labels)
-        if extremes is not None:
-            self._check_range(extremes, lowest)
+        if extremes is None:
+            return torch.where(labels < lowest, -2, labels.clamp_max(self.n_classes))
+        self._check_range(extremes, lowest)
+        return labels
 
     def _check_range(self, extremes: tuple[int, int], lowest: int) -> None:
         low, high = extremes
@@ -535,7 +554,8 @@ def _extremes(labels: Tensor) -> tuple[int, int] | None:
 
     A compiled graph leaves checks to the ops, and so does a GPU: the host would wait.
     """
-    if torch.compiler.is_compiling() or labels.is_cuda or labels.numel() == 0:
+    unseen = labels.is_cuda or labels.is_meta or torch.compiler.is_compiling()
+    if unseen or labels.numel() == 0:
         return None
     low, high = labels.aminmax()
     return int(low), int(high)

@@ -79,7 +79,8 @@ def lookup(
             ``probe`` gives them (:class:`hashdl.hashing.Family`).
         offsets: int32 (L, 2^K + 1), of :func:`build_tables`.
         rows: int32 (L, N), of :func:`build_tables`, or fewer of :func:`limit_buckets`.
-        cap: most rows read from one bucket, from a random place on, around its end.
+        cap: most rows read from one bucket, from a random place on, around its end: the same one
+            for all samples, so that what a sample finds does not depend on those beside it.
         candidates: C, most rows kept a sample.
         seed: of the random places.
         step: int64, one element: another step, other random places.

@@ -93,6 +93,8 @@ class _Update(NamedTuple):
             value = prefer_huge_pages(torch.empty_like(like, dtype=dtype)).zero_()
         elif row_wise and value.dim() == 2:
             value = value.mean(1)
+        elif value.dim() < self.parameter.dim() and not row_wise:
+            value = value[:, None].expand_as(self.parameter).contiguous()
         value = value.to(dtype)
         if not row_wise and value.stride() != self.parameter.stride():
             # A checkpoint of a contiguous parameter, say: entries are found by place.
@@ -169,11 +171,23 @@ class _RowOptimizer(torch.optim.Optimizer):
         for number, (parameter, group) in enumerate(everything):
             if parameter.grad is None:
                 continue
-            if parameter.grad.is_sparse or group.get("state_dtype") is not None:
+            if parameter.grad.is_sparse or self._keeps_states(parameter, group):
                 ours.append((number, parameter, group))
             else:
                 others = True
         return ours, others
+
+    def _keeps_states(self, parameter: Tensor, group: State) -> bool:
+        """Whether states are, or were left by sparse gradients, as torch's step knows none.
+
+        In another dtype than the parameter, or one a row.
+        """
+        return group.get("state_dtype") is not None or any(
+            isinstance(value, Tensor)
+            and value.dim() > 0
+            and (value.dtype != parameter.dtype or value.shape != parameter.shape)
+            for value in self.state.get(parameter, {}).values()
+        )
 
 
 @contextmanager
@@ -278,7 +292,7 @@ class RowWiseAdagrad(Adagrad):
     """:class:`Adagrad` with one scalar of state a row: the mean of the squares of its gradient.
 
     1-d parameters, and those with a gradient that is dense or of single entries, keep a state for
-    each element.
+    each element; a dense one that follows one of rows finds one a row, and keeps to it.
     After the row-wise Adagrad of Mudigere et al. (ISCA 2022, section 3.2).
     """
 
@@ -466,8 +480,8 @@ class RowWiseAdam(Adam):
     """:class:`Adam` whose second moment is one scalar a row: the mean over the row's elements.
 
     1-d parameters, and those with a gradient that is dense or of single entries, keep one for each
-    element. The scalar is float32 with any ``state_dtype``; with one, dense gradients of contiguous
-    matrices have it, too.
+    element; a dense one that follows one of rows finds one a row, and keeps to it. The scalar is
+    float32 with any ``state_dtype``; with one, dense gradients of contiguous matrices have it, too.
     """
 
     _row_wise = True

@@ -27,9 +27,11 @@ def ranked(
     """
     was_training = model.training
     model.eval()
-    for batch in dataset.batches(_BATCH, shuffle_seed=None):
-        yield model.topk(batch, k), batch.targets.reshape(len(batch), -1)
-    model.train(was_training)
+    try:
+        for batch in dataset.batches(_BATCH, shuffle_seed=None):
+            yield model.topk(batch, k), batch.targets.reshape(len(batch), -1)
+    finally:
+        model.train(was_training)
 
 
 def evaluate(

@@ -227,17 +227,26 @@ class Trainer:
         except Exception as error:
             raise ValueError(f"{path}: not a checkpoint of hashdl ({error})") from error
         _check_same(path, settings, self._fixed_settings())
-        try:
-            self.model.load_state_dict(state["model"])
-        except RuntimeError as error:
-            raise ValueError(f"{path}: saved by a model of other sizes ({error})") from error
+        self._check_sizes(path, state["model"])
         _check_same(path, hashing, self._hashing())
+        self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.progress = Progress(**state["progress"])
         for name, table in self._tables().items():
             table.set_history(state["tables"][name])
         for name, head in self._heads().items():
             head.recent_labels.copy_(state["labels"][name])
+
+    def _check_sizes(self, path: Path, saved: dict[str, torch.Tensor]) -> None:
+        """Before anything is loaded: load_state_dict refuses after it has."""
+        ours = self.model.state_dict()
+        differing = [
+            f"{name}: got {_shape(saved.get(name))}, wanted {_shape(ours.get(name))}"
+            for name in ours | saved
+            if _shape(saved.get(name)) != _shape(ours.get(name))
+        ]
+        if differing:
+            raise ValueError(f"{path}: saved by a model of other sizes ({'; '.join(differing)})")
 
     def _heads(self) -> dict[str, HashSoftmaxWithLoss]:
         return self._modules_of(HashSoftmaxWithLoss)
@@ -264,6 +273,10 @@ class Trainer:
             for name, table in self._tables().items()
             for field_name, value in dataclasses.asdict(table.config).items()
         }
+
+
+def _shape(tensor: torch.Tensor | None) -> str:
+    return "none" if tensor is None else f"shape {tuple(tensor.shape)}"
 
 
 def _check_same(path: Path, saved: dict[str, Any], ours: dict[str, Any]) -> None:

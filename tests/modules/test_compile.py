@@ -120,6 +120,18 @@ def test_a_compiled_layer_sees_weights_that_change(grad: bool) -> None:
         torch.testing.assert_close(after, copy.deepcopy(layer)(x))
 
 
+@pytest.mark.parametrize("label", [-1, -7, 100, 2**32 + 5])
+@pytest.mark.parametrize("training", [False, True])
+def test_a_compiled_head_refuses_labels_out_of_range(training: bool, label: int) -> None:
+    head = HashSoftmaxWithLoss(D, 100, config=CONFIG).train(training)
+    compiled = torch.compile(head, backend="aot_eager", fullgraph=True)
+    x = inputs(3).requires_grad_()
+    ignored = compiled(x, torch.tensor([0, 1, -100])).output
+    assert ignored[2] == 0
+    with pytest.raises(RuntimeError, match=r"labels: got ids|index .* is out of bounds"):
+        compiled(x, torch.tensor([0, 1, label]))
+
+
 def test_compiled_under_autocast() -> None:
     model = Model("shared head", False)
     twin = copy.deepcopy(model)

@@ -74,6 +74,11 @@ def test_numbers_of_numpy_and_torch_are_taken_as_python_has_them() -> None:
         ("seed", 0.5),
         ("seed", 2**63),
         ("seed", -(2**63) - 1),
+        ("rehash_every", 2**63),
+        ("family", ["simhash"]),
+        ("transform", ["simple"]),
+        ("sketch_levels", [2]),
+        ("active", torch.tensor([1, 2])),
     ],
 )
 def test_a_field_out_of_range_is_named(field: str, value: object) -> None:
@@ -96,6 +101,8 @@ def test_every_seed_of_64_bits_works(seed: int) -> None:
         (HashConfig(active=1), 10, {"A": 1, "C": 4}),
         (HashConfig(active=0.07), 100, {"A": 7}),
         (HashConfig(active=0.071), 100, {"A": 8}),
+        (HashConfig(active=1e-9, active_eval=1e-9), 100, {"A": 1, "E": 1, "C": 4}),
+        (HashConfig(active=0.5, random=0.0), 0, {"A": 0, "R": 0}),
         (HashConfig(active=50, random=0.14), 1000, {"A": 50, "R": 7}),
         (HashConfig(active=50, random=50), 1000, {"A": 50, "R": 50}),
         (HashConfig(active=50), 1000, {"A": 50, "E": 50}),
@@ -137,6 +144,15 @@ def test_steps_from_one_rehash_to_the_next(
 def test_more_random_rows_than_active_ones(config: HashConfig) -> None:
     with pytest.raises(ValueError, match=r"random: got .* rows, wanted at most active = "):
         HashLinear(4, 100, config=config)
+
+
+@pytest.mark.parametrize("field", ["active", "active_eval", "random"])
+def test_one_row_is_not_every_row(field: str) -> None:
+    one, every = HashConfig(**{field: 1}), HashConfig(**{field: 1.0})
+    assert one != every
+    assert len({one, every, every.replace()}) == 2
+    assert one == HashConfig(**{field: 1})
+    assert one != "a configuration"
 
 
 def test_a_config_is_frozen_and_hashable() -> None:

@@ -172,7 +172,11 @@ def test_filter_sees_each_linear_and_its_name_once() -> None:
     [
         (nn.ReLU(), None, "ReLU has no nn.Linear in it"),
         (mlp(), lambda module, fqn: False, "no nn.Linear that filter_fn accepts"),
-        (HashLinear(12, 100), None, "HashLinear has no nn.Linear in it"),
+        (
+            HashLinear(12, 100),
+            None,
+            "HashLinear has no nn.Linear in it, but layers that are hashed",
+        ),
     ],
 )
 def test_a_warning_when_nothing_matched(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from module_helpers import (
     randn,
 )
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 
 from hashdl import HashConfig, HashLinear
 from hashdl.ops import SELECTIONS
@@ -393,6 +395,8 @@ def test_padding_of_given_rows_is_zero_and_has_no_gradient() -> None:
         (torch.tensor(3), r"of shape \(\), wanted"),
         (torch.tensor([[N], [0]]), f"rows: got ids from 0 to {N}"),
         (torch.tensor([[-2], [0]]), "rows: got ids from -2 to 0"),
+        (torch.tensor([[2**32 + 7], [0]]), f"rows: got ids from 0 to {N}"),
+        (torch.tensor([[-(2**32)], [0]]), "rows: got ids from -2 to 0"),
     ],
 )
 def test_wrong_given_rows_are_refused(rows: Tensor, message: str) -> None:
@@ -401,6 +405,30 @@ def test_wrong_given_rows_are_refused(rows: Tensor, message: str) -> None:
     with pytest.raises(RuntimeError, match=message):
         layer.sparse_forward(inputs(2), rows)
     assert not layer.tables.dirty.any()
+
+
+def test_given_rows_may_be_none_at_all() -> None:
+    rows, values = make_layer().sparse_forward(inputs(2), torch.zeros(2, 0, dtype=torch.int64))
+    assert rows.shape == values.shape == (2, 0)
+    with pytest.raises(TypeError, match="sparse_forward: rows: got list, wanted a Tensor"):
+        make_layer().sparse_forward(inputs(2), [[1], [2]])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: parametrizations.weight_norm(nn.Linear(4, 9)), "ParametrizedLinear whose weight"),
+        (lambda: nn.utils.weight_norm(nn.Linear(4, 9)), "a Linear whose weight is computed"),
+        (lambda: nn.LazyLinear(9), "a LazyLinear whose weight is not initialized yet"),
+        (lambda: nn.Embedding(9, 4), "got Embedding, wanted an nn.Linear"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+def test_what_holds_no_parameters_cannot_be_hashed(
+    make: Callable[[], nn.Module], message: str
+) -> None:
+    with pytest.raises(TypeError, match=f"HashLinear.from_linear: linear: .*{message}"):
+        HashLinear.from_linear(make())
 
 
 # ---- odd weights -------------------------------------------------------------------------------

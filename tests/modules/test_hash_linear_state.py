@@ -6,6 +6,7 @@ import copy
 import io
 import pickle
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -18,10 +19,12 @@ from module_helpers import (
     is_balanced,
     make_layer,
 )
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize
 from torch.optim.swa_utils import AveragedModel
 
-from hashdl import HashLinear
+from hashdl import HashLinear, tables
+from hashdl.rehash import State
 
 
 def fresh_copy(layer: HashLinear) -> HashLinear:
@@ -327,3 +330,87 @@ def test_averaged_models_follow_their_own_weights(use_buffers: bool) -> None:
         fresh.rehash()
         for ours, wanted in zip(copied.topk(inputs(20), 5), fresh.topk(inputs(20), 5), strict=True):
             assert torch.equal(ours, wanted)
+
+
+# ---- weights that are computed, and replaced ---------------------------------------------------
+
+
+def assert_as_after_rehash(layer: HashLinear, ask: Callable[[], Tensor]) -> None:
+    found = ask()
+    layer.rehash()
+    assert torch.equal(found, ask())
+
+
+@torch.no_grad()
+def test_evaluation_sees_that_a_computed_weight_has_changed() -> None:
+    """It is another tensor each time, which mostly comes to lie where the one before it lay."""
+    layer, x = parametrizations.weight_norm(make_layer()).eval(), inputs(20)
+    for seed in range(6):
+        torch.manual_seed(seed)
+        original = layer.parametrizations.weight.original1
+        original.copy_(torch.randn_like(original))
+        assert_as_after_rehash(layer, lambda: layer(x))
+
+
+@torch.no_grad()
+def test_evaluation_sees_that_another_weight_is_called_with() -> None:
+    layer, x = make_layer().eval(), inputs(20)
+    for seed in range(6):
+        torch.manual_seed(seed)
+        weights = {"weight": torch.randn(N, D), "bias": torch.randn(N)}
+        found = torch.func.functional_call(layer, weights, x)
+        wanted = make_layer().eval()
+        wanted.load_state_dict(weights)
+        assert torch.equal(found, wanted(x))
+        del weights, found, wanted  # makes room for the next
+
+
+@pytest.mark.parametrize("cached", [False, True])
+@torch.no_grad()
+def test_a_computed_weight_that_is_kept_is_hashed_once(
+    cached: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer, x = parametrizations.weight_norm(make_layer()).eval(), inputs(20)
+    hashed, refresh = [], tables.refresh_tables_
+    monkeypatch.setattr(tables, "refresh_tables_", lambda *a: (hashed.append(1), refresh(*a)))
+    with parametrize.cached() if cached else nullcontext():
+        answers = [layer(x) for _ in range(3)]
+    assert all(torch.equal(answer, answers[0]) for answer in answers)
+    assert len(hashed) == (1 if cached else 3)
+
+
+def test_tables_of_a_computed_weight_keep_to_the_schedule_in_training() -> None:
+    layer = parametrizations.weight_norm(make_layer(rehash_every=1000))
+    for _ in range(10):
+        layer(inputs(8)).sum().backward()
+    state = State.of(layer.tables.state)
+    assert (state.start, state.rehashes, state.step) == (0, 1, 10)
+    torch.nn.utils.parametrize.remove_parametrizations(layer, "weight")
+    layer(inputs(8))
+    assert State.of(layer.tables.state).start == 10  # all rows were hashed again
+
+
+def test_another_configuration_makes_other_tables() -> None:
+    layer = make_layer()
+    layer(inputs(8))
+    layer.config = CONFIG.replace(active=7)
+    assert layer.active(inputs(3)).shape == (3, 7)
+    assert_up_to_date(layer)
+    with pytest.raises(TypeError, match="config: got int"):
+        layer.config = 3
+
+
+@pytest.mark.parametrize("steps", [0, 5, 8])
+def test_calibration_looks_at_what_it_is_given_whenever_it_comes(steps: int) -> None:
+    layer = make_layer(balance=True)
+    for _ in range(steps):
+        layer(inputs(64))
+    given = 3 * inputs(2 * D, seed=5) + 1
+    layer.calibrate(given)
+    fresh = make_layer(balance=True)
+    fresh.calibrate(given)
+    assert torch.equal(layer.tables.moment, fresh.tables.moment)
+    before = layer.tables.moment.clone()
+    layer.calibrate(inputs(3))  # too few to count alone
+    assert not torch.equal(layer.tables.moment, before)
+    assert int(layer.tables.history()["schedule"][-1]) == 2 * D + 3

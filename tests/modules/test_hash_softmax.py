@@ -425,9 +425,13 @@ def test_what_is_no_tensor_is_refused_by_name() -> None:
 @pytest.mark.parametrize(
     "x", [torch.zeros(2, D + 1), torch.zeros(2, D).double(), torch.full((2, D), torch.nan)]
 )
-def test_a_wrong_input_is_refused(x: Tensor) -> None:
+def test_a_wrong_input_is_refused_and_no_label_was_met(x: Tensor) -> None:
+    head = make_head(shared=10)
+    head(inputs(2), torch.tensor([3, 4]))
+    before = head.recent_labels.clone()
     with pytest.raises(RuntimeError, match="input"):
-        make_head()(x, torch.tensor([1, 2]))
+        head(x, torch.tensor([1, 2]))
+    assert torch.equal(head.recent_labels, before)
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -480,6 +484,12 @@ def test_several_labels_of_inputs_of_any_shape(training: bool) -> None:
     wanted_output, wanted_loss = flat(x.flatten(0, 1), target.flatten(0, 1))
     assert torch.equal(output, wanted_output.reshape(2, 3))
     assert torch.equal(loss, wanted_loss)
+
+
+@pytest.mark.parametrize("ignored", [None, "a", 1.5])
+def test_an_ignored_class_is_a_number(ignored: object) -> None:
+    with pytest.raises(TypeError, match=f"ignore_index: got {ignored!r}, wanted an int"):
+        HashSoftmaxWithLoss(D, N, ignore_index=ignored)
 
 
 def test_an_unknown_reduction_is_refused() -> None:

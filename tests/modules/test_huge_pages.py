@@ -30,14 +30,22 @@ def test_parts_of_a_tensor_are_fine(now: bool) -> None:
     assert torch.equal(whole, torch.arange(3_000_000.0))
 
 
-def test_tensors_without_memory_are_left_alone() -> None:
-    prefer_huge_pages(torch.empty(10, device="meta"), now=True)
+def test_tensors_without_memory_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     with FakeTensorMode():
         HashLinear(4, 50, config=HashConfig(active=5))
+    asked: list[tuple[int, ...]] = []
+    monkeypatch.setattr(huge_pages, "_madvise", lambda: lambda *given: asked.append(given) or 1)
+    prefer_huge_pages(torch.empty(10, device="meta"), now=True)
+    with FakeTensorMode():
+        prefer_huge_pages(torch.empty(10), now=True)
+    assert asked == []
+    prefer_huge_pages(torch.empty(10_000), now=True)
+    assert len(asked) == 1
 
 
 def test_where_the_system_knows_no_such_hint_nothing_happens(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(huge_pages, "_madvise", lambda: None)
-    prefer_huge_pages(torch.arange(10), now=True)
+    tensor = torch.arange(10_000)
+    assert prefer_huge_pages(tensor, now=True) is tensor

@@ -56,6 +56,17 @@ def test_a_loaded_index_answers_as_the_one_that_was_saved(
     assert all(torch.equal(own[name], loaded[name]) for name in own if name != state)
 
 
+def test_an_index_fits_a_layer_whose_weight_was_assigned(tmp_path: Path) -> None:
+    layer = layer_of()
+    layer.save_index(tmp_path / "index.pt")
+    twin = HashLinear(D, N, config=layer.config, device="meta").eval()
+    twin.load_state_dict(layer.state_dict(), assign=True)
+    twin.load_index(tmp_path / "index.pt")
+    queries = torch.randn(50, D)
+    for one, other in zip(layer.topk(queries, 5), twin.topk(queries, 5), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_an_index_is_saved_up_to_date(tmp_path: Path) -> None:
     layer = layer_of()
     with torch.no_grad():

@@ -413,6 +413,41 @@ def test_a_dense_step_may_come_before_a_sparse_one(
         assert torch.isfinite(weight).all()
 
 
+@EACH_OF_ALL
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_kinds_of_gradients_may_take_turns(
+    make: Make, options: dict[str, Any], dtype: torch.dtype
+) -> None:
+    """Dense ones meet states of rows, in float32 for 16 bits, and so do those of entries."""
+    weight = parameter(ROWS, 5, dtype=dtype)
+    optimizer = make([weight], **options)
+    entries = torch.sparse_coo_tensor(
+        torch.tensor([[0, 2], [1, 4]]), torch.ones(2, dtype=dtype), weight.shape
+    )
+    for step in range(3):
+        for grad in (sparse(random_grad(weight, step)), random_grad(weight, step), entries):
+            before = weight.detach().clone()
+            weight.grad = grad
+            optimizer.step()
+            touched = grad.to_dense() != 0
+            assert ((weight != before) >= touched).float().mean() > (
+                0.9 if dtype.itemsize > 2 else 0.5
+            )
+            assert torch.isfinite(weight).all()
+
+
+def test_a_dense_gradient_after_one_of_rows_keeps_one_state_a_row() -> None:
+    weights = [parameter(ROWS, 5) for _ in range(2)]
+    optimizers = [RowWiseAdam([weight]) for weight in weights]
+    for step in range(3):
+        grad = random_grad(weights[0], step)
+        weights[0].grad, weights[1].grad = sparse(grad), grad if step else sparse(grad)
+        for optimizer in optimizers:
+            optimizer.step()
+    assert torch.equal(*weights)
+    assert optimizers[1].state[weights[1]]["exp_avg_sq"].shape == (ROWS,)
+
+
 # ---- states in bfloat16 ------------------------------------------------------------------------
 
 AVERAGES = ("exp_avg", "exp_avg_sq")

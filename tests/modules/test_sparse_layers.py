@@ -297,6 +297,27 @@ def test_layers_step_in_proportion_to_their_weights() -> None:
         assert change == pytest.approx(group["lr"], rel=1e-3)
 
 
+def test_layers_that_auto_runs_dense_are_drawn_and_stepped_as_dense_ones() -> None:
+    sizes = (D, [200, 200], 4)
+    torch.manual_seed(0)
+    model = HashMLP(*sizes, config=HashConfig(active=20, auto=True))
+    torch.manual_seed(0)
+    dense = HashMLP(*sizes, config=HashConfig(active=1.0))
+    assert all(hidden.hashed.tables is None for hidden in model.hidden)
+    for ours, wanted in zip(model.parameters(), dense.parameters(), strict=True):
+        assert torch.equal(ours, wanted)
+    assert [group["lr"] for group in model.parameter_groups(0.01)] == [0.01] * 3
+
+
+def test_what_an_activation_learns_is_of_no_layer() -> None:
+    slope = nn.PReLU()
+    model = HashMLP(D, HIDDEN, 4, activation=slope, above=-0.5, config=SMALL)
+    assert slope.weight.item() == 0.25
+    groups = model.parameter_groups(0.01)
+    assert groups[-1] == {"params": [slope.weight], "lr": 0.01}
+    Adam(groups)  # which refuses a parameter in two of them
+
+
 def test_all_layers_step_alike_where_all_neurons_are_active() -> None:
     model = HashMLP(D, HIDDEN, 4, config=SMALL.replace(active=1.0), gated=True)
     groups = model.parameter_groups(0.01)
@@ -560,3 +581,13 @@ def test_what_is_no_list_of_sizes_or_no_activation_is_refused(
 ) -> None:
     with pytest.raises(TypeError, match=match):
         HashMLP(**({"in_features": 16, "hidden": [50], "out_features": 4} | change))
+
+
+@pytest.mark.parametrize("sizes", [(1, 5), (5, 1), (3, 4)])
+def test_a_linear_layer_of_columns_has_a_weight_of_its_own(sizes: tuple[int, int]) -> None:
+    columns = ColumnLinear(*sizes)
+    linear = columns.to_linear()
+    before = columns.weight.detach().clone()
+    with torch.no_grad():
+        linear.weight.zero_()
+    assert torch.equal(columns.weight, before)

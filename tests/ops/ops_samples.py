@@ -677,6 +677,7 @@ def refresh_tables__args(
         "growth": config.rehash_growth,
         "drift": config.rehash_drift,
         "background": 0,
+        "computed": False,
         "training": training,
     }
     return _with_buffers("refresh_tables_", tables, settings)
@@ -686,7 +687,7 @@ def observe_queries__args(
     B: int = 5, d: int = 6, training: bool = True, rank: int | None = None
 ) -> Args:
     tables = HashTables(30, d, HashConfig(balance=None if rank else True, rank=rank))
-    given = {"x": uneven(B, d), "training": training}
+    given = {"x": uneven(B, d), "training": training, "always": False}
     return _with_buffers("observe_queries_", tables, given)
 
 

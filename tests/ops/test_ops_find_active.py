@@ -80,6 +80,7 @@ def test_opcheck(selection: str) -> None:
         ("buckets", torch.full((4, 3, 3), 16).int(), "buckets: got a bucket outside -1 to 15"),
         ("buckets", torch.zeros(4, 2, 3).int(), "buckets: got shape"),
         ("table_rows", torch.full((3, 60), 60).int(), "table_rows: got"),
+        ("table_rows", torch.full((3, 60), -5).int(), "table_rows: got"),
         *((name, None, "sketches: got None") for name in ("sketch_queries", "sketches")),
         ("norms", None, "sketches: got dtype"),  # without lengths they are coordinates
         ("sketch_queries", torch.zeros(4, 32), "sketch_queries: got shape"),

@@ -75,7 +75,7 @@ def full_bucket(size: int, *, cap: int, B: int, seed: int = 0, step: int = 0) ->
 
 
 def test_cap_reads_on_from_a_random_place_around_the_end() -> None:
-    found = full_bucket(10, cap=4, B=50)
+    found = torch.cat([full_bucket(10, cap=4, B=1, step=step) for step in range(80)])
     assert torch.equal(found, (found[:, :1] + torch.arange(4)) % 10)
     assert found[:, 0].unique().tolist() == list(range(10))
 
@@ -85,12 +85,27 @@ def test_a_bucket_within_the_cap_is_read_in_order() -> None:
 
 
 def test_random_places_are_uniform() -> None:
-    starts = full_bucket(40, cap=1, B=2000).flatten()
-    samples.assert_uniform(starts, 40)
+    """Over the steps, and over tables and buckets that are as full as each other."""
+    starts = torch.cat([full_bucket(40, cap=1, B=1, step=step) for step in range(2000)])
+    samples.assert_uniform(starts.flatten(), 40)
+    tables, buckets, size = 20, 64, 40
+    codes = torch.arange(buckets, dtype=torch.int32).repeat_interleave(size).expand(tables, -1)
+    offsets, rows = ops.build_tables(codes.contiguous(), 6)
+    every = torch.arange(buckets, dtype=torch.int32).repeat(tables, 1).t()  # (B, L)
+    some = torch.full((tables, buckets, tables), -1, dtype=torch.int32)
+    some[torch.arange(tables), :, torch.arange(tables)] = every.t()  # one table at a time
+    found, _ = ops.lookup(
+        some.reshape(-1, tables, 1),
+        *(offsets, rows),
+        **{"cap": 1, "candidates": 1, "seed": 0, "step": samples.step_of(0)},
+    )
+    samples.assert_uniform(found.flatten() % size, size)
 
 
-def test_samples_do_not_depend_on_the_rest_of_the_batch() -> None:
-    assert torch.equal(full_bucket(40, cap=3, B=9)[:4], full_bucket(40, cap=3, B=4))
+def test_samples_do_not_depend_on_those_beside_them() -> None:
+    """What stands where in a batch is nothing that an answer may follow from."""
+    found = full_bucket(40, cap=3, B=9)
+    assert torch.equal(found, full_bucket(40, cap=3, B=1).expand(9, -1))
 
 
 def test_first_probes_of_all_tables_come_before_the_second() -> None:

@@ -53,7 +53,10 @@ def test_gradients_are_those_of_a_linear_layer() -> None:
     made = linear(x, weight, bias)
     torch.testing.assert_close(made, expected)
     wanted = torch.autograd.grad(expected, leaves, grad)
-    torch.testing.assert_close(torch.autograd.grad(made, leaves, grad), wanted)
+    torch.testing.assert_close(torch.autograd.grad(made, leaves, grad, retain_graph=True), wanted)
+    (of_x,) = torch.autograd.grad(made, x, grad.requires_grad_(), create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        of_x.sum().backward()
 
 
 @pytest.mark.skipif(not HAS_ONEDNN, reason="this torch has no oneDNN")

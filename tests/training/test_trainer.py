@@ -9,6 +9,7 @@ import torch
 
 from hashdl import HashConfig
 from hashdl.data import SparseDataset
+from hashdl.training.evaluation import ranked
 from hashdl.training.heads import DenseHead, HashedHead, Head, HeadFactory, SampledHead
 from hashdl.training.measure import step_parts
 from hashdl.training.model import SparseClassifier
@@ -136,17 +137,30 @@ def test_resume_refuses_another_run(single_label: Split, tmp_path: Path) -> None
     make_trainer(single_label, "dense", checkpoint, epochs=0.1).fit()
     with pytest.raises(ValueError, match="lr"):
         make_trainer(single_label, "dense", epochs=0.1, lr=0.5).resume(checkpoint)
-    with pytest.raises(ValueError, match="other sizes"):
-        make_trainer(single_label, "hashed", epochs=0.1).resume(checkpoint)
+    other = make_trainer(single_label, "hashed", epochs=0.1)
+    before = weights(other)
+    with pytest.raises(ValueError, match=r"other sizes \(.*wanted none"):
+        other.resume(checkpoint)
+    assert torch.equal(weights(other), before)
     make_trainer(single_label, "hashed", checkpoint, epochs=0.1).fit()
     other = make_trainer(single_label, "hashed", epochs=0.1)
     hashed = other.model.head.linear
     hashed._hash_rows(hashed.config.replace(tables=3))
+    before = weights(other)
     with pytest.raises(ValueError, match=r"one has {'head.softmax.linear.config.tables': 3}"):
         other.resume(checkpoint)
+    assert torch.equal(weights(other), before)  # nothing was loaded
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     with pytest.raises(ValueError, match=r"checkpoint\.pt: not a checkpoint"):
         make_trainer(single_label, "dense", epochs=0.1).resume(checkpoint)
+
+
+def test_whoever_ranks_a_few_batches_alone_leaves_the_mode_as_it_was(single_label: Split) -> None:
+    model = make_trainer(single_label, "hashed").model.train()
+    samples = ranked(model, single_label[1], 3)
+    next(samples)
+    samples.close()
+    assert model.training
 
 
 def test_the_limit_in_seconds_ends_a_run(single_label: Split) -> None:
