@@ -38,16 +38,32 @@ def hash_linear(in_features: int, out_features: int, bias: bool = True, **config
     return hashdl.HashLinear(in_features, out_features, bias, config=hashdl.HashConfig(**config))
 
 
-def hash_softmax(in_features: int, n_classes: int, **config: Any) -> nn.Module:
+def hash_softmax(
+    in_features: int,
+    n_classes: int,
+    bias: bool = True,
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    **config: Any,
+) -> nn.Module:
     """A :class:`hashdl.HashSoftmaxWithLoss`.
 
     Args:
         in_features: size of an input.
         n_classes: number of classes.
-        config: fields of :class:`hashdl.HashConfig`; none: the class's default.
+        bias: learn an additive bias.
+        ignore_index: target that has no loss.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+        config: fields of :class:`hashdl.HashConfig` that differ from the class's default.
     """
-    chosen = hashdl.HashConfig(**config) if config else None
-    return hashdl.HashSoftmaxWithLoss(in_features, n_classes, config=chosen)
+    chosen = hashdl.HashSoftmaxWithLoss.default_config.replace(**config)
+    return hashdl.HashSoftmaxWithLoss(
+        *(in_features, n_classes, bias),
+        config=chosen,
+        ignore_index=ignore_index,
+        reduction=reduction,
+    )
 
 
 def convert(

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from benchmarks.tables import describe
-from hashdl.files import check_writable
+from hashdl.files import check_file_writable
 from hashdl.memory import keep_large_blocks
 from hashdl.progress import track
 from hashdl.training.interrupt import stop_requests
@@ -255,7 +255,7 @@ def run_benchmark(
     torch.manual_seed(args.seed)
     try:
         if args.json is not None:
-            check_writable(args.json.resolve().parent)
+            check_file_writable(args.json)
         with stop_requests() as stop:
             report = measure(args, stop)
             save(args.json, report)

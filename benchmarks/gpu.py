@@ -74,7 +74,7 @@ class Contender(NamedTuple):
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = make_parser(__doc__, repeat=5)
-    made.add_argument("--device", default="cuda", help="default: cuda")
+    made.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="(default: cuda)")
     made.add_argument("--dim", type=positive, default=256, help="d (default: 256)")
     made.add_argument("--batch", type=positive, default=1024, help="B (default: 1024)")
     made.add_argument("--steps", type=positive, default=20, help="steps a round (default: 20)")

@@ -269,7 +269,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("json", type=Path, metavar="FILE.json")
     parser.add_argument("png", type=Path, metavar="OUT.png")
     args = parser.parse_args(arguments)
-    plot(args.png, json.loads(args.json.read_text()))
+    try:
+        plot(args.png, json.loads(args.json.read_text()))
+    except (KeyError, OSError, ValueError) as error:
+        parser.error(f"{args.json} to {args.png}: {type(error).__name__}: {error}")
     return 0
 
 

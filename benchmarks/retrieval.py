@@ -45,14 +45,13 @@ from benchmarks.common import (
     run_benchmark,
     save,
 )
-from hashdl import HashLinear, tune
+from hashdl import HashLinear, metrics, tune
 from hashdl.data import load_matrix
 from hashdl.hashing import FAMILIES
 
 # Queries that a timing asks one at a time.
 _SINGLE = 200
-_NPROBE = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-_EF = (16, 32, 64, 128, 256, 512, 1024)
+_EF = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 # Of the graphs: links a row, and candidates while building.
 _LINKS, _EF_CONSTRUCTION = 32, 100
 
@@ -117,6 +116,10 @@ class Contender(ABC):
     def megabytes(self) -> float:
         """Memory of the index, the matrix itself not counted where it is not copied."""
 
+    def rows_read(self, setting: str) -> float | None:
+        """Share of the rows whose weights a query reads; None where it is not known."""
+        return None
+
 
 class Dense(Contender):
     """Every row: a product and torch.topk."""
@@ -132,6 +135,10 @@ class Dense(Contender):
     def megabytes(self) -> float:
         """None."""
         return 0.0
+
+    def rows_read(self, setting: str) -> float:
+        """All."""
+        return 1.0
 
 
 class Ivf(Contender):
@@ -150,7 +157,10 @@ class Ivf(Contender):
 
     def settings(self) -> dict[str, Ask]:
         """By lists probed."""
-        return {f"nprobe {n}": partial(self._ask, n) for n in _NPROBE if n <= self.index.nlist}
+        # To all of them, with which it is exact.
+        lists: int = self.index.nlist
+        tried = [2**i for i in range(lists.bit_length()) if 2**i < lists] + [lists]
+        return {f"nprobe {n}": partial(self._ask, n) for n in tried}
 
     def _ask(self, nprobe: int, x: Tensor) -> Any:
         self.index.nprobe = nprobe
@@ -254,6 +264,10 @@ class Hashdl(Contender):
         tables = (layer.tables for layer in self.layers.values())
         return max(0 if each is None else each.nbytes for each in tables) / 1e6
 
+    def rows_read(self, setting: str) -> float:
+        """As it counts itself."""
+        return metrics.recall(self.layers[setting], self.task.asked, k=self.task.k).touched
+
 
 CONTENDERS: dict[str, tuple[type[Contender], str | None]] = {
     "dense": (Dense, None),
@@ -297,6 +311,8 @@ def load_task(args: argparse.Namespace) -> Task:
         linear, queries = load_matrix(args.matrix)
     order = torch.randperm(len(queries), generator=torch.Generator().manual_seed(args.seed))
     prepare, asked = queries[order[: len(order) // 2]], queries[order[len(order) // 2 :]]
+    if args.k > linear.out_features:
+        raise ValueError(f"--k: got {args.k} of {linear.out_features} rows, wanted at most as many")
     with torch.no_grad():
         truth = torch.cat([linear(x).topk(args.k).indices for x in asked.split(256)])
     return Task(linear, prepare, asked, truth)
@@ -344,7 +360,8 @@ def measure(args: argparse.Namespace, stop: StopWanted) -> Report:
             "build_seconds": seconds,
             "index_mb": contender.megabytes(),
             "points": {
-                setting: {"recall": recall_of(ask, task)} for setting, ask in settings.items()
+                setting: {"recall": recall_of(ask, task), "rows_read": contender.rows_read(setting)}
+                for setting, ask in settings.items()
             },
         }
         asks |= {(name, setting): ask for setting, ask in settings.items()}

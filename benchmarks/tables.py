@@ -305,6 +305,7 @@ def _settings(report: Report) -> Figures:
         points,
         (
             ("recall", "recall", "{:.4f}"),
+            ("rows read", "rows_read", "{:.2%}"),
             ("ms a query", "ms_single", "{:.3f}"),
             ("in batches", "ms_batch", "{:.4f}"),
         ),

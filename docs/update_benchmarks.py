@@ -7,6 +7,7 @@ docs/benchmarks/, so that every figure of the page can be traced.
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 import sys
@@ -80,6 +81,9 @@ def main(folder: Path, docs: Path = DOCS) -> None:
     Args:
         folder: of the JSON files.
         docs: where ``benchmarks.md`` and the folder ``benchmarks`` stand.
+
+    Raises:
+        ValueError: there is no report of a finished run.
     """
     order = list(TITLES)
     found: list[tuple[int, Path, dict[str, Any]]] = []
@@ -89,6 +93,8 @@ def main(folder: Path, docs: Path = DOCS) -> None:
         unfinished = benchmark == "time_to_accuracy" and "goal" not in report
         if benchmark in TITLES and not unfinished and tables_of(report):
             found.append((order.index(benchmark), path, report))
+    if not found:
+        raise ValueError(f"{folder}: got no report of a finished run, wanted those of benchmarks/")
     copies = docs / "benchmarks"
     copies.mkdir(parents=True, exist_ok=True)
     sections = []
@@ -107,4 +113,6 @@ Written by `docs/update_benchmarks.py`; what is measured, and how to measure it 
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="of the JSON files: all that the page is to show")
+    main(parser.parse_args().folder)

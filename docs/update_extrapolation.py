@@ -6,6 +6,7 @@ the page can be traced.
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import shutil
@@ -250,4 +251,6 @@ def main(path: Path, docs: Path = DOCS) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("report", type=Path, help="of benchmarks/width.py")
+    main(parser.parse_args().report)

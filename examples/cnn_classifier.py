@@ -17,7 +17,7 @@ from torch import nn
 # For "python examples/cnn_classifier.py" as well as "python -m examples.cnn_classifier".
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from examples.common import accuracy, parse, show, train_classifier
+from examples.common import accuracy, parse, run, show, train_classifier
 from hashdl import HashConfig, convert
 from hashdl.data import load_digits
 
@@ -53,4 +53,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main, "cnn_classifier.py")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -37,6 +38,22 @@ def parse(doc: str | None, arguments: Sequence[str] | None) -> argparse.Namespac
         torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     return args
+
+
+def run(main: Callable[[], int], name: str) -> None:
+    """Run an example as a command, and exit.
+
+    Args:
+        main: of the example; its exit status.
+        name: of the example, shown before what went wrong.
+    """
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except ImportError as error:
+        sys.exit(f"{name}: error: {error}")
 
 
 def train_classifier(

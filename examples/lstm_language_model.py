@@ -24,7 +24,7 @@ from torch import Tensor, nn
 # For "python examples/lstm_language_model.py" as well as "python -m examples.lstm_language_model".
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from examples.common import parse, show
+from examples.common import parse, run, show
 from hashdl import HashConfig, HashSoftmaxWithLoss, optim
 from hashdl.progress import track
 
@@ -100,4 +100,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main, "lstm_language_model.py")

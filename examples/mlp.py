@@ -17,7 +17,7 @@ from torch import nn
 # For "python examples/mlp.py" as well as "python -m examples.mlp".
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from examples.common import accuracy, parse, show, train_classifier
+from examples.common import accuracy, parse, run, show, train_classifier
 from hashdl import HashConfig, HashMLP, convert
 from hashdl.data import load_digits
 
@@ -67,4 +67,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main, "mlp.py")

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 # For "python examples/sentence_encoder.py" as well as "python -m examples.sentence_encoder".
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from examples.common import mean_cosine, parse, show, timed
+from examples.common import mean_cosine, parse, run, show, timed
 from hashdl import HashConfig, HashFeedForward
 from hashdl.costs import hashing_work
 from hashdl.functional import scatter_rows
@@ -242,7 +242,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except ImportError as error:
-        sys.exit(f"sentence_encoder.py: error: {error}")
+    run(main, "sentence_encoder.py")

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 # For "python examples/two_tower.py" as well as "python -m examples.two_tower".
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from examples.common import parse, show, timed
+from examples.common import parse, run, show, timed
 from hashdl import metrics, optim, tune
 from hashdl.progress import track
 
@@ -90,4 +90,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main, "two_tower.py")

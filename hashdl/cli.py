@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hashdl.config import HashConfig
-from hashdl.files import check_writable
+from hashdl.files import check_file_writable, check_writable
 from hashdl.hashing import FAMILIES
 from hashdl.info import build_info
 from hashdl.memory import keep_large_blocks
@@ -70,6 +70,9 @@ Exit status: 0 where the targets are met, 1 where they are not, 2 for an error.
 """
 
 
+# More end in a crash of the threads' library, where it cannot make them.
+_MOST_THREADS = 1024
+
 _TUNE_TRAINING_DESCRIPTION = f"""\
 Train as `train` does for some steps, then search the way of hashing with which the output layer
 learns most in the same time: copies of it race.
@@ -88,6 +91,13 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"got {text!r}, wanted a whole number of 1 or more")
     return int(text)
+
+
+def _threads(text: str) -> int:
+    count = _positive(text)
+    if count > _MOST_THREADS:
+        raise argparse.ArgumentTypeError(f"got {text!r}, wanted at most {_MOST_THREADS}")
+    return count
 
 
 def _finite(text: str) -> float:
@@ -169,7 +179,7 @@ def _add_common(parser: argparse._ActionsContainer, folder: str) -> None:
 
 
 def _add_drawn(parser: argparse._ActionsContainer) -> None:
-    parser.add_argument("--threads", type=_positive, help="threads (default: torch's)")
+    parser.add_argument("--threads", type=_threads, help="threads (default: torch's)")
     parser.add_argument("--seed", type=int, default=0, help="of everything drawn (default: 0)")
 
 
@@ -341,9 +351,11 @@ def load_data(spec: str) -> tuple[SparseDataset, SparseDataset]:
     return train, test
 
 
-def _folders(*files: Path | None) -> list[Path]:
-    """Folders of the files that were asked for."""
-    return [file.resolve().parent for file in files if file is not None]
+def _check_results(*files: Path | None) -> None:
+    """Of the files that were asked for: fail before the work, not after it."""
+    for file in files:
+        if file is not None:
+            check_file_writable(file)
 
 
 def run_info(args: argparse.Namespace) -> None:
@@ -362,12 +374,14 @@ def run_demo(args: argparse.Namespace) -> None:
 
 def run_train(args: argparse.Namespace) -> int:
     """Train one classifier."""
-    from hashdl.training.run import train_classifier
+    from hashdl.training.run import check_resumable, train_classifier
     from hashdl.training.trainer import Settings
 
     config = _config(args)
-    for folder in (args.out, *_folders(args.json)):
-        check_writable(folder)
+    if args.resume:
+        check_resumable(args.out)
+    check_writable(args.out)
+    _check_results(args.json)
     train, test = load_data(args.data)
     report = train_classifier(
         train,
@@ -402,8 +416,7 @@ def run_tune_training(args: argparse.Namespace) -> None:
     from hashdl.training.tuning import tune_classifier
 
     config = _config(args)
-    for folder in _folders(args.json):
-        check_writable(folder)
+    _check_results(args.json)
     train, _ = load_data(args.data)
     settings = Settings(args.epochs, args.batch_size, args.lr, args.seed)
     result = tune_classifier(
@@ -441,8 +454,7 @@ def run_tune(args: argparse.Namespace) -> int:
     from hashdl.data import load_matrix
     from hashdl.tuning import tune
 
-    for folder in _folders(args.json, args.index):
-        check_writable(folder)
+    _check_results(args.json, args.index)
     linear, queries = load_matrix(args.file)
     result = tune(
         *(linear, queries),
@@ -466,13 +478,24 @@ def run_tune(args: argparse.Namespace) -> int:
 _METRICS = {f"p{k}": f"P@{k}" for k in (1, 3, 5)} | {f"top{k}": f"top-{k}" for k in (1, 3, 5)}
 
 
+def _is_about_input(error: Exception) -> bool:
+    """Whether it is what the user asked for that cannot be, and not the program that is wrong.
+
+    Of RuntimeErrors, those of our own checks and of memory that there is not.
+    """
+    if isinstance(error, ValueError | OSError | ImportError | MemoryError):
+        return True
+    words = ("hashdl", "alloc", "memory")
+    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
+
+
 def _explained(error: Exception) -> str:
     """What went wrong: of a file, its name first; of a module that is missing, where it is from."""
     if isinstance(error, ModuleNotFoundError):
         return f"{error}: pip install 'torch-hashdl[cli]'"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
-    return str(error)
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -483,7 +506,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         torch.set_num_threads(args.threads)
     try:
         return args.run(args) or 0
-    except (ValueError, OSError, ImportError) as error:
+    except Exception as error:
+        if not _is_about_input(error):
+            raise
         print(f"hashdl: error: {_explained(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

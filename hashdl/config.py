@@ -66,7 +66,9 @@ class HashConfig:
             Default: 2.
         threshold: buckets a candidate must stand in, for ``selection="threshold"``. Default: 2.
         random: part of the active rows that is drawn uniformly in training: a float is a share
-            of ``A``, an int is a number of rows. Default: 0.0.
+            of ``A``, an int is a number of rows. Rows that are all alike, as in a layer that begins
+            with zeros, stand in one bucket, which few queries meet: random ones learn until they
+            differ. Default: 0.0.
         shared: rows that all samples of a batch score in one matrix product, beside each
             sample's own active rows: labels of the batch and then those met before it, the last
             ones first, at most nine tenths of them; the rest is drawn uniformly. Used by

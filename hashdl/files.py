@@ -49,6 +49,17 @@ def check_writable(folder: Path) -> None:
         raise OSError(f"folder {folder} cannot be written to: {error.strerror}") from error
 
 
+def check_file_writable(path: Path) -> None:
+    """See that a file can be made or replaced: fail before the work, not after it.
+
+    Raises:
+        OSError: It is a folder, or its folder cannot be made or written to.
+    """
+    if path.is_dir():
+        raise OSError(f"{path} is a folder, wanted the name of a file")
+    check_writable(path.resolve().parent)
+
+
 def _flush_to_disk(path: Path) -> None:
     """Make the content durable before the rename is: a crash must not leave an empty file."""
     with path.open("rb+") as file:

@@ -17,10 +17,14 @@ warnings.simplefilter("always")
 import torch
 with warnings.catch_warnings(record=True) as caught:
     layer = torch.hub.load({root!r}, "hash_linear", 8, 500, source="local", active=20)
-    head = torch.hub.load({root!r}, "hash_softmax", 8, 500, source="local", active=20)
+    head = torch.hub.load(
+        {root!r}, "hash_softmax", 8, 500, False, source="local", active=20, reduction="sum"
+    )
     model = torch.nn.Sequential(torch.nn.Linear(8, 500))
     model = torch.hub.load({root!r}, "convert", model, source="local", active=20)
 assert layer(torch.randn(2, 8)).shape == (2, 500)
+assert (head.bias, head.reduction) == (None, "sum")
+assert (head.config.active, head.config.shared) == (20, 1000)
 head(torch.randn(2, 8), torch.tensor([1, 2])).loss.backward()
 assert type(model[0]).__name__ == "HashLinear"
 print(sum("reference" in str(w.message) for w in caught))

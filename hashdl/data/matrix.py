@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ def load_matrix(path: str | os.PathLike[str]) -> tuple[nn.Linear, Tensor]:
         arrays = np.load(path)
         # A single array (.npy) is no mapping; an .npz file is read name by name.
         found = None if isinstance(arrays, np.ndarray) else dict(arrays)
-    except ValueError as error:
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(path, "it is no .npz file of arrays") from error
     if found is None:
         raise DataError(path, "it is a single array, wanted an .npz file with W and queries")
@@ -47,6 +48,8 @@ def load_matrix(path: str | os.PathLike[str]) -> tuple[nn.Linear, Tensor]:
         if tuple(tensor.shape) != wanted[name]:
             shape = ", ".join(str(size) if size >= 0 else "*" for size in wanted[name])
             raise DataError(path, f"{name}: got shape {tuple(tensor.shape)}, wanted ({shape})")
+        if tensor.numel() == 0:
+            raise DataError(path, f"{name}: got shape {tuple(tensor.shape)}, wanted some numbers")
         if not bool(tensor.isfinite().all()):
             raise DataError(path, f"{name}: got NaN or infinity")
     linear = nn.Linear(d, N, bias="b" in tensors, device="meta")

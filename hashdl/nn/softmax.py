@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -73,7 +73,7 @@ class HashSoftmaxWithLoss(nn.Module):
         in_features: d, size of an input.
         n_classes: N.
         bias: learn a bias a class. Default: ``True``.
-        config: how to hash. Default: ``HashConfig(active=100, shared=1000)`` (at most N).
+        config: how to hash. Default: :attr:`default_config`.
         device: of parameters and tables.
         dtype: of parameters.
         ignore_index: a target that is no label, as of :class:`torch.nn.CrossEntropyLoss`.
@@ -90,6 +90,7 @@ class HashSoftmaxWithLoss(nn.Module):
 
     Attributes:
         linear: the :class:`HashLinear` that holds weight :math:`(N, d)`, bias and tables.
+        default_config: ``HashConfig(active=100, shared=1000)`` (at most N).
 
     Raises:
         ValueError: ``reduction`` is none of the three.
@@ -110,6 +111,8 @@ class HashSoftmaxWithLoss(nn.Module):
         >>> output, _ = head(torch.randn(8, 16), target)
         >>> loss = -(weight[target] * output).sum() / weight[target].sum()
     """
+
+    default_config: ClassVar[HashConfig] = HashConfig(active=100, shared=1000)
 
     def __init__(
         self,
@@ -135,7 +138,7 @@ class HashSoftmaxWithLoss(nn.Module):
             )
         self.ignore_index, self.reduction = ignore_index, reduction
         if config is None:
-            config = HashConfig(active=100, shared=1000)
+            config = self.default_config
         self._hold(
             HashLinear(in_features, n_classes, bias, config=config, device=device, dtype=dtype)
         )

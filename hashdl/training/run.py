@@ -17,6 +17,8 @@ from hashdl.training.model import SparseClassifier
 from hashdl.training.report import finite, write_json
 from hashdl.training.trainer import Figures, Settings, Trainer
 
+_CHECKPOINT = "checkpoint.pt"
+
 
 def run_head(
     name: str,
@@ -89,6 +91,16 @@ def add_costs(result: dict[str, Any], trainer: Trainer) -> None:
     result["parts_ms"] = step_parts(trainer)
 
 
+def check_resumable(folder: Path) -> None:
+    """See that there is something to go on from.
+
+    Raises:
+        ValueError: there is nothing.
+    """
+    if not (folder / _CHECKPOINT).exists():
+        raise ValueError(f"--resume: there is no {folder / _CHECKPOINT}")
+
+
 def train_classifier(
     train: SparseDataset,
     test: SparseDataset,
@@ -107,9 +119,8 @@ def train_classifier(
     Raises:
         ValueError: ``resume`` without a checkpoint, or one of another run.
     """
-    checkpoint = folder / "checkpoint.pt"
-    if resume and not checkpoint.exists():
-        raise ValueError(f"--resume: there is no {checkpoint}")
+    if resume:
+        check_resumable(folder)
     result, _ = run_head(
         head,
         head_factory(head, config, negatives),
@@ -118,7 +129,7 @@ def train_classifier(
         settings,
         hidden=hidden,
         init_std=init_std,
-        checkpoint=checkpoint,
+        checkpoint=folder / _CHECKPOINT,
         resume=resume,
     )
     report = {

@@ -225,7 +225,8 @@ class Trainer:
         except FileNotFoundError:
             raise
         except Exception as error:
-            raise ValueError(f"{path}: not a checkpoint of hashdl ({error})") from error
+            why = str(error).partition("\n")[0] or type(error).__name__
+            raise ValueError(f"{path}: not a checkpoint of hashdl ({why})") from error
         _check_same(path, settings, self._fixed_settings())
         self._check_sizes(path, state["model"])
         _check_same(path, hashing, self._hashing())

@@ -27,6 +27,8 @@ _TUNED_ON, _TUNED_ON_SHARE, _TUNED_ON_LEAST = 64, 1 / 3, 4
 _JUDGED_BY_SHARE = 0.1
 # Families, or other ways of hashing, of which whole classifiers race.
 _KINDS = 3
+# Samples whose accuracy is shown beside the progress: those that are trained on.
+_SHOWN = 256
 # Passes of a run that ends by the clock.
 _ENDLESS = 1e6
 
@@ -133,7 +135,8 @@ class _Plan(NamedTuple):
             KeyboardInterrupt: Ctrl-C.
         """
         model = self.model(config)
-        trainer = _Beginning(model, self.train, self.train.subset(torch.arange(1)), self.settings)
+        shown = self.train.subset(torch.arange(min(_SHOWN, len(self.train))))
+        trainer = _Beginning(model, self.train, shown, self.settings)
         trainer.most_steps = min(steps, max(1, trainer.total_steps // 2))
         with training_bar("training", trainer.most_steps) as watch:
             trainer.fit(watch)

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import argparse
 import gc
+import itertools
 import json
 import runpy
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -31,6 +33,7 @@ from benchmarks.layers import (
 from benchmarks.steps import Inputs, Setup
 from benchmarks.tables import describe
 from hashdl.data import SparseDataset, write_xmc
+from hashdl.training import trainer
 from hashdl.training.heads import DenseHead
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -224,6 +227,16 @@ def test_kernels(results: Path) -> None:
     assert wanted <= set(report["machine"])
 
 
+def test_a_page_of_nothing_is_not_written(tmp_path: Path) -> None:
+    page = runpy.run_path(str(ROOT / "docs" / "update_benchmarks.py"))
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "benchmarks.md").write_text("kept")
+    with pytest.raises(ValueError, match="got no report of a finished run"):
+        page["main"](tmp_path, docs)
+    assert (docs / "benchmarks.md").read_text() == "kept"
+
+
 def test_the_page_has_a_section_for_each_file_there_is(results: Path, tmp_path: Path) -> None:
     page = runpy.run_path(str(ROOT / "docs" / "update_benchmarks.py"))
     reports = list(results.glob("*.json"))
@@ -315,6 +328,8 @@ def test_dense_is_trained_for_the_goal_as_well(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(time_to_accuracy, "_MARGIN", 1.0)  # any run reaches the goal
+    ticks = (float(tick) for tick in itertools.count())  # of two runs the longer takes longer
+    monkeypatch.setattr(trainer, "time", SimpleNamespace(perf_counter=ticks.__next__))
     path = tmp_path / "x.json"
     flags = ["--data", xmc_files(tmp_path, several=False), *TINY_RUN, "--seeds", "0"]
     flags += ["--epochs", "dense=4,1", "hashed=1", "--contenders", "dense", "hashed"]

@@ -35,6 +35,7 @@ def test_arrays_become_a_layer_and_queries(tmp_path: Path, bias: Any) -> None:
         ({"queries": np.ones((4, 3))}, r"queries: got shape \(4, 3\), wanted \(4, 2\)"),
         ({"b": np.ones(2)}, r"b: got shape \(2,\), wanted \(3\)"),
         ({"W": np.full((3, 2), np.nan)}, "W: got NaN or infinity"),
+        ({"W": np.ones((0, 2)), "b": np.ones(0)}, r"W: got shape \(0, 2\), wanted some numbers"),
         ({"bias": np.ones(3)}, r"got arrays \['bias'\], wanted W, queries and b alone"),
     ],
 )
@@ -48,6 +49,10 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text.npz").write_text("text")
     with pytest.raises(DataError, match=r"text.npz: it is no .npz file"):
         load_matrix(tmp_path / "text.npz")
+    for content in (b"", b"PK and no archive"):
+        (tmp_path / "broken.npz").write_bytes(content)
+        with pytest.raises(DataError, match=r"broken.npz: it is no .npz file"):
+            load_matrix(tmp_path / "broken.npz")
     np.save(tmp_path / "one.npy", np.ones((3, 2)))
     with pytest.raises(DataError, match=r"one.npy: it is a single array, wanted an .npz file"):
         load_matrix(tmp_path / "one.npy")

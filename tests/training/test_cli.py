@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -49,10 +50,23 @@ def test_resume_goes_on_and_needs_a_checkpoint(
     out = tmp_path / "out"
     assert train(xmc_files, out, "--resume") == 2
     assert "there is no" in capsys.readouterr().err
+    assert not out.exists()
     assert train(xmc_files, out) == 0
     assert train(xmc_files, out, "--resume") == 0  # nothing is left to do: the result stands
     assert train(xmc_files, out, "--resume", "--seed", "5") == 2
     assert "saved by a run with" in capsys.readouterr().err
+    for wrong in (["--hidden", "8"], ["--head", "dense"]):
+        assert train(xmc_files, out, "--resume", *wrong) == 2
+        assert one_line(capsys.readouterr().err).startswith("hashdl: error: ")
+    (out / "checkpoint.pt").write_bytes(b"")
+    assert train(xmc_files, out, "--resume") == 2
+    assert "not a checkpoint of hashdl (EOFError)" in one_line(capsys.readouterr().err)
+
+
+def one_line(text: str) -> str:
+    """What went wrong, after lines that tell of progress."""
+    (line,) = [line for line in text.splitlines() if not line.startswith("Reading")]
+    return line
 
 
 def truncated(path: Path) -> None:
@@ -125,6 +139,8 @@ def test_a_json_that_cannot_be_written_fails_before_the_work(
     file.write_text("kept")
     assert train(xmc_files, tmp_path / "out", "--json", str(file / "result.json")) == 2
     assert "cannot be written to" in capsys.readouterr().err
+    assert train(xmc_files, tmp_path / "out", "--json", str(tmp_path)) == 2
+    assert f"{tmp_path} is a folder, wanted the name of a file" in capsys.readouterr().err
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -163,6 +179,7 @@ def test_bad_hashing_is_explained(
         ("--lr", "nan", "got 'nan', wanted a number above 0"),
         ("--active", "x", "got 'x', wanted a number of rows"),
         ("--tables", "-2", "got '-2', wanted a whole number of 1 or more"),
+        ("--threads", "100000", "got '100000', wanted at most 1024"),
     ],
 )
 def test_wrong_numbers_are_refused_at_once(
@@ -171,6 +188,36 @@ def test_wrong_numbers_are_refused_at_once(
     with pytest.raises(SystemExit):
         train("xmc:missing.txt,missing.txt", tmp_path / "out", flag, value)
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--lr", "1e30"], "got NaN"),
+        (["--hidden", "1000000000000"], "memory|alloc|storage"),
+    ],
+)
+def test_what_cannot_be_computed_is_an_error_of_one_line(
+    flags: list[str],
+    message: str,
+    xmc_files: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert train(xmc_files, tmp_path / "out", *flags) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert re.search(f"hashdl: error: .*({message})", last)
+
+
+def test_errors_of_the_program_itself_are_not_explained_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(args: object) -> None:
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr(cli, "run_info", broken)
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        main(["info"])
 
 
 def test_info(capsys: pytest.CaptureFixture[str]) -> None:
