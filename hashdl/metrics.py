@@ -38,8 +38,9 @@ def _hashed(layer: object, k: int, function: str) -> HashLinear:
         got, wanted = type(layer).__name__, "wanted a HashLinear or HashSoftmaxWithLoss"
         raise TypeError(f"hashdl.metrics.{function}: layer: got {got}, {wanted}")
     N = linear.out_features
-    if not 1 <= k <= N:
-        raise ValueError(f"hashdl.metrics.{function}: k: got {k}, wanted 1 to out_features = {N}")
+    if not hasattr(k, "__index__") or not 1 <= k <= N:
+        wanted = f"wanted 1 to out_features = {N}"
+        raise ValueError(f"hashdl.metrics.{function}: k: got {k!r}, {wanted}")
     return linear
 
 
@@ -65,7 +66,7 @@ def recall(layer: HashLinear | HashSoftmaxWithLoss, inputs: Tensor, k: int = 10)
         True
     """
     layer = _hashed(layer, k, "recall")
-    x = inputs.reshape(-1, layer.in_features)
+    x = layer._flat(inputs)
     hits, candidates = 0.0, 0.0
     for chunk in x.split(_CHUNK):
         exact = F.linear(chunk, layer.weight, layer.bias).topk(k).indices
@@ -127,7 +128,7 @@ def active(
         True
     """
     layer = _hashed(layer, k, "active")
-    x = inputs.reshape(-1, layer.in_features)
+    x = layer._flat(inputs)
     if labels is None:
         labels = torch.full((len(x), 1), -1, device=x.device)
     of_x = labels.reshape(len(x), -1)

@@ -35,7 +35,7 @@ struct Packer {
   int64_t count = 0;
 
   HASHDL_INLINE void append(uint64_t more, int64_t how_many) {
-    bits |= more << count;  // at most 23 bits stand there, and 16 come
+    bits |= more << count;  // fewer than K, at most 31 bits stand there, and 16 come
     count += how_many;
     for (; count >= K; count -= K, bits >>= K) {
       *codes++ = static_cast<int32_t>(bits & ((uint64_t{1} << K) - 1));

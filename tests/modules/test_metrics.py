@@ -69,9 +69,11 @@ def test_what_cannot_be_measured_is_refused(measure: Any) -> None:
     name = f"hashdl.metrics.{measure.__name__}"
     with pytest.raises(TypeError, match=f"{name}: layer: got Linear, wanted a HashLinear"):
         measure(nn.Linear(D, N), inputs(2))
-    for k in (0, N + 1):
+    for k in (0, N + 1, 1.5):
         with pytest.raises(ValueError, match=f"{name}: k: got {k}, wanted 1 to out_features"):
             measure(make_layer(), inputs(2), k=k)
+    with pytest.raises(RuntimeError, match=r"input: got shape \(2, 13\)"):
+        measure(make_layer(), torch.zeros(2, D + 1), k=5)
 
 
 @pytest.mark.parametrize(
