@@ -37,8 +37,8 @@ class HashConfig:
         tables: ``L``, number of tables. Default: 16.
         probes: ``P``, buckets read in each table: the query's own, then those whose bits differ
             where the query is nearest to the hyperplane. Default: 4.
-        cap: most rows read from one bucket; a fuller one is read from a random place on.
-            Default: 128.
+        cap: most rows read from one bucket; a fuller one is read from a random place on, another
+            one at each step. Default: 128.
         buckets: what a bucket keeps: ``"exact"``, every row; ``"fifo"``, the last ``capacity`` rows
             by their index; ``"reservoir"``, a uniform sample of ``capacity`` rows, another one in
             each table. The latter two bound the memory of tables whose rows are alike.

@@ -642,10 +642,12 @@ def _is_computed(weight: Tensor, bias: Tensor | None) -> bool:
 
     Then nothing tells it from the next one but the object: what is freed makes room for that.
     """
-    return not all(
-        one is None or type(one) is nn.Parameter or isinstance(one, nn.Parameter)
-        for one in (weight, bias)
-    )
+    return not (_is_parameter(weight) and (bias is None or _is_parameter(bias)))
+
+
+def _is_parameter(tensor: Tensor) -> bool:
+    # Asked for each query: nn.Parameter answers isinstance by a function of its own.
+    return type(tensor) is nn.Parameter or isinstance(tensor, nn.Parameter)
 
 
 def _on_host(tensor: Tensor) -> Tensor:
