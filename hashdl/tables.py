@@ -112,7 +112,8 @@ class HashTables(nn.Module):
         self._lock = Lock()
 
         def buffer(name: str, shape: tuple[int, ...], dtype: torch.dtype = torch.int32) -> None:
-            zeros = torch.zeros(shape, dtype=dtype, device=device)
+            with torch.inference_mode(False):  # they are written outside of it, too
+                zeros = torch.zeros(shape, dtype=dtype, device=device)
             self.register_buffer(name, zeros, persistent=False)
 
         how = (config.family, config.transform or "")
@@ -152,7 +153,8 @@ class HashTables(nn.Module):
         buffer("maps", (2, D, config.rank) if config.rank else (2, E, E))  # balance rows, queries
         buffer("step", (1,), torch.int64)  # training steps so far
         buffer("state", (len(State().values()),), torch.int64)
-        self.state = _on_host(self.state)
+        with torch.inference_mode(False):
+            self.state = _on_host(self.state)
 
     @property
     def built(self) -> bool:
@@ -618,9 +620,11 @@ class HashTables(nn.Module):
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
         # to_empty leaves garbage in the buffers; what cannot be rebuilt is carried over.
         history = self._no_history() if self.state.is_meta else self.history() | self._warm_maps()
-        result = super()._apply(fn, recurse)
+        with torch.inference_mode(False):
+            result = super()._apply(fn, recurse)
+            self.state = _on_host(self.state)
         if not self.state.is_meta:
-            self.state = _on_host(self.state).zero_()
+            self.state.zero_()
             self.set_history(history)
         return result
 

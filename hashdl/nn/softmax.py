@@ -343,7 +343,8 @@ class HashSoftmaxWithLoss(nn.Module):
 
     def _no_labels(self) -> Tensor:
         shape, device = (2, self._most_shared_labels), self.linear.weight.device
-        return torch.full(shape, -1, dtype=torch.int32, device=device)
+        with torch.inference_mode(False):  # training writes to them
+            return torch.full(shape, -1, dtype=torch.int32, device=device)
 
     def _earlier_labels(self, again: bool) -> Tensor:
         """Those that were shared before this step, int32, -1 = none."""

@@ -414,3 +414,15 @@ def test_calibration_looks_at_what_it_is_given_whenever_it_comes(steps: int) -> 
     layer.calibrate(inputs(3))  # too few to count alone
     assert not torch.equal(layer.tables.moment, before)
     assert int(layer.tables.history()["schedule"][-1]) == 2 * D + 3
+
+
+def test_a_layer_made_and_moved_in_inference_mode_is_used_outside_of_it() -> None:
+    with torch.inference_mode():
+        layer = make_layer().eval()
+        layer(inputs(3))
+        layer.to(torch.float64)
+        inside = layer(inputs(3, dtype=torch.float64))
+    with torch.no_grad():  # such weights have no gradients
+        assert torch.equal(layer(inputs(3, dtype=torch.float64)), inside)
+        layer.rehash()
+        assert layer.topk(inputs(3, dtype=torch.float64), 5)[0].shape == (3, 5)
