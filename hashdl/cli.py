@@ -485,7 +485,7 @@ def _is_about_input(error: Exception) -> bool:
     """
     if isinstance(error, ValueError | OSError | ImportError | MemoryError):
         return True
-    words = ("hashdl", "alloc", "memory")
+    words = ("hashdl", "alloc", "out of memory")
     return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
 
 
