@@ -18,7 +18,7 @@ struct Lookup {
   int32_t* hits;  ///< (B, C), written: in how many probed buckets the row stood; null: not counted,
                   ///< and nothing is read once there are C candidates
   int64_t N, L, P, C;
-  int64_t width;       ///< 2^K + 1
+  int64_t width;  ///< 2^K + 1
   /// Most rows read from one bucket: from a random place on, around the end. It is the same for all
   /// samples of a step: what a sample finds does not depend on those beside it.
   int64_t cap;
