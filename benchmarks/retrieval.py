@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import math
 import sys
 import tempfile
 import time
@@ -51,7 +52,7 @@ from hashdl.hashing import FAMILIES
 
 # Queries that a timing asks one at a time.
 _SINGLE = 200
-_EF = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+_LEAST_EF, _MOST_EF = 16, 4096
 # Of the graphs: links a row, and candidates while building.
 _LINKS, _EF_CONSTRUCTION = 32, 100
 
@@ -87,6 +88,17 @@ class Task:
 def with_one(x: Tensor) -> np.ndarray[Any, Any]:
     """Queries (x, 1)."""
     return F.pad(x, (0, 1), value=1.0).contiguous().numpy()
+
+
+def effort(least: int, most: int) -> list[int]:
+    """What is tried of a number that recall and time grow with: each by the root of 2 more.
+
+    Examples:
+        >>> effort(1, 6)
+        [1, 2, 3, 4, 6]
+    """
+    steps = math.ceil(2 * math.log2(most / least))
+    return sorted({min(round(least * 2 ** (i / 2)), most) for i in range(steps + 1)})
 
 
 #: Rows (B, k) that a setting answers with.
@@ -158,9 +170,7 @@ class Ivf(Contender):
     def settings(self) -> dict[str, Ask]:
         """By lists probed."""
         # To all of them, with which it is exact.
-        lists: int = self.index.nlist
-        tried = [2**i for i in range(lists.bit_length()) if 2**i < lists] + [lists]
-        return {f"nprobe {n}": partial(self._ask, n) for n in tried}
+        return {f"nprobe {n}": partial(self._ask, n) for n in effort(1, self.index.nlist)}
 
     def _ask(self, nprobe: int, x: Tensor) -> Any:
         self.index.nprobe = nprobe
@@ -187,7 +197,7 @@ class FaissHnsw(Contender):
 
     def settings(self) -> dict[str, Ask]:
         """By candidates kept in a search."""
-        return {f"ef {ef}": partial(self._ask, ef) for ef in _EF}
+        return {f"ef {ef}": partial(self._ask, ef) for ef in effort(_LEAST_EF, _MOST_EF)}
 
     def _ask(self, ef: int, x: Tensor) -> Any:
         self.index.hnsw.efSearch = ef
@@ -215,7 +225,7 @@ class Hnswlib(Contender):
 
     def settings(self) -> dict[str, Ask]:
         """By candidates kept in a search."""
-        return {f"ef {ef}": partial(self._ask, ef) for ef in _EF}
+        return {f"ef {ef}": partial(self._ask, ef) for ef in effort(_LEAST_EF, _MOST_EF)}
 
     def _ask(self, ef: int, x: Tensor) -> Any:
         self.index.set_ef(ef)

@@ -13,7 +13,10 @@ constexpr int32_t kLine = 16;  ///< row ids of a cache line
 }  // namespace
 
 Finder::Finder(const Lookup& args)
-    : args_(args), queries_(kInFlight, Query(args.P * args.L)), probed_(args.P) {}
+    : args_(args),
+      step_key_(step_key(args.seed, args.step)),
+      queries_(kInFlight, Query(args.P * args.L)),
+      probed_(args.P) {}
 
 LookupChecks Finder::run(int64_t begin, int64_t end) {
   // Three samples are in work: while that of sample b is collected, the rows of b + 1 and the
@@ -73,7 +76,7 @@ Finder::Bucket Finder::locate(int64_t l, int32_t code) {
   }
   Bucket bucket{args_.rows + l * args_.N + first, last - first, 0, last - first};
   if (bucket.size > args_.cap) {
-    const uint64_t key = stream_key(args_.seed, args_.step, code);
+    const uint64_t key = stream_key(step_key_, code);
     bucket.start = static_cast<int32_t>(draw_below(key, l, bucket.size));
     bucket.read = static_cast<int32_t>(args_.cap);
   }

@@ -71,6 +71,7 @@ class Finder {
   void add(const int32_t* rows, int32_t count);
 
   const Lookup& args_;
+  const uint64_t step_key_;
   std::vector<Query> queries_;  ///< sample b's is the (b % kInFlight)-th
   RowMap probed_;
   std::optional<RowMap> found_;  ///< made when first needed

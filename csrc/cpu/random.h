@@ -21,10 +21,18 @@ HASHDL_RANDOM uint64_t mix(uint64_t z) {
   return z ^ (z >> 31);
 }
 
+/// What all streams of a step have in common.
+HASHDL_RANDOM uint64_t step_key(int64_t seed, int64_t step) {
+  return mix(mix(static_cast<uint64_t>(seed)) ^ static_cast<uint64_t>(step));
+}
+
 /// The key of one stream (a sample, a bucket, ...) at one step.
+HASHDL_RANDOM uint64_t stream_key(uint64_t of_step, int64_t stream) {
+  return mix(of_step ^ static_cast<uint64_t>(stream));
+}
+
 HASHDL_RANDOM uint64_t stream_key(int64_t seed, int64_t step, int64_t stream) {
-  return mix(mix(mix(static_cast<uint64_t>(seed)) ^ static_cast<uint64_t>(step)) ^
-             static_cast<uint64_t>(stream));
+  return stream_key(step_key(seed, step), stream);
 }
 
 // Streams: look-ups in bucket c draw from stream c, sample b selects from kRandomRowsStream + b.
