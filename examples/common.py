@@ -6,6 +6,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -40,13 +41,13 @@ def parse(doc: str | None, arguments: Sequence[str] | None) -> argparse.Namespac
     return args
 
 
-def run(main: Callable[[], int], name: str) -> None:
+def run(main: Callable[[], int]) -> None:
     """Run an example as a command, and exit.
 
     Args:
         main: of the example; its exit status.
-        name: of the example, shown before what went wrong.
     """
+    name = Path(sys.argv[0]).name
     try:
         sys.exit(main())
     except KeyboardInterrupt:

@@ -242,4 +242,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    run(main, "sentence_encoder.py")
+    run(main)

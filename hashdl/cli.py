@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hashdl.config import HashConfig
+from hashdl.errors import first_line
 from hashdl.files import check_file_writable, check_writable
 from hashdl.hashing import FAMILIES
 from hashdl.info import build_info
@@ -495,7 +496,7 @@ def _explained(error: Exception) -> str:
         return f"{error}: pip install 'torch-hashdl[cli]'"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
-    return str(error).partition("\n")[0] or type(error).__name__
+    return first_line(error)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -153,8 +153,7 @@ class HashTables(nn.Module):
         buffer("maps", (2, D, config.rank) if config.rank else (2, E, E))  # balance rows, queries
         buffer("step", (1,), torch.int64)  # training steps so far
         buffer("state", (len(State().values()),), torch.int64)
-        with torch.inference_mode(False):
-            self.state = _on_host(self.state)
+        self.state = _on_host(self.state)
 
     @property
     def built(self) -> bool:
@@ -622,9 +621,8 @@ class HashTables(nn.Module):
         history = self._no_history() if self.state.is_meta else self.history() | self._warm_maps()
         with torch.inference_mode(False):
             result = super()._apply(fn, recurse)
-            self.state = _on_host(self.state)
         if not self.state.is_meta:
-            self.state.zero_()
+            self.state = _on_host(self.state).zero_()
             self.set_history(history)
         return result
 
@@ -655,8 +653,9 @@ def _is_parameter(tensor: Tensor) -> bool:
 
 
 def _on_host(tensor: Tensor) -> Tensor:
-    """In the host's memory, unless it is nowhere."""
-    return tensor if tensor.is_meta else tensor.cpu()
+    """In the host's memory, unless it is nowhere, to be written in any mode."""
+    with torch.inference_mode(False):
+        return tensor if tensor.is_meta else tensor.cpu()
 
 
 # ---- observe_queries_: what balancing needs to know of the queries -------------------------------

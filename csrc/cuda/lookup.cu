@@ -16,7 +16,7 @@ struct Bucket {
   int32_t size, start, read;
 };
 
-__device__ Bucket locate(const Lookup& args, const Step& step, int64_t b, int64_t i) {
+__device__ Bucket locate(const Lookup& args, int64_t b, int64_t i, uint64_t of_step) {
   const int64_t p = i / args.L, l = i % args.L;
   const int32_t bucket = args.buckets[(b * args.L + l) * args.P + p];
   require(bucket >= -1 && bucket < args.width - 1,
@@ -28,7 +28,7 @@ __device__ Bucket locate(const Lookup& args, const Step& step, int64_t b, int64_
           "hashdl::lookup: offsets: got a bucket that ends before it starts, or outside rows");
   Bucket found{l * args.N + first, last - first, 0, last - first};
   if (found.size > args.cap) {
-    const uint64_t key = cpu::stream_key(args.seed, value_of(step), bucket);
+    const uint64_t key = cpu::stream_key(of_step, bucket);
     found.start = static_cast<int32_t>(cpu::draw_below(key, l, found.size));
     found.read = static_cast<int32_t>(args.cap);
   }
@@ -50,11 +50,12 @@ __device__ void look_up(const Lookup& args, const Step& step, int64_t b, Numberi
                         int32_t* hits) {
   static __shared__ Bucket buckets[kThreads];
   static __shared__ int64_t starts[kThreads];  // buckets of a whole block may have 2^31 rows
+  const uint64_t of_step = cpu::step_key(args.seed, value_of(step));
   found.start(static_cast<int32_t>(args.C));
   for (int64_t c = threadIdx.x; c < args.C; c += kThreads) hits[c] = 0;
   for (int64_t first = 0; first < args.P * args.L; first += kThreads) {
     const int64_t i = first + threadIdx.x;
-    const Bucket mine = i < args.P * args.L ? locate(args, step, b, i) : Bucket{};
+    const Bucket mine = i < args.P * args.L ? locate(args, b, i, of_step) : Bucket{};
     const auto reads = block_scan<kThreads, int64_t>(mine.read);
     buckets[threadIdx.x] = mine;
     starts[threadIdx.x] = reads.before;

@@ -13,6 +13,7 @@ import torch
 
 from hashdl import optim
 from hashdl.data import Batch, SparseDataset
+from hashdl.errors import first_line
 from hashdl.files import atomic_path
 from hashdl.nn import HashSoftmaxWithLoss
 from hashdl.profiling import part
@@ -225,8 +226,8 @@ class Trainer:
         except FileNotFoundError:
             raise
         except Exception as error:
-            why = str(error).partition("\n")[0] or type(error).__name__
-            raise ValueError(f"{path}: not a checkpoint of hashdl ({why})") from error
+            why = f"not a checkpoint of hashdl ({first_line(error)})"
+            raise ValueError(f"{path}: {why}") from error
         _check_same(path, settings, self._fixed_settings())
         self._check_sizes(path, state["model"])
         _check_same(path, hashing, self._hashing())

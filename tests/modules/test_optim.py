@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -398,6 +398,18 @@ def test_torchs_own_state_can_be_loaded(make: Make, reference: Make) -> None:
     torch.testing.assert_close(weight, straight, rtol=1e-10, atol=1e-12)
 
 
+def steps(
+    optimizer: torch.optim.Optimizer, weight: Tensor, grads: Iterable[Tensor]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Each gradient, and which elements its step has changed."""
+    for grad in grads:
+        before = weight.detach().clone()
+        weight.grad = grad
+        optimizer.step()
+        assert torch.isfinite(weight).all()
+        yield grad, weight != before
+
+
 @EACH_OF_ALL
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_a_dense_step_may_come_before_a_sparse_one(
@@ -405,12 +417,10 @@ def test_a_dense_step_may_come_before_a_sparse_one(
 ) -> None:
     weight = parameter(ROWS, 5, dtype=dtype)
     optimizer = make([weight], **options)
-    for grad in (random_grad(weight, 0), sparse(random_grad(weight, 1))):
-        before = weight.detach().clone()
-        weight.grad = grad
-        optimizer.step()
-        assert (weight != before).any(1).all()
-        assert torch.isfinite(weight).all()
+    for _, changed in steps(
+        optimizer, weight, (random_grad(weight, 0), sparse(random_grad(weight, 1)))
+    ):
+        assert changed.any(1).all()
 
 
 @EACH_OF_ALL
@@ -424,16 +434,11 @@ def test_kinds_of_gradients_may_take_turns(
     entries = torch.sparse_coo_tensor(
         torch.tensor([[0, 2], [1, 4]]), torch.ones(2, dtype=dtype), weight.shape
     )
-    for step in range(3):
-        for grad in (sparse(random_grad(weight, step)), random_grad(weight, step), entries):
-            before = weight.detach().clone()
-            weight.grad = grad
-            optimizer.step()
-            touched = grad.to_dense() != 0
-            assert ((weight != before) >= touched).float().mean() > (
-                0.9 if dtype.itemsize > 2 else 0.5
-            )
-            assert torch.isfinite(weight).all()
+    dense = [random_grad(weight, step) for step in range(3)]
+    kinds = [kind for grad in dense for kind in (sparse(grad), grad, entries)]
+    for grad, changed in steps(optimizer, weight, kinds):
+        touched = changed[grad.to_dense() != 0]
+        assert touched.float().mean() > (0.9 if dtype.itemsize > 2 else 0.5)
 
 
 def test_a_dense_gradient_after_one_of_rows_keeps_one_state_a_row() -> None:
